@@ -1,0 +1,203 @@
+"""EfficientMod as a pyramid backbone for MMDetection, MMSegmentation and MMPreTrain."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..checkpoint import load_pretrained, match_state_dict
+from ..registry import MODELS
+from .layers import AttentionBlock, ModulationBlock, PatchEmbed
+
+MIN_INPUT_SIZE = 32
+
+
+@MODELS.register_module()
+class EfficientMod(BaseModule):
+    """EfficientMod: a convolutional context branch modulates a wide value branch, at one product per block.
+
+    Implements the backbone of `Efficient Modulation for Vision Networks <https://arxiv.org/abs/2403.19963>`_ (ICLR 2024).
+
+    Args:
+        arch (str | dict): ``'xxs'``, ``'xs'``, ``'s'``, ``'s_conv'``, or a dict with the fields of :attr:`arch_settings`:
+
+            - **embed_dims** (Sequence[int]): channels of each stage.
+            - **depths** (Sequence[int]): modulation blocks of each stage.
+            - **attn_depths** (Sequence[int]): attention blocks of each stage, after its modulation blocks.
+            - **ratio** (int): widening of the value branch in every second modulation block (1 in the others).
+            - **attn_ratios** (Sequence[float]): widening of the MLP in the attention blocks of each stage.
+            - **drop_path_rate** (float): the default of the argument of that name.
+
+            Defaults to ``'s'``.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        out_indices (Sequence[int]): Stages whose output is returned, ascending. Stages after the last of them are not
+            built. Defaults to ``(0, 1, 2, 3)``.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages; frozen parts stay in
+            evaluation mode. Defaults to -1.
+        drop_path_rate (float, optional): Stochastic depth of the last block; it grows linearly from 0 at the first.
+            Defaults to the arch's own.
+        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
+        init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
+            authors' released files as they are. Defaults to the released initialisation.
+
+    Attributes:
+        out_channels (tuple[int]): Channels of the returned levels, e.g. ``(32, 64, 144, 312)``.
+        out_strides (tuple[int]): Their strides in pixels, e.g. ``(4, 8, 16, 32)``.
+
+    Raises:
+        ValueError: If ``arch``, ``out_indices`` or ``frozen_stages`` is not one of the values above.
+
+    Example:
+        >>> import torch
+        >>> from mmefficientmod.models import EfficientMod
+        >>> levels = EfficientMod('xxs')(torch.rand(1, 3, 64, 96))
+        >>> [tuple(level.shape) for level in levels]
+        [(1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 256, 2, 3)]
+    """
+
+    arch_settings = {
+        'xxs': dict(embed_dims=(32, 64, 128, 256), depths=(2, 2, 6, 2), attn_depths=(0, 0, 1, 2),
+                    ratio=6, attn_ratios=(4, 4, 4, 4), drop_path_rate=0.),
+        'xs': dict(embed_dims=(32, 64, 144, 288), depths=(3, 3, 4, 2), attn_depths=(0, 0, 3, 3),
+                   ratio=4, attn_ratios=(4, 4, 4, 4), drop_path_rate=0.),
+        's': dict(embed_dims=(32, 64, 144, 312), depths=(4, 4, 8, 4), attn_depths=(0, 0, 4, 4),
+                  ratio=6, attn_ratios=(4, 4, 4, 5), drop_path_rate=0.02),
+        's_conv': dict(embed_dims=(40, 80, 160, 344), depths=(4, 4, 12, 8), attn_depths=(0, 0, 0, 0),
+                       ratio=6, attn_ratios=(4, 4, 4, 4), drop_path_rate=0.02),
+    }  # yapf: disable
+
+    def __init__(self,
+                 arch: str | dict = 's',
+                 in_channels: int = 3,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1,
+                 drop_path_rate: float | None = None,
+                 with_cp: bool = False,
+                 init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg or [
+            dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.),
+            dict(type='Constant', layer='LayerNorm', val=1., bias=0.)])
+        setting = self._parse_arch(arch)
+        self.arch = arch if isinstance(arch, str) else 'custom'
+        embed_dims, depths, attn_depths = (setting[key] for key in ('embed_dims', 'depths', 'attn_depths'))
+
+        num_stages = len(depths)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_stages))):
+            raise ValueError(f'out_indices must be ascending stages out of 0 to {num_stages - 1}, got {out_indices}')
+        self.out_indices = tuple(out_indices)
+        self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
+        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+        rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
+        self.patch_embeds = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for i in range(self.out_indices[-1] + 1):
+            dims = embed_dims[i]
+            self.patch_embeds.append(
+                PatchEmbed(in_channels, dims, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dims, 3, 2))
+            blocks = [ModulationBlock(dims, setting['ratio'] if j % 2 else 1, next(rates)) for j in range(depths[i])]
+            blocks += [AttentionBlock(dims, setting['attn_ratios'][i], next(rates)) for _ in range(attn_depths[i])]
+            self.stages.append(nn.ModuleList(blocks))
+        self._freeze_stages()
+
+    @classmethod
+    def _parse_arch(cls, arch: str | dict) -> dict:
+        fields = cls.arch_settings['s'].keys()
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(f'unknown arch {arch!r}: choose one of {", ".join(cls.arch_settings)} '
+                                 f'or give a dict with {", ".join(fields)}')
+            return cls.arch_settings[arch]
+        if set(arch) != set(fields):
+            raise ValueError(f'an arch dict needs exactly the fields {", ".join(fields)}; got {", ".join(arch)}')
+        lengths = {len(arch[key]) for key in ('embed_dims', 'depths', 'attn_depths', 'attn_ratios')}
+        if len(lengths) > 1:
+            raise ValueError(f'embed_dims, depths, attn_depths and attn_ratios need one value a stage, got {arch}')
+        return arch
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the pyramid.
+
+        Args:
+            x (Tensor): Images (B, in_channels, H, W), H and W at least 32 pixels each.
+
+        Returns:
+            tuple[Tensor]: One map per index of ``out_indices``, (B, C, ceil(H / stride), ceil(W / stride)), each a view
+            in channels-last memory format.
+
+        Raises:
+            ValueError: If H or W is below 32.
+        """
+        if min(x.shape[-2:]) < MIN_INPUT_SIZE:
+            raise ValueError(f'EfficientMod needs images of at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels, got '
+                             f'{x.shape[-2]} x {x.shape[-1]}: resize or pad them')
+        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # NHWC from here to the last block
+        levels = []
+        for i, (patch_embed, blocks) in enumerate(zip(self.patch_embeds, self.stages)):
+            x = patch_embed(x)
+            for block in blocks:
+                if self.with_cp and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                levels.append(x.permute(0, 3, 1, 2))
+        return tuple(levels)
+
+    def init_weights(self) -> None:
+        """Initialises the weights as ``init_cfg`` says; reads a checkpoint safely, see :mod:`mmefficientmod.checkpoint`."""
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            load_pretrained(self, **{key: value for key, value in self.init_cfg.items() if key != 'type'})
+        else:
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> EfficientMod:
+        """Sets training mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embeds[0], *self.patch_embeds[1:self.frozen_stages], *self.stages[:self.frozen_stages]]
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The depth of a parameter, for MMPreTrain's layer-wise learning-rate decay.
+
+        Args:
+            param_name (str): Name of the parameter, with ``prefix``.
+            prefix (str): What precedes the backbone's own names. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The layer: 0 for the stem, then one a block (a down-sampling goes with the block after it),
+            the last for whatever lies outside the backbone; and the number of layers.
+        """
+        num_layers = sum(len(blocks) for blocks in self.stages) + 2
+        match = re.match(r'(patch_embeds|stages)\.(\d+)\.(\d+)?', param_name.removeprefix(prefix))
+        if match is None or not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        stage, block = int(match[2]), int(match[3] or 0)
+        if match[1] == 'patch_embeds' and stage == 0:
+            return 0, num_layers
+        return 1 + sum(len(blocks) for blocks in self.stages[:stage]) + block, num_layers
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # MMEngine only warns where names or shapes do not fit; a backbone silently left at random would ruin the run.
+        own = [name for name in state_dict if name.startswith(prefix)]
+        weights = {name[len(prefix):]: state_dict.pop(name) for name in own}
+        weights = match_state_dict(weights, self, where=prefix)
+        state_dict.update((prefix + name, value) for name, value in weights.items())
+        super()._load_from_state_dict(state_dict, prefix, *args)

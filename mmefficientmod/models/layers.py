@@ -1,0 +1,103 @@
+"""The building blocks of EfficientMod. Activations are NHWC throughout: (B, H, W, C)."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: zeroes whole samples of ``x`` (B, ...) with probability ``rate`` and rescales the others."""
+    if not training or rate == 0:
+        return x
+    keep = x.new_empty((x.shape[0], ) + (1, ) * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * keep.div_(1 - rate)
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution, then LayerNorm: (B, H, W, in) -> (B, ceil(H / stride), ceil(W / stride), out)."""
+
+    def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, kernel_size // 2)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(x.permute(0, 3, 1, 2))  # a channels-last view, so the convolution needs no copy
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class ContextBranch(nn.Module):
+    """What surrounds each pixel: g(GELU(DWConv7x7(f(x)))), (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, embed_dims: int, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.f = nn.Linear(embed_dims, embed_dims)
+        self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, 1, kernel_size // 2, groups=embed_dims)
+        self.g = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dwconv(self.f(x).permute(0, 3, 1, 2))
+        return self.g(F.gelu(x.permute(0, 2, 3, 1)))
+
+
+class ModulationBlock(nn.Module):
+    """x + gamma * fc2(v * context): the context modulates the ``ratio`` times wider value v = GELU(fc1(x)).
+
+    At ``ratio`` 1 the value has no activation.
+    """
+
+    def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.drop_path_rate = drop_path_rate
+        self.norm = nn.LayerNorm(embed_dims)
+        self.context = ContextBranch(embed_dims)
+        self.fc1 = nn.Linear(embed_dims, ratio * embed_dims)
+        self.fc2 = nn.Linear(ratio * embed_dims, embed_dims)
+        self.gamma = nn.Parameter(torch.full((embed_dims, ), 1e-4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm(x)
+        context = self.context(u)
+        value = self.fc1(u)
+        if self.ratio > 1:
+            value = F.gelu(value).unflatten(-1, (self.ratio, -1))  # (B, H, W, r, C)
+            y = (value * context.unsqueeze(-2)).flatten(-2)
+        else:
+            y = value * context
+        return x + drop_path(self.gamma * self.fc2(y), self.drop_path_rate, self.training)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all pixels; a head is at least 32 wide. (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, embed_dims: int, num_heads: int = 8) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dims = max(embed_dims // num_heads, 32)
+        self.qkv = nn.Linear(embed_dims, 3 * num_heads * self.head_dims, bias=False)
+        self.proj = nn.Linear(num_heads * self.head_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, _ = x.shape
+        qkv = self.qkv(x).view(b, h * w, 3, self.num_heads, self.head_dims)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW, head_dims)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm transformer block: attention, then a two-layer MLP, each with a shortcut. No LayerScale."""
+
+    def __init__(self, embed_dims: int, ratio: float, drop_path_rate: float = 0.) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.attn = Attention(embed_dims)
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.fc1 = nn.Linear(embed_dims, int(ratio * embed_dims))
+        self.fc2 = nn.Linear(int(ratio * embed_dims), embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
+        x_mlp = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + drop_path(x_mlp, self.drop_path_rate, self.training)
