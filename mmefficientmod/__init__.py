@@ -5,11 +5,15 @@ import importlib.util
 from .version import __version__
 
 # Oldest version accepted and first version refused. MMCV is optional: the backbone alone runs without it.
-_SUPPORTED = {'mmengine': ('0.10.0', '1.0.0', True), 'mmcv': ('2.0.1', '3.0.0', False)}
+_SUPPORTED = {
+    'torch': ('2.0.0', '3.0.0', True),
+    'mmengine': ('0.10.0', '1.0.0', True),
+    'mmcv': ('2.0.1', '3.0.0', False),
+}
 
 
 def _check_dependencies() -> None:
-    """Raises ImportError where MMEngine or MMCV is missing or outside the supported range."""
+    """Raises ImportError where torch, MMEngine or MMCV is missing or outside the supported range."""
     for name, (minimum, maximum, required) in _SUPPORTED.items():
         wanted = f'mmefficientmod {__version__} needs {name}>={minimum},<{maximum}'
         if importlib.util.find_spec(name) is None:

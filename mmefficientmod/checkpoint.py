@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from mmengine.fileio import get_local_path, isfile
+from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
@@ -43,17 +46,26 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read or does not fit; the message is one line that says why."""
 
 
-def _safe_globals() -> list:
-    """The only classes beside torch's own that a checkpoint may hold: a trainer's arguments and MMEngine's log."""
-    from mmengine.logging import HistoryBuffer
+def allow_safe_globals() -> None:
+    """Adds what checkpoints of a timm trainer and of MMEngine hold beside tensors to the allow-list of torch's safe loader.
+
+    These are classes of plain data: a trainer's arguments, MMEngine's log history and NumPy's arrays. From torch 2.6 on MMEngine
+    loads its own checkpoints by the safe loader, and without them it could not resume.
+    """
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch below 2.4
+        return
     array_parts = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    return [argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype, *array_parts, *dtypes]
+    torch.serialization.add_safe_globals([argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype, *array_parts, *dtypes])
+    if digit_version(torch.__version__) >= digit_version('2.6'):
+        torch.serialization.add_safe_globals([(_history_statistics, 'builtins.getattr')])
 
 
-def allow_safe_globals() -> None:
-    """Puts those classes on torch's allow-list, so that MMEngine resumes from its own checkpoints with torch's safe loader."""
-    torch.serialization.add_safe_globals(_safe_globals())
+def _history_statistics(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr`` while a checkpoint is read: a log history refers to its own statistics by it, nothing else may."""
+    if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
+        raise pickle.UnpicklingError(f'function builtins.getattr of {owner!r} and {name!r}')
+    return getattr(owner, name)
 
 
 def read_checkpoint(path: str) -> dict:
@@ -69,7 +81,6 @@ def read_checkpoint(path: str) -> dict:
         FileNotFoundError: If ``path`` is a local file that does not exist.
         CheckpointError: If the file is no complete PyTorch checkpoint, or asks for a class or function beyond the allow-list.
     """
-    from mmengine.fileio import get_local_path, isfile
     path = str(path)
     if '://' not in path and not isfile(path):
         raise FileNotFoundError(f'checkpoint {path} does not exist')

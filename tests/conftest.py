@@ -1,0 +1,49 @@
+"""What several tests share: the reference data beside the checkout, the golden weights, released-style checkpoints."""
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ARCHS = ('xxs', 'xs', 's', 's_conv')
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / 'shared'
+
+
+def require_shared(part: str) -> Path:
+    """The path of a part of the reference data; skips where it is absent."""
+    path = SHARED / part
+    if not path.exists():
+        pytest.skip(f'reference data {part} is not beside this checkout')
+    return path
+
+
+def _golden_value(name: str, shape: list) -> torch.Tensor:
+    a = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if name.endswith('gamma_1'):
+        a = 0.5 + 0.1 * a
+    elif name.endswith('bias'):
+        a = 0.1 * a
+    elif len(shape) == 1:
+        a = 1 + 0.1 * a
+    else:
+        a = a / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(a.astype(np.float32))
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """arch -> (released weights with classifier, stored facts, stored tensors)."""
+    cache = {}
+
+    def load(arch: str) -> tuple[dict, dict, dict]:
+        if arch not in cache:
+            folder = require_shared('golden')
+            facts = json.loads((folder / f'efficientmod_{arch}.json').read_text())
+            weights = {name: _golden_value(name, shape) for name, shape in facts['parameters'].items()}
+            cache[arch] = weights, facts, dict(np.load(folder / f'efficientmod_{arch}.npz'))
+        return cache[arch]
+
+    return load

@@ -1,0 +1,96 @@
+"""Every config loads, builds, trains the right thing and holds only what differs."""
+import importlib
+
+import pytest
+from conftest import REPO
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmefficientmod.models import EfficientMod
+
+ROWS = {'xxs': 'xxs', 'xs': 'xs', 's': 's', 's-conv': 's_conv'}
+DETECTION = {name: REPO / f'configs/detection/mask-rcnn_efficientmod-{name}_fpn_8xb4-1x_coco.py' for name in ROWS}
+SEGMENTATION = {name: REPO / f'configs/segmentation/fpn_efficientmod-{name}_8xb4-40k_ade20k-512x512.py' for name in ROWS}
+
+
+def configs():
+    return sorted((REPO / 'configs').glob('[!_]*/*.py'))
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
+def test_config_builds_a_model_whose_neck_fits(path):
+    config = Config.fromfile(path)
+    init_default_scope(config.default_scope)
+    model = importlib.import_module(f'{config.default_scope}.registry').MODELS.build(config.model)
+    if isinstance(model.backbone, EfficientMod):
+        assert tuple(config.model.neck.in_channels) == model.backbone.out_channels
+    assert config.auto_scale_lr == dict(enable=False, base_batch_size=config.auto_scale_lr.base_batch_size)
+
+
+@pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
+def test_config_inherits_from_our_own_bases(path):
+    text = path.read_text()
+    assert "'../_base_/" in text and '::' not in text and 'custom_imports' not in text
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_detection_recipe(name):
+    config = Config.fromfile(DETECTION[name])
+    assert config.model.backbone.arch == ROWS[name]
+    assert config.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.05))
+    warm_up, steps = config.param_scheduler
+    assert (warm_up.type, warm_up.start_factor, warm_up.end, warm_up.by_epoch) == ('LinearLR', 0.001, 500, False)
+    assert (steps.type, steps.milestones, steps.gamma) == ('MultiStepLR', [8, 11], 0.1)
+    assert config.train_cfg.max_epochs == 12
+    assert config.train_dataloader.batch_size * 8 == config.auto_scale_lr.base_batch_size
+    for pipeline in (config.train_dataloader.dataset.pipeline, config.test_dataloader.dataset.pipeline):
+        resize = next(step for step in pipeline if step.type == 'Resize')
+        assert resize == dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    assert config.model.data_preprocessor.pad_size_divisor == 32
+    assert (config.model.neck.out_channels, config.model.neck.num_outs) == (256, 5)
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_segmentation_recipe(name):
+    config = Config.fromfile(SEGMENTATION[name])
+    assert config.model.backbone.arch == ROWS[name]
+    assert config.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-4, weight_decay=1e-4))
+    warm_up, cosine = config.param_scheduler
+    assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.1, 1000, False)
+    assert (cosine.type, cosine.T_max, cosine.by_epoch) == ('CosineAnnealingLR', 40000, False)
+    assert (cosine.get('eta_min_ratio', 0), cosine.get('eta_min', 0)) == (0 if name == 's-conv' else 1e-6, 0)
+    assert config.train_cfg.max_iters == 40000
+    assert config.train_dataloader.batch_size * 8 == config.auto_scale_lr.base_batch_size
+    steps = [step.type for step in config.test_dataloader.dataset.pipeline]
+    assert steps == ['LoadImageFromFile', 'Resize', 'ResizeToMultiple', 'LoadAnnotations', 'PackSegInputs']
+    head = config.model.decode_head
+    assert (head.channels, head.dropout_ratio, head.num_classes, head.norm_cfg.type) == (128, 0.1, 150, 'SyncBN')
+    assert config.model.test_cfg.mode == 'whole'
+
+
+@pytest.mark.both_stacks
+def test_ade20k_test_images_grow_to_multiples_of_32_and_the_truth_keeps_its_size(tmp_path):
+    import numpy as np
+    from mmcv.transforms import Compose
+    from PIL import Image
+    config = Config.fromfile(SEGMENTATION['s'])
+    init_default_scope('mmseg')
+    importlib.import_module('mmseg.datasets')
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (300, 421, 3), np.uint8)).save(tmp_path / 'image.png')
+    Image.fromarray(np.zeros((300, 421), np.uint8)).save(tmp_path / 'map.png')
+    sample = Compose(config.test_dataloader.dataset.pipeline)(dict(
+        img_path=str(tmp_path / 'image.png'), seg_map_path=str(tmp_path / 'map.png'), seg_fields=[], reduce_zero_label=True,
+        label_map=None))
+    assert tuple(sample['inputs'].shape) == (3, 512, 736)  # 512 x 719 after the resizing that keeps the ratio
+    assert sample['data_samples'].gt_sem_seg.shape == (300, 421)
+
+
+@pytest.mark.parametrize(('variable', 'paths'), [('COCO_ROOT', DETECTION), ('ADE20K_ROOT', SEGMENTATION)])
+def test_data_root_comes_from_the_environment(variable, paths, monkeypatch):
+    monkeypatch.setenv(variable, '/elsewhere')
+    config = Config.fromfile(paths['s'])
+    roots = {config[f'{split}_dataloader'].dataset.data_root.rstrip('/') for split in ('train', 'val', 'test')}
+    assert roots == {'/elsewhere'}
+    if variable == 'COCO_ROOT':
+        assert config.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'

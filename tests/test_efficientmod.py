@@ -1,0 +1,247 @@
+"""The backbone equals the released network and behaves as an MM backbone must."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmefficientmod.checkpoint import to_released_name
+from mmefficientmod.models import EfficientMod
+
+
+def build(arch='xxs', seed=0, **kwargs):
+    """A backbone whose LayerScale does not hide what its blocks do."""
+    torch.manual_seed(seed)
+    model = EfficientMod(arch, **kwargs)
+    for name, parameter in model.named_parameters():
+        if name.endswith('gamma'):
+            torch.nn.init.normal_(parameter, 0.5, 0.1)
+    return model
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=['fp32', 'fp64'])
+@pytest.mark.parametrize('arch', ARCHS)
+def test_equals_released_network(arch, dtype, tolerance, golden):
+    weights, facts, tensors = golden(arch)
+    model = EfficientMod(arch).to(dtype).eval()
+    model.load_state_dict({name: value.to(dtype) for name, value in weights.items()})
+    images = torch.from_numpy(np.random.RandomState(0).standard_normal((1, 3, 96, 160))).to(dtype).requires_grad_()
+    levels = model(images)
+    assert len(levels) == 4
+    for i, level in enumerate(levels):
+        expected = torch.from_numpy(tensors[f'level{i}']).double()
+        assert level.shape == expected.shape
+        assert (level.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+    loss = sum(level.square().mean() for level in levels)
+    loss.backward()
+    assert loss.item() == pytest.approx(facts['loss'], rel=1e-4)
+    norms = {to_released_name(name): p.grad.double().norm().item() for name, p in model.named_parameters()}
+    assert norms == {name: pytest.approx(norm, rel=1e-4) for name, (norm, _) in facts['grad_norm_and_sum'].items()}
+    expected = torch.from_numpy(tensors['input_grad']).double()
+    assert (images.grad.double() - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_parameter_count_is_the_published_one(arch):
+    published = dict(xxs=4_736_264, xs=6_627_544, s=12_897_184, s_conv=12_872_336)  # with the classifier
+    model = EfficientMod(arch)
+    dims = model.out_channels[-1]
+    classifier = 2 * dims + 1000 * dims + 1000
+    assert sum(p.numel() for p in model.parameters()) + classifier == published[arch]
+
+
+class CopyRecorder(TorchDispatchMode):
+    """Records every operator that copies a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ('aten::clone', 'aten::copy_', 'aten::contiguous', 'aten::_to_copy', 'aten::repeat', 'aten::cat'):
+            self.copies.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('arch', ['s', 's_conv'])
+def test_no_block_copies_or_leaves_nhwc(arch):
+    model = build(arch)
+    inputs = []
+    for blocks in model.stages:
+        for block in blocks:
+            block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    images = torch.rand(2, 3, 64, 96)
+    with CopyRecorder() as recorder:
+        levels = model.eval()(images)
+    assert recorder.copies == ['aten::clone']  # the image itself, once
+    assert all(x.is_contiguous() for x in inputs)
+    for level in levels:
+        assert level.is_contiguous(memory_format=torch.channels_last)
+        assert level._base is not None  # a view
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (100, 75), (64, 129)])
+@pytest.mark.parametrize('batch', [1, 3])
+def test_any_size(size, batch):
+    levels = build().eval()(torch.rand(batch, 3, *size))
+    for level, channels, stride in zip(levels, (32, 64, 128, 256), (4, 8, 16, 32)):
+        assert level.shape == (batch, channels, -(-size[0] // stride), -(-size[1] // stride))
+        assert level.isfinite().all()
+
+
+@pytest.mark.parametrize('size', [(31, 64), (64, 16)])
+def test_input_below_32_is_refused(size):
+    with pytest.raises(ValueError, match=rf'at least 32 x 32 pixels, got {size[0]} x {size[1]}: resize or pad'):
+        EfficientMod('xxs')(torch.rand(1, 3, *size))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    model, images = build('s'), torch.rand(2, 3, 64, 64)
+    expected = model.eval()(images)
+    with torch.autocast('cpu', dtype=dtype):
+        levels = model(images)
+        loss = sum(level.float().square().mean() for level in levels)
+    loss.backward()
+    for level, reference in zip(levels, expected):
+        assert (level - reference).abs().max() <= 4e-2 * reference.abs().max()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('rate', [0., 0.5])
+def test_with_cp_gives_the_same_gradients(rate):
+    grads = []
+    for with_cp in (False, True):
+        model = build('xxs', drop_path_rate=rate, with_cp=with_cp).train()
+        torch.manual_seed(1)
+        sum(level.square().mean() for level in model(torch.rand(4, 3, 64, 64))).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages_stay_frozen(frozen_stages):
+    model = build(frozen_stages=frozen_stages).train()
+    model.eval()
+    model.train()
+    frozen = ['patch_embeds.0'] if frozen_stages >= 0 else []
+    frozen += [f'{part}.{i}' for i in range(max(frozen_stages, 0)) for part in ('patch_embeds', 'stages')]
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.1) if frozen_stages < 4 else None
+    levels = model(torch.rand(2, 3, 64, 64))
+    if optimizer:
+        sum(level.square().mean() for level in levels).backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        is_frozen = name.startswith(tuple(f'{part}.' for part in frozen))
+        assert torch.equal(value, before[name]) == is_frozen, name
+    for part in frozen:
+        assert not any(module.training for module in model.get_submodule(part).modules())
+
+
+def test_drop_path_keeps_the_mean_and_is_off_in_evaluation():
+    from mmefficientmod.models.layers import drop_path
+    torch.manual_seed(0)
+    x = torch.ones(4096, 2, 3)
+    dropped = drop_path(x, 0.25, training=True)
+    assert dropped.unique().tolist() == [0., pytest.approx(1 / 0.75)]
+    assert (dropped == dropped[:, :1, :1]).all()  # whole samples
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop_path(x, 0.25, training=False) is x
+
+
+def test_drop_path_rate_grows_linearly_and_defaults_to_the_archs():
+    rates = [block.drop_path_rate for blocks in EfficientMod('s').stages for block in blocks]
+    assert rates == pytest.approx(np.linspace(0, 0.02, 28).tolist())
+    assert max(b.drop_path_rate for blocks in EfficientMod('s', drop_path_rate=0.3).stages for b in blocks) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize('out_indices', [(0, ), (1, 2), (1, 2, 3), (0, 3)])
+def test_out_indices(out_indices):
+    model, whole = build(out_indices=out_indices).eval(), build().eval()
+    model.load_state_dict(whole.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    levels, all_levels = model(images), whole(images)
+    assert [tuple(level.shape[:2]) for level in levels] == [(1, channels) for channels in model.out_channels]
+    assert [64 // level.shape[-1] for level in levels] == list(model.out_strides)
+    for i, level in zip(out_indices, levels):
+        torch.testing.assert_close(level, all_levels[i])
+    sum(level.square().mean() for level in levels).backward()
+    assert all(p.grad is not None for p in model.parameters())  # nothing unused, as distributed training demands
+
+
+def test_arch_dict_and_in_channels():
+    arch = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_depths=(0, 0, 1), ratio=2, attn_ratios=(2, 2, 3), drop_path_rate=0.1)
+    model = EfficientMod(arch, in_channels=4, out_indices=(0, 1, 2))
+    levels = model(torch.rand(1, 4, 40, 40))
+    assert [level.shape[1] for level in levels] == [16, 24, 32]
+    settings = EfficientMod.arch_settings['xs']
+    same = EfficientMod(dict(settings))
+    assert {n: p.shape for n, p in same.named_parameters()} == {n: p.shape for n, p in EfficientMod('xs').named_parameters()}
+
+
+@pytest.mark.parametrize(('kwargs', 'message'), [
+    (dict(arch='m'), "unknown arch 'm': choose one of xxs, xs, s, s_conv"),
+    (dict(arch=dict(embed_dims=(8, ))), 'an arch dict needs exactly the fields embed_dims, depths'),
+    (dict(arch=dict(EfficientMod.arch_settings['s'], depths=(1, 2))), 'need one value a stage'),
+    (dict(out_indices=(0, 4)), r'ascending stages out of 0 to 3, got \(0, 4\)'),
+    (dict(out_indices=()), 'ascending stages out of 0 to 3'),
+    (dict(out_indices=(2, 1)), 'ascending stages out of 0 to 3'),
+    (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
+])
+def test_bad_arguments_say_what_is_allowed(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        EfficientMod(**kwargs)
+
+
+def test_initialisation_is_the_released_one():
+    model = EfficientMod('s')
+    model.init_weights()
+    linear = torch.cat([m.weight.flatten() for m in model.modules() if isinstance(m, torch.nn.Linear)])
+    assert linear.std().item() == pytest.approx(0.02, rel=0.01)
+    for name, value in model.named_parameters():
+        if name.endswith('gamma'):
+            assert (value == 1e-4).all()
+        elif 'norm' in name:
+            assert (value == float(name.endswith('weight'))).all()
+        elif name.endswith(('fc1.bias', 'fc2.bias', 'f.bias', 'g.bias')):
+            assert (value == 0).all()
+        elif name.endswith('dwconv.weight'):  # PyTorch's default: uniform within 1 / sqrt(49)
+            assert value.abs().max() <= 1 / 7 and value.std().item() == pytest.approx(1 / 7 / 3**0.5, rel=0.1)
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain', 'mmengine'])
+def test_found_by_name_without_custom_imports(codebase):
+    import importlib
+    registry = importlib.import_module(f'{codebase}.registry').MODELS
+    model = registry.build(dict(type='mmefficientmod.EfficientMod', arch='xxs'))
+    assert isinstance(model, EfficientMod)
+    assert MMENGINE_MODELS.get('mmefficientmod.EfficientMod') is EfficientMod
+
+
+def test_layer_wise_learning_rate_decay():
+    from mmengine.optim import build_optim_wrapper
+    from mmpretrain.registry import MODELS
+    classifier = MODELS.build(dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3, )),
+        neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=256)))
+    wrapper = build_optim_wrapper(classifier, dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+        constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.5)))
+    scales = {group['param_name']: group['lr_scale'] for group in wrapper.optimizer.param_groups}
+    num_blocks = 2 + 2 + (6 + 1) + (2 + 2)
+    assert scales['head.fc.weight'] == 1
+    assert scales['backbone.stages.3.3.fc2.weight'] == 0.5
+    assert scales['backbone.patch_embeds.3.proj.weight'] == scales['backbone.stages.3.0.norm.weight'] == 0.5**4
+    assert scales['backbone.stages.0.0.gamma'] == 0.5**num_blocks
+    assert scales['backbone.patch_embeds.0.proj.weight'] == 0.5**(num_blocks + 1)
