@@ -1,4 +1,5 @@
 """EfficientMod (ICLR 2024) as a plugin for MMDetection, MMSegmentation and MMPreTrain."""
+
 import importlib
 import importlib.util
 
@@ -22,9 +23,11 @@ def _check_dependencies() -> None:
             continue
         installed = importlib.import_module(name).__version__
         from mmengine.utils import digit_version
+
         if not digit_version(minimum) <= digit_version(installed) < digit_version(maximum):
-            raise ImportError(f'{wanted}, but {name} {installed} is installed: '
-                              f'pip install "{name}>={minimum},<{maximum}"')
+            raise ImportError(
+                f'{wanted}, but {name} {installed} is installed: pip install "{name}>={minimum},<{maximum}"'
+            )
 
 
 _check_dependencies()

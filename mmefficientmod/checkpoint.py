@@ -1,8 +1,10 @@
 """Checkpoints: reading them safely, the names of the released ones, conversion between both forms.
 
-Two forms exist. *Released* files come from the authors' timm 0.6 trainer (ImageNet) or from MMCV 1.x (COCO, ADE20K); *project* files
-come from MMEngine and name the parameters as :class:`mmefficientmod.models.EfficientMod` does. A backbone accepts either.
+Two forms exist. *Released* files come from the authors' timm 0.6 trainer (ImageNet) or from MMCV 1.x (COCO, ADE20K);
+*project* files come from MMEngine and name the parameters as :class:`mmefficientmod.models.EfficientMod` does. The
+backbone takes either.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +32,7 @@ _TO_PROJECT: tuple[tuple[str, str | Callable], ...] = (
     (r'\.mlp\.context_layer\.', '.context.'),
     (r'\.mlp\.(fc[12])\.', r'.\1.'),
     (r'\.gamma_1$', '.gamma'),
-)  # yapf: disable
+)
 _TO_RELEASED: tuple[tuple[str, str | Callable], ...] = (
     (r'^patch_embeds\.0\.', 'patch_embed.'),
     (r'^patch_embeds\.(\d+)\.', lambda m: f'layers.{int(m[1]) - 1}.downsample.'),
@@ -39,7 +41,7 @@ _TO_RELEASED: tuple[tuple[str, str | Callable], ...] = (
     (r'\.context\.', '.mlp.context_layer.'),
     (r'(blocks\.\d+)\.(fc[12])\.', r'\1.mlp.\2.'),
     (r'\.gamma$', '.gamma_1'),
-)  # yapf: disable
+)
 
 
 class CheckpointError(RuntimeError):
@@ -47,22 +49,24 @@ class CheckpointError(RuntimeError):
 
 
 def allow_safe_globals() -> None:
-    """Adds what checkpoints of a timm trainer and of MMEngine hold beside tensors to the allow-list of torch's safe loader.
+    """Adds what checkpoints hold beside tensors to the allow-list of torch's safe loader.
 
-    These are classes of plain data: a trainer's arguments, MMEngine's log history and NumPy's arrays. From torch 2.6 on MMEngine
-    loads its own checkpoints by the safe loader, and without them it could not resume.
+    These are classes of plain data: a timm trainer's arguments, MMEngine's log history and NumPy's arrays. From torch
+    2.6 on MMEngine loads its own checkpoints by the safe loader, and without them it could not resume.
     """
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch below 2.4
         return
     array_parts = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    torch.serialization.add_safe_globals([argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype, *array_parts, *dtypes])
+    torch.serialization.add_safe_globals(
+        [argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype, *array_parts, *dtypes]
+    )
     if digit_version(torch.__version__) >= digit_version('2.6'):
         torch.serialization.add_safe_globals([(_history_statistics, 'builtins.getattr')])
 
 
 def _history_statistics(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr`` while a checkpoint is read: a log history refers to its own statistics by it, nothing else may."""
+    """Stands in for ``getattr`` while a checkpoint is read: it finds a log history's statistics and nothing else."""
     if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
         raise pickle.UnpicklingError(f'function builtins.getattr of {owner!r} and {name!r}')
     return getattr(owner, name)
@@ -79,7 +83,7 @@ def read_checkpoint(path: str) -> dict:
 
     Raises:
         FileNotFoundError: If ``path`` is a local file that does not exist.
-        CheckpointError: If the file is no complete PyTorch checkpoint, or asks for a class or function beyond the allow-list.
+        CheckpointError: If the file is no complete PyTorch checkpoint, or asks for more than the allow-list holds.
     """
     path = str(path)
     if '://' not in path and not isfile(path):
@@ -91,8 +95,10 @@ def read_checkpoint(path: str) -> dict:
             asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
             if asked is None:
                 raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
-            raise CheckpointError(f'{path} is refused: to be read it asks for {asked[1]}, which could run code; get the '
-                                  'file from a source you trust and save its weights alone') from error
+            raise CheckpointError(
+                f'{path} is refused: to be read it asks for {asked[1]}, which could run code; get a '
+                'file with weights alone'
+            ) from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
             raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
     if not isinstance(checkpoint, dict):
@@ -151,20 +157,24 @@ def match_state_dict(weights: dict[str, Tensor], backbone: nn.Module, where: str
     """
     expected = {name: value.shape for name, value in (*backbone.named_parameters(), *backbone.named_buffers())}
     if not weights:
-        raise CheckpointError(f'the checkpoint names nothing that starts with {where!r}: weights of a backbone alone go into '
-                              "backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=PATH))")
+        raise CheckpointError(
+            f'the checkpoint names nothing that starts with {where!r}: weights of a backbone alone go '
+            "into backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=PATH))"
+        )
     later_stages = tuple(f'{part}.{i}.' for part in ('patch_embeds', 'stages') for i in range(len(backbone.stages), 10))
     matched = {to_project_name(name): value for name, value in weights.items()}
-    matched = {name: value for name, value in matched.items()
-               if not name.startswith(('norm.', 'head.', *later_stages))}  # yapf: disable
+    matched = {name: value for name, value in matched.items() if not name.startswith(('norm.', 'head.', *later_stages))}
     if not matched.keys() & expected.keys() and any(name.startswith(BACKBONE_PREFIX) for name in matched):
-        raise CheckpointError(f"the checkpoint is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
+        raise CheckpointError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
     problems = {
         'missing': [name for name in expected if name not in matched],
         'unexpected': [name for name in matched if name not in expected],
-        'of another shape': [f'{name} {tuple(matched[name].shape)} instead of {tuple(shape)}'
-                             for name, shape in expected.items() if name in matched and matched[name].shape != shape],
-    }  # yapf: disable
+        'of another shape': [
+            f'{name} {tuple(matched[name].shape)} instead of {tuple(shape)}'
+            for name, shape in expected.items()
+            if name in matched and matched[name].shape != shape
+        ],
+    }
     if any(problems.values()):
         listed = '; '.join(f'{len(names)} {kind}: {_enumerate(names)}' for kind, names in problems.items() if names)
         raise CheckpointError(f'the checkpoint does not fit EfficientMod arch {backbone.arch!r} - {listed}')
@@ -181,9 +191,11 @@ def read_pretrained(path: str) -> dict[str, Tensor]:
     try:
         return find_weights(read_checkpoint(path), path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}: download the authors' file (see the README) and name it by --cfg-options "
-                                'model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
-                                '--cfg-options model.backbone.init_cfg=None') from None
+        raise FileNotFoundError(
+            f"{error}: download the authors' file (see the README) and name it by --cfg-options "
+            'model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
+            '--cfg-options model.backbone.init_cfg=None'
+        ) from None
 
 
 def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> None:
@@ -202,7 +214,7 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     weights = read_pretrained(checkpoint)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
-        weights = {name[len(prefix):]: value for name, value in weights.items() if name.startswith(prefix)}
+        weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
         if not weights:
             raise CheckpointError(f'{checkpoint} names nothing that starts with {prefix!r}')
     try:
@@ -233,7 +245,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool 
     checkpoint = read_checkpoint(source)
     weights = find_weights(checkpoint, source, ema)
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in weights) else ''
-    own = {name: name[len(prefix):] for name in weights if name.startswith(prefix)}
+    own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
     if 'patch_embeds.0.proj.weight' not in {to_project_name(name) for name in own.values()}:
         raise CheckpointError(f'{source} holds no EfficientMod; its names are: {_enumerate(weights)}')
     rename = {'project': to_project_name, 'released': to_released_name}[to]

@@ -1,4 +1,5 @@
-"""Hands a config to the training or testing script of the codebase it belongs to, after checks that save a failed start."""
+"""Hands a config to the training or testing script of its codebase, after checks that save a failed start."""
+
 from __future__ import annotations
 
 import argparse
@@ -21,7 +22,7 @@ class LaunchError(RuntimeError):
 
 
 def launch(script: str, argv: Sequence[str] | None = None) -> None:
-    """Runs ``tools/train.py`` or ``tools/test.py`` of the config's codebase in this process, with every argument passed on.
+    """Runs the training or testing script of the config's codebase in this process, with every argument passed on.
 
     Args:
         script (str): ``'train'`` or ``'test'``.
@@ -33,9 +34,12 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ('-h', '--help'):
         operands = 'CONFIG CHECKPOINT' if script == 'test' else 'CONFIG'
-        print(f'usage: python tools/{script}.py {operands} [ARGUMENT ...]\n\n'
-              f"Runs tools/{script}.py of the codebase that the config's default_scope names ({', '.join(CODEBASES)}) with "
-              f'these very arguments.\nIts own help: python tools/{script}.py CONFIG --help')
+        print(
+            f'usage: python tools/{script}.py {operands} [ARGUMENT ...]\n\n'
+            f"Runs tools/{script}.py of the codebase that the config's default_scope names "
+            f'({", ".join(CODEBASES)}) with these very arguments.\n'
+            f'Its own help: python tools/{script}.py CONFIG --help'
+        )
         raise SystemExit(0 if argv else 2)
     try:
         argv[0] = find_config(argv[0])
@@ -68,7 +72,7 @@ def _prepare(script: str, argv: Sequence[str]) -> str:
         if pretrained and '://' not in pretrained:
             read_pretrained(pretrained)
     else:
-        check_data(config, ('test', ))
+        check_data(config, ('test',))
         if not args.checkpoint:
             raise LaunchError('tools/test.py needs a checkpoint after the config')
         check_checkpoint(args.checkpoint)
@@ -100,10 +104,11 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         config = Config.fromfile(path)
         config.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: whatever it raises is about the config
-        raise LaunchError(f'config {path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}') from error
+        reason = (str(error).splitlines() or [''])[0]
+        raise LaunchError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
     scope = config.get('default_scope')
     if scope not in CODEBASES:
-        raise LaunchError(f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {scope!r}; set it')
+        raise LaunchError(f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {scope!r}')
     return config
 
 
@@ -121,7 +126,7 @@ def find_script(codebase: str, script: str) -> str:
         path = osp.join(place, 'tools', f'{script}.py')
         if osp.isfile(path):
             return path
-    raise LaunchError(f'{codebase} in {root} came without tools/{script}.py: install it from its wheel or in editable mode')
+    raise LaunchError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
 
 
 def check_mmcv_ops() -> None:
@@ -129,14 +134,17 @@ def check_mmcv_ops() -> None:
     try:
         import mmcv.ops  # noqa: F401
     except ImportError as error:
-        raise LaunchError(f'MMCV with compiled operators is needed ({error}): remove mmcv-lite if it is installed, then '
-                          'build mmcv with MMCV_WITH_OPS=1; see "Install" in the README') from error
+        raise LaunchError(
+            f'MMCV with compiled operators is needed ({error}): remove mmcv-lite if it is installed and '
+            'build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
+        ) from error
 
 
 def check_neck(config: Config) -> None:
     """Raises LaunchError where the neck does not take the channels that an EfficientMod backbone gives."""
     from .models import EfficientMod
     from .registry import MODELS
+
     for model in _dicts(config.get('model')):
         backbone, neck = model.get('backbone'), model.get('neck')
         if not isinstance(backbone, Mapping) or backbone.get('type') != 'mmefficientmod.EfficientMod':
@@ -148,8 +156,10 @@ def check_neck(config: Config) -> None:
         neck = neck[0] if isinstance(neck, Sequence) else neck
         taken = (neck or {}).get('in_channels')
         if taken is not None and tuple(taken if isinstance(taken, Sequence) else [taken]) != given:
-            raise LaunchError(f'model.neck.in_channels is {taken}, but EfficientMod arch {backbone.get("arch", "s")!r} '
-                              f'gives {list(given)}: set neck=dict(in_channels={list(given)})')
+            raise LaunchError(
+                f'model.neck.in_channels is {taken}, but EfficientMod arch {backbone.get("arch", "s")!r} '
+                f'gives {list(given)}: set neck=dict(in_channels={list(given)})'
+            )
 
 
 def check_data(config: Config, splits: Sequence[str]) -> None:
@@ -163,8 +173,10 @@ def check_data(config: Config, splits: Sequence[str]) -> None:
 def _check_dataset(place: str, dataset: Mapping) -> None:
     def require(path: str, kind: str, option: str) -> None:
         if '://' not in path and not osp.exists(path):
-            raise LaunchError(f'{kind} {path} does not exist: put or link the data there, or point to it by '
-                              f'--cfg-options {place}.{option}=PATH')
+            raise LaunchError(
+                f'{kind} {path} does not exist: put or link the data there, or point to it by '
+                f'--cfg-options {place}.{option}=PATH'
+            )
 
     if dataset.get('backend_args'):  # another place than this machine's files
         return
@@ -179,7 +191,7 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
 
 
 def check_checkpoint(path: str) -> None:
-    """Reads a checkpoint safely once, so that a bad one is refused before MMEngine, which may be less strict, opens it."""
+    """Reads a checkpoint safely, so that a bad one is refused before MMEngine, which may be less strict, opens it."""
     if '://' not in path:
         find_weights(read_checkpoint(path), path)
 

@@ -1,4 +1,5 @@
 """Child of MMEngine's model registry: every MM codebase finds ``mmefficientmod.NAME`` through it by its scope."""
+
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 

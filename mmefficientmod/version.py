@@ -1,2 +1,3 @@
 """The package version, readable without importing the package."""
+
 __version__ = '0.1.0'

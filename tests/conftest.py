@@ -1,4 +1,5 @@
 """What several tests share: the reference data beside the checkout, the golden weights, released-style checkpoints."""
+
 import json
 import zlib
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Released checkpoints load as they are, convert both ways, and bad ones are refused in one line without harm."""
+
 import argparse
 import os
 import pickle
@@ -13,8 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
-from mmefficientmod.checkpoint import (CheckpointError, convert_checkpoint, find_weights, load_pretrained, read_checkpoint,
-                                       to_project_name, to_released_name)
+from mmefficientmod.checkpoint import (
+    CheckpointError,
+    convert_checkpoint,
+    find_weights,
+    load_pretrained,
+    read_checkpoint,
+    to_project_name,
+    to_released_name,
+)
 from mmefficientmod.models import EfficientMod
 
 
@@ -23,26 +31,51 @@ def trainer_file(weights, path, layout='state_dict', prefix='', ema=None):
     content = {layout: OrderedDict((prefix + name, value) for name, value in weights.items())}
     if ema:
         content['state_dict_ema'] = ema
-    args = argparse.Namespace(model='efficientMod', lr=4e-3, aa='rand-m9-mstd0.5-inc1', opt_betas=None, mixup=0.8, local_rank=0)
-    torch.save(dict(epoch=299, arch='efficientMod', version=2, args=args, metric=81.9, optimizer=dict(state={}, param_groups=[]),
-                    amp_scaler=dict(scale=65536.0), **content), path)
+    args = argparse.Namespace(
+        model='efficientMod', lr=4e-3, aa='rand-m9-mstd0.5-inc1', opt_betas=None, mixup=0.8, local_rank=0
+    )
+    torch.save(
+        dict(
+            epoch=299,
+            arch='efficientMod',
+            version=2,
+            args=args,
+            metric=81.9,
+            optimizer=dict(state={}, param_groups=[]),
+            amp_scaler=dict(scale=65536.0),
+            **content,
+        ),
+        path,
+    )
     return str(path)
 
 
 def random_state(model):
-    return {name: torch.randn_like(value) if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    return {
+        name: torch.randn_like(value) if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def build_from_config(path):
     config = Config.fromfile(path)
     init_default_scope(config.default_scope)
     import importlib
+
     return importlib.import_module(f'{config.default_scope}.registry').MODELS.build(config.model)
 
 
 @pytest.mark.both_stacks
-@pytest.mark.parametrize(('layout', 'prefix'), [('state_dict', ''), ('state_dict', 'module.'), ('state_dict_ema', ''),
-                                                ('state_dict_ema', 'module.'), ('model', '')])
+@pytest.mark.parametrize(
+    ('layout', 'prefix'),
+    [
+        ('state_dict', ''),
+        ('state_dict', 'module.'),
+        ('state_dict_ema', ''),
+        ('state_dict_ema', 'module.'),
+        ('model', ''),
+    ],
+)
 @pytest.mark.parametrize('arch', ARCHS)
 def test_init_cfg_takes_released_imagenet_files(arch, layout, prefix, golden, tmp_path):
     weights = golden(arch)[0]
@@ -66,7 +99,9 @@ def test_the_plain_copy_comes_before_the_moving_average(golden, tmp_path):
 def test_init_cfg_takes_bare_weights_and_fewer_stages(golden, tmp_path):
     weights = golden('xxs')[0]
     torch.save(weights, tmp_path / 'bare.pth')
-    model = EfficientMod('xxs', out_indices=(1, 2), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'bare.pth')))
+    model = EfficientMod(
+        'xxs', out_indices=(1, 2), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'bare.pth'))
+    )
     model.init_weights()
     assert torch.equal(model.stages[2][0].gamma, weights['layers.2.blocks.0.gamma_1'])
 
@@ -87,14 +122,25 @@ def test_load_from_takes_whole_models_of_mmcv_1(config, prefix, tmp_path):
             name = 'backbone.' + to_released_name(name.removeprefix('backbone.'))
         if not name.startswith('data_preprocessor.'):
             released[prefix + name] = value
-    meta = dict(mmdet_version='2.19.0', config='model = dict()', seed=0, exp_name='x.py', epoch=12, iter=87960, CLASSES=('a', 'b'))
+    meta = dict(
+        mmdet_version='2.19.0',
+        config='model = dict()',
+        seed=0,
+        exp_name='x.py',
+        epoch=12,
+        iter=87960,
+        CLASSES=('a', 'b'),
+    )
     torch.save(dict(meta=meta, state_dict=released, optimizer=dict(state={}, param_groups=[])), tmp_path / 'mmcv1.pth')
 
     messages = []
     import logging
+
     logger = logging.getLogger('test_load_from')
     logger.setLevel(logging.WARNING)
-    logger.addHandler(type('Keep', (logging.Handler, ), {'emit': lambda _, record: messages.append(record.getMessage())})())
+    logger.addHandler(
+        type('Keep', (logging.Handler,), {'emit': lambda _, record: messages.append(record.getMessage())})()
+    )
     load_checkpoint(model, str(tmp_path / 'mmcv1.pth'), logger=logger)
     assert messages == []  # MMEngine reports every missing and unexpected name there
     for name, value in model.state_dict().items():
@@ -133,7 +179,9 @@ def test_conversion_of_a_whole_detector_touches_the_backbone_alone(tmp_path):
     convert_checkpoint(str(tmp_path / 'detector.pth'), str(tmp_path / 'released.pth'), to='released')
     converted = torch.load(tmp_path / 'released.pth', weights_only=True)
     assert converted['meta'] == dict(epoch=3)
-    assert {n for n in converted['state_dict'] if not n.startswith('backbone.')} == {n for n in state if not n.startswith('backbone.')}
+    assert {n for n in converted['state_dict'] if not n.startswith('backbone.')} == {
+        n for n in state if not n.startswith('backbone.')
+    }
     assert 'backbone.layers.0.blocks.0.mlp.context_layer.f.weight' in converted['state_dict']
 
 
@@ -144,7 +192,7 @@ class Touch:
         self.path = path
 
     def __reduce__(self):
-        return os.system, (f'touch {self.path}', )
+        return os.system, (f'touch {self.path}',)
 
 
 @pytest.mark.both_stacks
@@ -152,7 +200,9 @@ class Touch:
 def test_reading_never_runs_code_from_the_file(legacy, golden, tmp_path):
     path, witness = str(tmp_path / 'evil.pth'), tmp_path / 'witness'
     torch.save(dict(state_dict=golden('xxs')[0], extra=Touch(witness)), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r'evil.pth is refused: to be read it asks for (posix|os)\.system') as error:
+    with pytest.raises(
+        CheckpointError, match=r'evil.pth is refused: to be read it asks for (posix|os)\.system'
+    ) as error:
         EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
     assert '\n' not in str(error.value)
     assert not witness.exists()
@@ -167,14 +217,28 @@ BAD_FILES = {
     'truncated': (truncated, 'is truncated or no PyTorch checkpoint'),
     'empty': (lambda weights, path: path.write_bytes(b''), 'is truncated or no PyTorch checkpoint'),
     'text': (lambda weights, path: path.write_text('<html>404</html>'), 'is truncated or no PyTorch checkpoint'),
-    'pickle': (lambda weights, path: path.write_bytes(pickle.dumps(dict(a=1))), 'is truncated or no PyTorch checkpoint|holds no weights'),
-    'without weights': (lambda weights, path: torch.save(dict(epoch=3, args=argparse.Namespace()), path), 'holds no weights; its entries are: epoch, args'),
+    'pickle': (
+        lambda weights, path: path.write_bytes(pickle.dumps(dict(a=1))),
+        'is truncated or no PyTorch checkpoint|holds no weights',
+    ),
+    'without weights': (
+        lambda weights, path: torch.save(dict(epoch=3, args=argparse.Namespace()), path),
+        'holds no weights; its entries are: epoch, args',
+    ),
     'a list': (lambda weights, path: torch.save([1, 2], path), 'holds no weights: it is a list'),
-    'another network': (lambda weights, path: torch.save({'conv1.weight': torch.rand(3)}, path), r'does not fit .* 1 unexpected: conv1.weight'),
-    'a whole model': (lambda weights, path: torch.save({f'backbone.{n}': v for n, v in weights.items()}, path), "add prefix='backbone.'"),
-    'incomplete': (lambda weights, path: torch.save({n: v for n, v in weights.items() if 'fc2.bias' not in n}, path),
-                   r'does not fit .* missing: stages.0.0.fc2.bias'),
-}  # yapf: disable
+    'another network': (
+        lambda weights, path: torch.save({'conv1.weight': torch.rand(3)}, path),
+        r'does not fit .* 1 unexpected: conv1.weight',
+    ),
+    'a whole model': (
+        lambda weights, path: torch.save({f'backbone.{n}': v for n, v in weights.items()}, path),
+        "add prefix='backbone.'",
+    ),
+    'incomplete': (
+        lambda weights, path: torch.save({n: v for n, v in weights.items() if 'fc2.bias' not in n}, path),
+        r'does not fit .* missing: stages.0.0.fc2.bias',
+    ),
+}
 
 
 @pytest.mark.parametrize('kind', BAD_FILES)
@@ -199,7 +263,11 @@ def test_another_arch_is_refused_everywhere(other, golden, tmp_path):
     detector = build_from_config(REPO / DETECTOR)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     state = {**before, **{f'backbone.{name}': value for name, value in golden(other)[0].items()}}
-    state = {name: value for name, value in state.items() if not name.startswith(('backbone.stages', 'backbone.patch_embeds'))}
+    state = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(('backbone.stages', 'backbone.patch_embeds'))
+    }
     torch.save(dict(meta={}, state_dict=state), tmp_path / 'detector.pth')
     with pytest.raises(CheckpointError, match="does not fit EfficientMod arch 'xxs'"):
         load_checkpoint(detector, str(tmp_path / 'detector.pth'))
@@ -215,7 +283,9 @@ def test_a_backbone_file_given_to_load_from_is_no_silent_start_from_scratch(gold
 def test_prefix_takes_the_backbone_out_of_a_detector(tmp_path):
     state = random_state(build_from_config(REPO / DETECTOR))
     torch.save(dict(state_dict=state), tmp_path / 'detector.pth')
-    model = EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'detector.pth'), prefix='backbone.'))
+    model = EfficientMod(
+        'xxs', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'detector.pth'), prefix='backbone.')
+    )
     model.init_weights()
     assert all(torch.equal(value, state[f'backbone.{name}']) for name, value in model.state_dict().items())
 
@@ -227,7 +297,9 @@ def test_missing_file_names_both_ways_out(tmp_path):
 
 
 def convert(*args):
-    return subprocess.run([sys.executable, str(REPO / 'tools/convert_checkpoint.py'), *map(str, args)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(REPO / 'tools/convert_checkpoint.py'), *map(str, args)], capture_output=True, text=True
+    )
 
 
 def test_convert_command(golden, tmp_path):
@@ -237,7 +309,11 @@ def test_convert_command(golden, tmp_path):
     content = target.read_bytes()
 
     again = convert(source, target)
-    assert again.returncode == 1 and again.stderr.strip().splitlines()[-1].startswith('error: ') and 'exists' in again.stderr
+    assert (
+        again.returncode == 1
+        and again.stderr.strip().splitlines()[-1].startswith('error: ')
+        and 'exists' in again.stderr
+    )
     assert target.read_bytes() == content
 
     (tmp_path / 'bad.pth').write_bytes(b'nonsense')

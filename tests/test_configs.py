@@ -1,4 +1,5 @@
 """Every config loads, builds, trains the right thing and holds only what differs."""
+
 import importlib
 
 import pytest
@@ -10,7 +11,9 @@ from mmefficientmod.models import EfficientMod
 
 ROWS = {'xxs': 'xxs', 'xs': 'xs', 's': 's', 's-conv': 's_conv'}
 DETECTION = {name: REPO / f'configs/detection/mask-rcnn_efficientmod-{name}_fpn_8xb4-1x_coco.py' for name in ROWS}
-SEGMENTATION = {name: REPO / f'configs/segmentation/fpn_efficientmod-{name}_8xb4-40k_ade20k-512x512.py' for name in ROWS}
+SEGMENTATION = {
+    name: REPO / f'configs/segmentation/fpn_efficientmod-{name}_8xb4-40k_ade20k-512x512.py' for name in ROWS
+}
 
 
 def configs():
@@ -74,14 +77,21 @@ def test_ade20k_test_images_grow_to_multiples_of_32_and_the_truth_keeps_its_size
     import numpy as np
     from mmcv.transforms import Compose
     from PIL import Image
+
     config = Config.fromfile(SEGMENTATION['s'])
     init_default_scope('mmseg')
     importlib.import_module('mmseg.datasets')
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (300, 421, 3), np.uint8)).save(tmp_path / 'image.png')
     Image.fromarray(np.zeros((300, 421), np.uint8)).save(tmp_path / 'map.png')
-    sample = Compose(config.test_dataloader.dataset.pipeline)(dict(
-        img_path=str(tmp_path / 'image.png'), seg_map_path=str(tmp_path / 'map.png'), seg_fields=[], reduce_zero_label=True,
-        label_map=None))
+    sample = Compose(config.test_dataloader.dataset.pipeline)(
+        dict(
+            img_path=str(tmp_path / 'image.png'),
+            seg_map_path=str(tmp_path / 'map.png'),
+            seg_fields=[],
+            reduce_zero_label=True,
+            label_map=None,
+        )
+    )
     assert tuple(sample['inputs'].shape) == (3, 512, 736)  # 512 x 719 after the resizing that keeps the ratio
     assert sample['data_samples'].gt_sem_seg.shape == (300, 421)
 

@@ -1,4 +1,5 @@
 """The backbone equals the released network and behaves as an MM backbone must."""
+
 import copy
 
 import numpy as np
@@ -63,7 +64,14 @@ class CopyRecorder(TorchDispatchMode):
         self.copies = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.name in ('aten::clone', 'aten::copy_', 'aten::contiguous', 'aten::_to_copy', 'aten::repeat', 'aten::cat'):
+        if func._schema.name in (
+            'aten::clone',
+            'aten::copy_',
+            'aten::contiguous',
+            'aten::_to_copy',
+            'aten::repeat',
+            'aten::cat',
+        ):
             self.copies.append(func._schema.name)
         return func(*args, **(kwargs or {}))
 
@@ -113,7 +121,7 @@ def test_autocast(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize('rate', [0., 0.5])
+@pytest.mark.parametrize('rate', [0.0, 0.5])
 def test_with_cp_gives_the_same_gradients(rate):
     grads = []
     for with_cp in (False, True):
@@ -133,7 +141,9 @@ def test_frozen_stages_stay_frozen(frozen_stages):
     frozen = ['patch_embeds.0'] if frozen_stages >= 0 else []
     frozen += [f'{part}.{i}' for i in range(max(frozen_stages, 0)) for part in ('patch_embeds', 'stages')]
     before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.1) if frozen_stages < 4 else None
+    optimizer = (
+        torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.1) if frozen_stages < 4 else None
+    )
     levels = model(torch.rand(2, 3, 64, 64))
     if optimizer:
         sum(level.square().mean() for level in levels).backward()
@@ -147,10 +157,11 @@ def test_frozen_stages_stay_frozen(frozen_stages):
 
 def test_drop_path_keeps_the_mean_and_is_off_in_evaluation():
     from mmefficientmod.models.layers import drop_path
+
     torch.manual_seed(0)
     x = torch.ones(4096, 2, 3)
     dropped = drop_path(x, 0.25, training=True)
-    assert dropped.unique().tolist() == [0., pytest.approx(1 / 0.75)]
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
     assert (dropped == dropped[:, :1, :1]).all()  # whole samples
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert drop_path(x, 0.25, training=False) is x
@@ -159,10 +170,12 @@ def test_drop_path_keeps_the_mean_and_is_off_in_evaluation():
 def test_drop_path_rate_grows_linearly_and_defaults_to_the_archs():
     rates = [block.drop_path_rate for blocks in EfficientMod('s').stages for block in blocks]
     assert rates == pytest.approx(np.linspace(0, 0.02, 28).tolist())
-    assert max(b.drop_path_rate for blocks in EfficientMod('s', drop_path_rate=0.3).stages for b in blocks) == pytest.approx(0.3)
+    assert max(
+        b.drop_path_rate for blocks in EfficientMod('s', drop_path_rate=0.3).stages for b in blocks
+    ) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize('out_indices', [(0, ), (1, 2), (1, 2, 3), (0, 3)])
+@pytest.mark.parametrize('out_indices', [(0,), (1, 2), (1, 2, 3), (0, 3)])
 def test_out_indices(out_indices):
     model, whole = build(out_indices=out_indices).eval(), build().eval()
     model.load_state_dict(whole.state_dict())
@@ -177,24 +190,36 @@ def test_out_indices(out_indices):
 
 
 def test_arch_dict_and_in_channels():
-    arch = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_depths=(0, 0, 1), ratio=2, attn_ratios=(2, 2, 3), drop_path_rate=0.1)
+    arch = dict(
+        embed_dims=(16, 24, 32),
+        depths=(1, 2, 1),
+        attn_depths=(0, 0, 1),
+        ratio=2,
+        attn_ratios=(2, 2, 3),
+        drop_path_rate=0.1,
+    )
     model = EfficientMod(arch, in_channels=4, out_indices=(0, 1, 2))
     levels = model(torch.rand(1, 4, 40, 40))
     assert [level.shape[1] for level in levels] == [16, 24, 32]
     settings = EfficientMod.arch_settings['xs']
     same = EfficientMod(dict(settings))
-    assert {n: p.shape for n, p in same.named_parameters()} == {n: p.shape for n, p in EfficientMod('xs').named_parameters()}
+    assert {n: p.shape for n, p in same.named_parameters()} == {
+        n: p.shape for n, p in EfficientMod('xs').named_parameters()
+    }
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    (dict(arch='m'), "unknown arch 'm': choose one of xxs, xs, s, s_conv"),
-    (dict(arch=dict(embed_dims=(8, ))), 'an arch dict needs exactly the fields embed_dims, depths'),
-    (dict(arch=dict(EfficientMod.arch_settings['s'], depths=(1, 2))), 'need one value a stage'),
-    (dict(out_indices=(0, 4)), r'ascending stages out of 0 to 3, got \(0, 4\)'),
-    (dict(out_indices=()), 'ascending stages out of 0 to 3'),
-    (dict(out_indices=(2, 1)), 'ascending stages out of 0 to 3'),
-    (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(arch='m'), "unknown arch 'm': choose one of xxs, xs, s, s_conv"),
+        (dict(arch=dict(embed_dims=(8,))), 'an arch dict needs exactly the fields embed_dims, depths'),
+        (dict(arch=dict(EfficientMod.arch_settings['s'], depths=(1, 2))), 'need one value a stage'),
+        (dict(out_indices=(0, 4)), r'ascending stages out of 0 to 3, got \(0, 4\)'),
+        (dict(out_indices=()), 'ascending stages out of 0 to 3'),
+        (dict(out_indices=(2, 1)), 'ascending stages out of 0 to 3'),
+        (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
+    ],
+)
 def test_bad_arguments_say_what_is_allowed(kwargs, message):
     with pytest.raises(ValueError, match=message):
         EfficientMod(**kwargs)
@@ -220,6 +245,7 @@ def test_initialisation_is_the_released_one():
 @pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain', 'mmengine'])
 def test_found_by_name_without_custom_imports(codebase):
     import importlib
+
     registry = importlib.import_module(f'{codebase}.registry').MODELS
     model = registry.build(dict(type='mmefficientmod.EfficientMod', arch='xxs'))
     assert isinstance(model, EfficientMod)
@@ -229,19 +255,27 @@ def test_found_by_name_without_custom_imports(codebase):
 def test_layer_wise_learning_rate_decay():
     from mmengine.optim import build_optim_wrapper
     from mmpretrain.registry import MODELS
-    classifier = MODELS.build(dict(
-        type='mmpretrain.ImageClassifier',
-        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3, )),
-        neck=dict(type='mmpretrain.GlobalAveragePooling'),
-        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=256)))
-    wrapper = build_optim_wrapper(classifier, dict(
-        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
-        constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=0.5)))
+
+    classifier = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=256),
+        )
+    )
+    wrapper = build_optim_wrapper(
+        classifier,
+        dict(
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
     scales = {group['param_name']: group['lr_scale'] for group in wrapper.optimizer.param_groups}
     num_blocks = 2 + 2 + (6 + 1) + (2 + 2)
     assert scales['head.fc.weight'] == 1
     assert scales['backbone.stages.3.3.fc2.weight'] == 0.5
     assert scales['backbone.patch_embeds.3.proj.weight'] == scales['backbone.stages.3.0.norm.weight'] == 0.5**4
     assert scales['backbone.stages.0.0.gamma'] == 0.5**num_blocks
-    assert scales['backbone.patch_embeds.0.proj.weight'] == 0.5**(num_blocks + 1)
+    assert scales['backbone.patch_embeds.0.proj.weight'] == 0.5 ** (num_blocks + 1)

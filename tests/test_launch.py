@@ -1,4 +1,5 @@
 """The launcher picks the codebase and refuses what cannot run, in one line that names the fix."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,15 @@ FROM_SCRATCH = 'model.backbone.init_cfg=None'
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
     """Empty data sets in both layouts: enough for what is checked before the start."""
-    for folder in ('coco/annotations', 'coco/train2017', 'coco/val2017', 'ade/images/training', 'ade/images/validation',
-                   'ade/annotations/training', 'ade/annotations/validation'):
+    for folder in (
+        'coco/annotations',
+        'coco/train2017',
+        'coco/val2017',
+        'ade/images/training',
+        'ade/images/validation',
+        'ade/annotations/training',
+        'ade/annotations/validation',
+    ):
         (tmp_path / folder).mkdir(parents=True)
     for split in ('train', 'val'):
         (tmp_path / f'coco/annotations/instances_{split}2017.json').write_text('{}')
@@ -45,7 +53,9 @@ def test_finds_the_installed_script(codebase, script):
 @pytest.mark.both_stacks
 @pytest.mark.parametrize(('config', 'own_argument'), [(DETECTION, '--auto-scale-lr'), (SEGMENTATION, '--amp')])
 def test_help_is_the_codebases_own(config, own_argument):
-    done = subprocess.run([sys.executable, str(REPO / 'tools/train.py'), config, '--help'], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(REPO / 'tools/train.py'), config, '--help'], capture_output=True, text=True
+    )
     assert done.returncode == 0 and own_argument in done.stdout
 
 
@@ -57,41 +67,72 @@ def test_usage():
 def test_the_command_ends_with_one_line_and_without_traceback():
     done = subprocess.run([sys.executable, str(REPO / 'tools/train.py'), 'no/such.py'], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == 'error: config no/such.py does not exist: the first argument is the path of a config file'
+    assert (
+        done.stderr.strip().splitlines()[-1]
+        == 'error: config no/such.py does not exist: the first argument is the path of a config file'
+    )
     assert 'Traceback' not in done.stderr
 
 
 def test_config_of_neither_codebase(tmp_path):
     (tmp_path / 'other.py').write_text("default_scope = 'mmrotate'\n")
-    assert "belongs to none of mmdet, mmseg, mmpretrain: its default_scope is 'mmrotate'" in refused('train', str(tmp_path / 'other.py'))
+    assert "belongs to none of mmdet, mmseg, mmpretrain: its default_scope is 'mmrotate'" in refused(
+        'train', str(tmp_path / 'other.py')
+    )
     (tmp_path / 'broken.py').write_text('_base_ = "nowhere.py"\n')
     assert 'broken.py cannot be read' in refused('train', str(tmp_path / 'broken.py'))
 
 
 def test_wrong_channels_in_the_neck(roots):
     message = refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, 'model.neck.in_channels=[40,80,160,344]')
-    assert "in_channels is [40, 80, 160, 344], but EfficientMod arch 'xxs' gives [32, 64, 128, 256]: set neck=dict(in_channels=" in message
+    assert (
+        "in_channels is [40, 80, 160, 344], but EfficientMod arch 'xxs' gives [32, 64, 128, 256]: set neck="
+        in message
+    )
 
 
-@pytest.mark.parametrize(('option', 'message'), [
-    ('model.backbone.arch=m', "model.backbone: unknown arch 'm': choose one of xxs, xs, s, s_conv"),
-    ('model.backbone.out_indices=(1,4)', 'model.backbone: out_indices must be ascending stages out of 0 to 3'),
-    ('model.backbone.depth=50', 'model.backbone: '),
-])
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbone.arch=m', "model.backbone: unknown arch 'm': choose one of xxs, xs, s, s_conv"),
+        ('model.backbone.out_indices=(1,4)', 'model.backbone: out_indices must be ascending stages out of 0 to 3'),
+        ('model.backbone.depth=50', 'model.backbone: '),
+    ],
+)
 def test_bad_backbone(option, message, roots):
     assert message in refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, option)
 
 
-@pytest.mark.parametrize(('missing', 'config', 'message'), [
-    ('coco', DETECTION, 'data root {}/coco/ does not exist: .* --cfg-options train_dataloader.dataset.data_root=PATH'),
-    ('coco/annotations/instances_train2017.json', DETECTION, 'annotation file {}/coco/annotations/instances_train2017.json does not'),
-    ('coco/annotations/instances_val2017.json', DETECTION, 'annotation file .*val_dataloader.dataset.ann_file=PATH'),
-    ('coco/val2017', DETECTION, 'data folder {}/coco/val2017/ does not exist'),
-    ('ade', SEGMENTATION, 'data root {}/ade does not exist'),
-    ('ade/annotations/validation', SEGMENTATION, 'data folder .*val_dataloader.dataset.data_prefix.seg_map_path=PATH'),
-])
+@pytest.mark.parametrize(
+    ('missing', 'config', 'message'),
+    [
+        (
+            'coco',
+            DETECTION,
+            'data root {}/coco/ does not exist: .* --cfg-options train_dataloader.dataset.data_root=PATH',
+        ),
+        (
+            'coco/annotations/instances_train2017.json',
+            DETECTION,
+            'annotation file {}/coco/annotations/instances_train2017.json does not',
+        ),
+        (
+            'coco/annotations/instances_val2017.json',
+            DETECTION,
+            'annotation file .*val_dataloader.dataset.ann_file=PATH',
+        ),
+        ('coco/val2017', DETECTION, 'data folder {}/coco/val2017/ does not exist'),
+        ('ade', SEGMENTATION, 'data root {}/ade does not exist'),
+        (
+            'ade/annotations/validation',
+            SEGMENTATION,
+            'data folder .*val_dataloader.dataset.data_prefix.seg_map_path=PATH',
+        ),
+    ],
+)
 def test_missing_data(missing, config, message, roots):
     import re
+
     (roots / missing).rename(roots / 'away')
     assert re.search(message.format(re.escape(str(roots))), refused('train', config, '--cfg-options', FROM_SCRATCH))
 
@@ -112,15 +153,18 @@ def test_bad_checkpoints_are_refused_before_mmengine_opens_them(roots):
     import os
 
     class Touch:
-
         def __reduce__(self):
-            return os.system, (f'touch {roots}/witness', )
+            return os.system, (f'touch {roots}/witness',)
 
     torch.save(dict(meta=Touch(), state_dict=dict(a=torch.rand(1))), roots / 'evil.pth')
     (roots / 'cut.pth').write_bytes((roots / 'evil.pth').read_bytes()[:100])
     torch.save(dict(meta=dict(epoch=1)), roots / 'empty.pth')
-    for name, message in [('evil.pth', 'is refused: to be read it asks for posix.system'), ('cut.pth', 'is truncated'),
-                          ('empty.pth', 'holds no weights; its entries are: meta'), ('none.pth', 'does not exist')]:
+    for name, message in [
+        ('evil.pth', 'is refused: to be read it asks for posix.system'),
+        ('cut.pth', 'is truncated'),
+        ('empty.pth', 'holds no weights; its entries are: meta'),
+        ('none.pth', 'does not exist'),
+    ]:
         assert message in refused('test', DETECTION, str(roots / name))
         assert message in refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, f'load_from={roots / name}')
     assert 'needs a checkpoint' in refused('test', DETECTION)
@@ -130,25 +174,37 @@ def test_bad_checkpoints_are_refused_before_mmengine_opens_them(roots):
 def test_mmcv_without_operators(tmp_path):
     """A real import of a package named mmcv that has no operators, as mmcv-lite has none."""
     import mmcv
+
     lite = tmp_path / 'mmcv'
     lite.mkdir()
     for entry in Path(mmcv.__file__).parent.iterdir():
         if not entry.name.startswith(('_ext', '__pycache__')):
             (lite / entry.name).symlink_to(entry)
-    done = subprocess.run([sys.executable, str(REPO / 'tools/train.py'), DETECTION], capture_output=True, text=True,
-                          env={'PATH': '/usr/bin', 'PYTHONPATH': f'{tmp_path}:{REPO}'})
+    done = subprocess.run(
+        [sys.executable, str(REPO / 'tools/train.py'), DETECTION],
+        capture_output=True,
+        text=True,
+        env={'PATH': '/usr/bin', 'PYTHONPATH': f'{tmp_path}:{REPO}'},
+    )
     assert done.returncode == 1
-    assert 'error: MMCV with compiled operators is needed' in done.stderr.splitlines()[-1] and 'MMCV_WITH_OPS=1' in done.stderr
+    assert (
+        'error: MMCV with compiled operators is needed' in done.stderr.splitlines()[-1]
+        and 'MMCV_WITH_OPS=1' in done.stderr
+    )
 
 
-@pytest.mark.parametrize(('name', 'version', 'message'), [
-    ('mmcv', '1.7.2', 'needs mmcv>=2.0.1,<3.0.0, but mmcv 1.7.2 is installed: pip install "mmcv>=2.0.1,<3.0.0"'),
-    ('mmengine', '0.9.1', 'needs mmengine>=0.10.0,<1.0.0, but mmengine 0.9.1 is installed'),
-])
+@pytest.mark.parametrize(
+    ('name', 'version', 'message'),
+    [
+        ('mmcv', '1.7.2', 'needs mmcv>=2.0.1,<3.0.0, but mmcv 1.7.2 is installed: pip install "mmcv>=2.0.1,<3.0.0"'),
+        ('mmengine', '0.9.1', 'needs mmengine>=0.10.0,<1.0.0, but mmengine 0.9.1 is installed'),
+    ],
+)
 def test_unsupported_versions(name, version, message, monkeypatch):
     import importlib
 
     import mmefficientmod
+
     monkeypatch.setattr(importlib.import_module(name), '__version__', version)
     with pytest.raises(ImportError) as error:
         mmefficientmod._check_dependencies()
@@ -156,10 +212,13 @@ def test_unsupported_versions(name, version, message, monkeypatch):
 
 
 def test_the_backbone_needs_no_mmcv():
-    code = ('import sys; sys.modules["mmcv"] = sys.modules["mmdet"] = None\n'
-            'import importlib.util; find = importlib.util.find_spec\n'
-            'importlib.util.find_spec = lambda name, *rest: None if name == "mmcv" else find(name, *rest)\n'
-            'import torch; from mmefficientmod.models import EfficientMod; print(len(EfficientMod("xxs")(torch.rand(1, 3, 32, 32))))')
+    code = (
+        'import sys; sys.modules["mmcv"] = sys.modules["mmdet"] = None\n'
+        'import importlib.util; find = importlib.util.find_spec\n'
+        'importlib.util.find_spec = lambda name, *rest: None if name == "mmcv" else find(name, *rest)\n'
+        'import torch; from mmefficientmod.models import EfficientMod\n'
+        'print(len(EfficientMod("xxs")(torch.rand(1, 3, 32, 32))))'
+    )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=REPO)
     assert done.stdout.strip() == '4', done.stderr
 

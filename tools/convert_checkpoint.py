@@ -1,4 +1,5 @@
 """Converts a checkpoint between the authors' released names and the project's own."""
+
 import argparse
 
 from mmefficientmod.checkpoint import CheckpointError, convert_checkpoint

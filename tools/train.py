@@ -1,4 +1,5 @@
-"""Trains a config of MMDetection, MMSegmentation or MMPreTrain with that codebase's own script; every argument is passed on."""
+"""Trains a config with the script of the codebase that it belongs to; every argument is passed on."""
+
 from mmefficientmod.launch import launch
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """EfficientMod as a pyramid backbone for MMDetection, MMSegmentation and MMPreTrain."""
+
 from __future__ import annotations
 
 import re
@@ -14,16 +15,21 @@ from ..registry import MODELS
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed
 
 MIN_INPUT_SIZE = 32
+RELEASED_INIT = [
+    dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
+    dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+]
 
 
 @MODELS.register_module()
 class EfficientMod(BaseModule):
     """EfficientMod: a convolutional context branch modulates a wide value branch, at one product per block.
 
-    Implements the backbone of `Efficient Modulation for Vision Networks <https://arxiv.org/abs/2403.19963>`_ (ICLR 2024).
+    The backbone of `Efficient Modulation for Vision Networks <https://arxiv.org/abs/2403.19963>`_ (ICLR 2024).
 
     Args:
-        arch (str | dict): ``'xxs'``, ``'xs'``, ``'s'``, ``'s_conv'``, or a dict with the fields of :attr:`arch_settings`:
+        arch (str | dict): ``'xxs'``, ``'xs'``, ``'s'``, ``'s_conv'``, or a dict with the fields of
+            :attr:`arch_settings`:
 
             - **embed_dims** (Sequence[int]): channels of each stage.
             - **depths** (Sequence[int]): modulation blocks of each stage.
@@ -59,6 +65,7 @@ class EfficientMod(BaseModule):
         [(1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 256, 2, 3)]
     """
 
+    # fmt: off
     arch_settings = {
         'xxs': dict(embed_dims=(32, 64, 128, 256), depths=(2, 2, 6, 2), attn_depths=(0, 0, 1, 2),
                     ratio=6, attn_ratios=(4, 4, 4, 4), drop_path_rate=0.),
@@ -68,19 +75,20 @@ class EfficientMod(BaseModule):
                   ratio=6, attn_ratios=(4, 4, 4, 5), drop_path_rate=0.02),
         's_conv': dict(embed_dims=(40, 80, 160, 344), depths=(4, 4, 12, 8), attn_depths=(0, 0, 0, 0),
                        ratio=6, attn_ratios=(4, 4, 4, 4), drop_path_rate=0.02),
-    }  # yapf: disable
+    }
+    # fmt: on
 
-    def __init__(self,
-                 arch: str | dict = 's',
-                 in_channels: int = 3,
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 frozen_stages: int = -1,
-                 drop_path_rate: float | None = None,
-                 with_cp: bool = False,
-                 init_cfg: dict | list | None = None) -> None:
-        super().__init__(init_cfg or [
-            dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.),
-            dict(type='Constant', layer='LayerNorm', val=1., bias=0.)])
+    def __init__(
+        self,
+        arch: str | dict = 's',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        drop_path_rate: float | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg or RELEASED_INIT)
         setting = self._parse_arch(arch)
         self.arch = arch if isinstance(arch, str) else 'custom'
         embed_dims, depths, attn_depths = (setting[key] for key in ('embed_dims', 'depths', 'attn_depths'))
@@ -103,7 +111,8 @@ class EfficientMod(BaseModule):
         for i in range(self.out_indices[-1] + 1):
             dims = embed_dims[i]
             self.patch_embeds.append(
-                PatchEmbed(in_channels, dims, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dims, 3, 2))
+                PatchEmbed(in_channels, dims, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dims, 3, 2)
+            )
             blocks = [ModulationBlock(dims, setting['ratio'] if j % 2 else 1, next(rates)) for j in range(depths[i])]
             blocks += [AttentionBlock(dims, setting['attn_ratios'][i], next(rates)) for _ in range(attn_depths[i])]
             self.stages.append(nn.ModuleList(blocks))
@@ -114,8 +123,10 @@ class EfficientMod(BaseModule):
         fields = cls.arch_settings['s'].keys()
         if isinstance(arch, str):
             if arch not in cls.arch_settings:
-                raise ValueError(f'unknown arch {arch!r}: choose one of {", ".join(cls.arch_settings)} '
-                                 f'or give a dict with {", ".join(fields)}')
+                raise ValueError(
+                    f'unknown arch {arch!r}: choose one of {", ".join(cls.arch_settings)} '
+                    f'or give a dict with {", ".join(fields)}'
+                )
             return cls.arch_settings[arch]
         if set(arch) != set(fields):
             raise ValueError(f'an arch dict needs exactly the fields {", ".join(fields)}; got {", ".join(arch)}')
@@ -138,23 +149,23 @@ class EfficientMod(BaseModule):
             ValueError: If H or W is below 32.
         """
         if min(x.shape[-2:]) < MIN_INPUT_SIZE:
-            raise ValueError(f'EfficientMod needs images of at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels, got '
-                             f'{x.shape[-2]} x {x.shape[-1]}: resize or pad them')
+            raise ValueError(
+                f'EfficientMod needs images of at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels, got '
+                f'{x.shape[-2]} x {x.shape[-1]}: resize or pad them'
+            )
         x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # NHWC from here to the last block
         levels = []
         for i, (patch_embed, blocks) in enumerate(zip(self.patch_embeds, self.stages)):
             x = patch_embed(x)
             for block in blocks:
-                if self.with_cp and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                recompute = self.with_cp and torch.is_grad_enabled()
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             if i in self.out_indices:
                 levels.append(x.permute(0, 3, 1, 2))
         return tuple(levels)
 
     def init_weights(self) -> None:
-        """Initialises the weights as ``init_cfg`` says; reads a checkpoint safely, see :mod:`mmefficientmod.checkpoint`."""
+        """Initialises the weights as ``init_cfg`` says; a checkpoint is read by :mod:`mmefficientmod.checkpoint`."""
         if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
             load_pretrained(self, **{key: value for key, value in self.init_cfg.items() if key != 'type'})
         else:
@@ -169,7 +180,7 @@ class EfficientMod(BaseModule):
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        frozen = [self.patch_embeds[0], *self.patch_embeds[1:self.frozen_stages], *self.stages[:self.frozen_stages]]
+        frozen = [self.patch_embeds[0], *self.patch_embeds[1 : self.frozen_stages], *self.stages[: self.frozen_stages]]
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
@@ -197,7 +208,7 @@ class EfficientMod(BaseModule):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # MMEngine only warns where names or shapes do not fit; a backbone silently left at random would ruin the run.
         own = [name for name in state_dict if name.startswith(prefix)]
-        weights = {name[len(prefix):]: state_dict.pop(name) for name in own}
+        weights = {name[len(prefix) :]: state_dict.pop(name) for name in own}
         weights = match_state_dict(weights, self, where=prefix)
         state_dict.update((prefix + name, value) for name, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args)

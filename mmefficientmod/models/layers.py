@@ -1,4 +1,5 @@
 """The building blocks of EfficientMod. Activations are NHWC throughout: (B, H, W, C)."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: zeroes whole samples of ``x`` (B, ...) with probability ``rate`` and rescales the others."""
     if not training or rate == 0:
         return x
-    keep = x.new_empty((x.shape[0], ) + (1, ) * (x.ndim - 1)).bernoulli_(1 - rate)
+    keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - rate)
     return x * keep.div_(1 - rate)
 
 
@@ -45,7 +46,7 @@ class ModulationBlock(nn.Module):
     At ``ratio`` 1 the value has no activation.
     """
 
-    def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.) -> None:
+    def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.ratio = ratio
         self.drop_path_rate = drop_path_rate
@@ -53,7 +54,7 @@ class ModulationBlock(nn.Module):
         self.context = ContextBranch(embed_dims)
         self.fc1 = nn.Linear(embed_dims, ratio * embed_dims)
         self.fc2 = nn.Linear(ratio * embed_dims, embed_dims)
-        self.gamma = nn.Parameter(torch.full((embed_dims, ), 1e-4))
+        self.gamma = nn.Parameter(torch.full((embed_dims,), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.norm(x)
@@ -88,7 +89,7 @@ class Attention(nn.Module):
 class AttentionBlock(nn.Module):
     """Pre-norm transformer block: attention, then a two-layer MLP, each with a shortcut. No LayerScale."""
 
-    def __init__(self, embed_dims: int, ratio: float, drop_path_rate: float = 0.) -> None:
+    def __init__(self, embed_dims: int, ratio: float, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.drop_path_rate = drop_path_rate
         self.norm1 = nn.LayerNorm(embed_dims)

@@ -1,4 +1,5 @@
-# ADE20K semantic segmentation, crops of 512 x 512. The environment variable ADE20K_ROOT replaces data/ade/ADEChallengeData2016.
+# ADE20K semantic segmentation, crops of 512 x 512. The environment variable ADE20K_ROOT replaces
+# data/ade/ADEChallengeData2016.
 dataset_type = 'ADE20KDataset'
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
 

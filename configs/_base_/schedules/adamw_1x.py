@@ -1,5 +1,6 @@
-# 12 epochs, lr 2e-4 for 32 images a step: the released config's 4 images a GPU on 8 GPUs. The recipe that the paper cites uses 16
-# images in all; the paper does not say which batch its figures come from. `auto_scale_lr.enable=True` scales the lr to the real batch.
+# 12 epochs, lr 2e-4 for 32 images a step: the released config's 4 images a GPU on 8 GPUs. The recipe that the paper
+# cites uses 16 images in all; the paper does not say which batch its figures come from. `auto_scale_lr.enable=True`
+# scales the lr to the real batch.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,5 @@
-# 40,000 iterations, lr 2e-4 for 32 images a step (4 a GPU on 8 GPUs). `auto_scale_lr.enable=True` scales the lr to the real batch.
+# 40,000 iterations, lr 2e-4 for 32 images a step (4 a GPU on 8 GPUs). `auto_scale_lr.enable=True` scales the lr to the
+# real batch.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
