@@ -85,6 +85,7 @@ def read_checkpoint(path: str) -> dict:
         FileNotFoundError: If ``path`` is a local file that does not exist.
         CheckpointError: If the file is no complete PyTorch checkpoint, or asks for more than the allow-list holds.
     """
+    allow_safe_globals()  # again: torch's own context manager, where another library uses it, takes them off the list
     path = str(path)
     if '://' not in path and not isfile(path):
         raise FileNotFoundError(f'checkpoint {path} does not exist')

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 ARCHS = ('xxs', 'xs', 's', 's_conv')
 REPO = Path(__file__).parents[1]
@@ -19,6 +21,12 @@ def require_shared(part: str) -> Path:
     if not path.exists():
         pytest.skip(f'reference data {part} is not beside this checkout')
     return path
+
+
+def build_model(config: Config) -> torch.nn.Module:
+    """The model of a config, built in its codebase's scope."""
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return MODELS.build(config.model)
 
 
 def _golden_value(name: str, shape: list) -> torch.Tensor:

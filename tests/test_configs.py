@@ -3,9 +3,9 @@
 import importlib
 
 import pytest
-from conftest import REPO
+from conftest import REPO, build_model
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 
 from mmefficientmod.models import EfficientMod
 
@@ -24,8 +24,7 @@ def configs():
 @pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
 def test_config_builds_a_model_whose_neck_fits(path):
     config = Config.fromfile(path)
-    init_default_scope(config.default_scope)
-    model = importlib.import_module(f'{config.default_scope}.registry').MODELS.build(config.model)
+    model = build_model(config)
     if isinstance(model.backbone, EfficientMod):
         assert tuple(config.model.neck.in_channels) == model.backbone.out_channels
     assert config.auto_scale_lr == dict(enable=False, base_batch_size=config.auto_scale_lr.base_batch_size)
@@ -79,19 +78,18 @@ def test_ade20k_test_images_grow_to_multiples_of_32_and_the_truth_keeps_its_size
     from PIL import Image
 
     config = Config.fromfile(SEGMENTATION['s'])
-    init_default_scope('mmseg')
     importlib.import_module('mmseg.datasets')
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (300, 421, 3), np.uint8)).save(tmp_path / 'image.png')
     Image.fromarray(np.zeros((300, 421), np.uint8)).save(tmp_path / 'map.png')
-    sample = Compose(config.test_dataloader.dataset.pipeline)(
-        dict(
-            img_path=str(tmp_path / 'image.png'),
-            seg_map_path=str(tmp_path / 'map.png'),
-            seg_fields=[],
-            reduce_zero_label=True,
-            label_map=None,
-        )
+    sample = dict(
+        img_path=str(tmp_path / 'image.png'),
+        seg_map_path=str(tmp_path / 'map.png'),
+        seg_fields=[],
+        reduce_zero_label=True,
+        label_map=None,
     )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        sample = Compose(config.test_dataloader.dataset.pipeline)(sample)
     assert tuple(sample['inputs'].shape) == (3, 512, 736)  # 512 x 719 after the resizing that keeps the ratio
     assert sample['data_samples'].gt_sem_seg.shape == (300, 421)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ARCHS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmefficientmod.checkpoint import to_released_name
@@ -256,14 +257,14 @@ def test_layer_wise_learning_rate_decay():
     from mmengine.optim import build_optim_wrapper
     from mmpretrain.registry import MODELS
 
-    classifier = MODELS.build(
-        dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
-            neck=dict(type='mmpretrain.GlobalAveragePooling'),
-            head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=256),
-        )
+    settings = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
     )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = MODELS.build(settings)
     wrapper = build_optim_wrapper(
         classifier,
         dict(
