@@ -94,6 +94,41 @@ def test_no_block_copies_or_leaves_nhwc(arch):
         assert level._base is not None  # a view
 
 
+@pytest.mark.both_stacks
+def test_mmcv_operators_read_the_right_pixels_in_a_detector():
+    """MMCV's RoIAlign takes wrong pixels from a channels-last map, without an error."""
+    from conftest import REPO, build_model
+    from mmcv.ops import RoIAlign
+    from mmengine.config import Config
+    from torchvision.ops import roi_align
+
+    rois = torch.tensor([[0, 3.0, 5.0, 60.0, 40.0], [1, 20.0, 8.0, 90.0, 60.0]])
+    config = Config.fromfile(REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py')
+    detector = build_model(config).eval()
+    with torch.no_grad():
+        levels = detector.extract_feat(torch.rand(2, 3, 64, 96))
+        pooled = RoIAlign(7, 0.25, 2)(levels[0], rois)
+        torch.testing.assert_close(pooled, roi_align(levels[0], rois, 7, 0.25, 2, aligned=True))
+
+
+@pytest.mark.parametrize('codebase', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('chosen', [None, True, False])
+def test_contiguous_outputs(codebase, chosen):
+    from conftest import REPO, build_model
+    from mmengine.config import Config
+
+    name = {
+        'mmdet': 'detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
+        'mmseg': 'segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py',
+    }[codebase]
+    config = Config.fromfile(REPO / 'configs' / name)
+    config.model.backbone.contiguous_outputs = chosen
+    levels = build_model(config).backbone(torch.rand(1, 3, 64, 64))
+    contiguous = codebase == 'mmdet' if chosen is None else chosen
+    assert all(level.is_contiguous() == contiguous for level in levels)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) != contiguous for level in levels)
+
+
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (100, 75), (64, 129)])
 @pytest.mark.parametrize('batch', [1, 3])
 def test_any_size(size, batch):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_pretrained, match_state_dict
@@ -47,6 +48,9 @@ class EfficientMod(BaseModule):
         drop_path_rate (float, optional): Stochastic depth of the last block; it grows linearly from 0 at the first.
             Defaults to the arch's own.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
+        contiguous_outputs (bool, optional): Copy the outputs to contiguous NCHW maps. MMCV's RoIAlign and deformable
+            convolutions read any map as contiguous, without an error, and would take wrong pixels from a channels-last
+            one. Defaults to None: copies inside a detector of MMDetection, channels-last views elsewhere.
         init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
             authors' released files as they are. Defaults to the released initialisation.
 
@@ -86,6 +90,7 @@ class EfficientMod(BaseModule):
         frozen_stages: int = -1,
         drop_path_rate: float | None = None,
         with_cp: bool = False,
+        contiguous_outputs: bool | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg or RELEASED_INIT)
@@ -103,6 +108,7 @@ class EfficientMod(BaseModule):
             raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.contiguous_outputs = contiguous_outputs
 
         rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
         rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
@@ -143,7 +149,7 @@ class EfficientMod(BaseModule):
 
         Returns:
             tuple[Tensor]: One map per index of ``out_indices``, (B, C, ceil(H / stride), ceil(W / stride)), each a view
-            in channels-last memory format.
+            in channels-last memory format unless ``contiguous_outputs`` asks for a copy.
 
         Raises:
             ValueError: If H or W is below 32.
@@ -161,7 +167,8 @@ class EfficientMod(BaseModule):
                 recompute = self.with_cp and torch.is_grad_enabled()
                 x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             if i in self.out_indices:
-                levels.append(x.permute(0, 3, 1, 2))
+                level = x.permute(0, 3, 1, 2)
+                levels.append(level.contiguous() if self.contiguous_outputs else level)
         return tuple(levels)
 
     def init_weights(self) -> None:
@@ -212,3 +219,12 @@ class EfficientMod(BaseModule):
         weights = match_state_dict(weights, self, where=prefix)
         state_dict.update((prefix + name, value) for name, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _fit_outputs_to_detectors(parent: nn.Module, name: str, child: nn.Module) -> None:
+    """Tells a backbone that becomes part of a detector that MMCV's operators may read its outputs."""
+    if isinstance(child, EfficientMod) and child.contiguous_outputs is None:
+        child.contiguous_outputs = any(base.__module__.startswith('mmdet.') for base in type(parent).__mro__) or None
+
+
+register_module_module_registration_hook(_fit_outputs_to_detectors)

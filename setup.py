@@ -1,0 +1,79 @@
+"""Packages mmefficientmod together with what `mim` looks for under `mmefficientmod/.mim`."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.editable_wheel import editable_wheel
+from wheel.wheelfile import WheelFile
+
+ROOT = Path(__file__).resolve().parent
+version: dict = {}
+exec((ROOT / 'mmefficientmod' / 'version.py').read_text(encoding='utf-8'), version)
+
+
+class BdistWheel(bdist_wheel):
+    """Adds a second .mim: onedl-mim 0.5.1 looks where the first file of RECORD is."""
+
+    def write_wheelfile(self, wheelfile_base, *args, **kwargs):
+        super().write_wheelfile(wheelfile_base, *args, **kwargs)
+        mim = Path(self.bdist_dir, 'mmefficientmod', '.mim')
+        if mim.is_dir():  # it is not in an editable wheel
+            shutil.copytree(mim, Path(wheelfile_base, '.mim'))
+
+
+class EditableWheel(editable_wheel):
+    """Adds scripts that lead to the repository's tools: openmim 0.3.9 knows site-packages alone."""
+
+    def run(self):
+        super().run()
+        (path,) = Path(self.dist_dir).glob('*editable*.whl')
+        with TemporaryDirectory() as content:
+            with WheelFile(path) as wheel:
+                wheel.extractall(content)
+            folder = Path(content, 'mmefficientmod', '.mim', 'tools')
+            folder.mkdir(parents=True)
+            for tool in (ROOT / 'tools').glob('*.py'):
+                command = f'[sys.executable, {str(tool)!r}, *sys.argv[1:]]'
+                (folder / tool.name).write_text(
+                    f'import os, sys\nos.execv(sys.executable, {command})\n', encoding='utf-8'
+                )
+            with WheelFile(path, 'w') as wheel:
+                wheel.write_files(content)
+
+
+setup(
+    name='mmefficientmod',
+    version=version['__version__'],
+    description='EfficientMod backbones for MMDetection and MMSegmentation',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author='mmefficientmod contributors',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.10',
+    # No MM distribution here, nor in an extra: each exists under two names with the same import
+    # name, and naming one would install it over the other. requirements/openmmlab.txt and
+    # requirements/onedl.txt list the proven sets. No torchvision either: it must fit the torch.
+    install_requires=['torch>=2.0', 'numpy'],
+    # Spelled out because setuptools then makes an editable install a plain path, in which the
+    # package wins over the folder that EditableWheel adds; an import hook would come second.
+    package_dir={'': '.'},
+    packages=find_packages(include=['mmefficientmod', 'mmefficientmod.*']),
+    # In the repository .mim holds links to configs, tools and model-index.yml; sdist and wheel
+    # hold the files themselves.
+    package_data={
+        'mmefficientmod': [
+            '**/*.yml',
+            '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
+            '.mim/model-index.yml',
+            '.mim/tools/*.py',
+            '.mim/tools/dist_*.sh',
+            '.mim/tools/slurm_*.sh',
+        ]
+    },
+    cmdclass={'bdist_wheel': BdistWheel, 'editable_wheel': EditableWheel},
+)

@@ -1,0 +1,100 @@
+"""The demo from end to end, in its quick form: real data, training, tests and pictures."""
+
+import json
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REPO
+
+SCRIPT = str(REPO / 'tools/demo.py')
+
+
+def demo(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, '--quick', *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def files(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob('*') if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp('work') / 'demo'
+    return root, demo('--work-dir', str(root))
+
+
+@pytest.mark.both_stacks
+def test_quick_demo_ends_with_metrics_and_pictures(finished):
+    root, done = finished
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'Epoch(train) [1][2/2]' in done.stdout
+    for name in ('mIoU', 'mAcc', 'aAcc', 'box AP', 'box AP50', 'mask AP', 'mask AP50'):
+        assert f' {name} ' in done.stdout
+    for task, key in (('segmentation', 'mIoU'), ('detection', 'coco/segm_mAP_50')):
+        (report,) = root.glob(f'{task}/test/*/*.json')
+        assert key in json.loads(report.read_text())
+    picture = root / 'predictions.png'
+    assert str(picture) in done.stdout
+    assert min(cv2.imread(str(picture)).shape[:2]) > 500
+
+
+def test_objects_are_drawn_where_they_are(finished, monkeypatch):
+    root, _ = finished
+    monkeypatch.setenv('DEMO_ROOT', str(root))
+    script = SourceFileLoader('demo', SCRIPT).load_module()
+    (sample, *_), meta = script.predict(script.DETECTION, root / 'detection/epoch_1.pth')
+    image = np.zeros((*sample.ori_shape, 3), np.uint8)
+    for instances, whole in ((sample.gt_instances, True), (sample.pred_instances, False)):
+        assert len(instances)
+        drawn = script.draw_objects(image, instances, meta['palette']).any(2)
+        assert drawn.shape == tuple(script.ZOOM * length for length in sample.ori_shape)
+        masks = instances.masks.masks if whole else instances.masks.numpy()
+        covered = masks.any(0).repeat(script.ZOOM, 0).repeat(script.ZOOM, 1)
+        assert drawn[covered].mean() > 0.98
+    assert not script.draw_objects(image, instances[:0], meta['palette']).any()
+
+
+@pytest.mark.both_stacks
+def test_a_second_run_does_nothing_twice_and_goes_on_where_one_stopped(finished):
+    root, first = finished
+    before = files(root)
+    second = demo('--work-dir', str(root))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert files(root) == before
+    assert second.stdout.count('already') == 6
+    table = first.stdout[first.stdout.index('Validation') : first.stdout.index('Pictures: ')]
+    assert table in second.stdout
+
+    # As if it had been stopped during the detector's test.
+    next(root.glob('detection/test/*/*.json')).unlink()
+    third = demo('--work-dir', str(root))
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert 'Epoch(test)' in third.stdout
+    assert third.stdout.count('already') == 5
+    assert len(list(root.glob('segmentation/test/*/*.json'))) == 1
+
+
+def test_foreign_data_folder_is_refused(tmp_path):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/cat.jpg').write_bytes(b'mine')
+    done = demo('--work-dir', str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith('demo: ') and done.stderr.count('\n') == 1
+    assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['cat.jpg']
+
+
+def test_a_failed_step_names_its_log(tmp_path):
+    root = tmp_path / 'demo'
+    (root / 'segmentation').mkdir(parents=True)
+    (root / 'segmentation/last_checkpoint').write_text(str(root / 'segmentation/iter_1.pth'))
+    done = demo('--work-dir', str(root))
+    assert done.returncode == 1
+    log = root / 'segmentation/train.log'
+    assert str(log) in done.stderr.replace('\n', '')
+    assert 'iter_1.pth' in log.read_text()
