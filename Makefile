@@ -39,5 +39,5 @@ package: env  ## build the sdist and the wheel into dist/
 	$(VENV)/bin/python -m build --no-isolation
 
 clean:  ## remove what the other targets made, except compiled wheels in the cache
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache demo
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache work_dirs/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
