@@ -96,10 +96,10 @@ def read_checkpoint(path: str) -> dict:
             asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
             if asked is None:
                 raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
-            raise CheckpointError(
-                f'{path} is refused: to be read it asks for {asked[1]}, which could run code; get a '
-                'file with weights alone'
-            ) from error
+            reason = 'which could run code; get a file with weights alone'
+            if asked[1] == 'argparse.Namespace':  # on the allow-list where torch has one
+                reason = 'which is harmless, but torch has no list to say so before 2.4; convert it with a newer torch'
+            raise CheckpointError(f'{path} is refused: to be read it asks for {asked[1]}, {reason}') from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
             raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
     if not isinstance(checkpoint, dict):
