@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .modulation import modulation
+
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: zeroes whole samples of ``x`` (B, ...) with probability ``rate`` and rescales the others."""
@@ -35,10 +37,6 @@ class ContextBranch(nn.Module):
         self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, 1, kernel_size // 2, groups=embed_dims)
         self.g = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv(self.f(x).permute(0, 3, 1, 2))
-        return self.g(F.gelu(x.permute(0, 2, 3, 1)))
-
 
 class ModulationBlock(nn.Module):
     """x + gamma * fc2(v * context): the context modulates the ``ratio`` times wider value v = GELU(fc1(x)).
@@ -48,7 +46,6 @@ class ModulationBlock(nn.Module):
 
     def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.0) -> None:
         super().__init__()
-        self.ratio = ratio
         self.drop_path_rate = drop_path_rate
         self.norm = nn.LayerNorm(embed_dims)
         self.context = ContextBranch(embed_dims)
@@ -57,15 +54,8 @@ class ModulationBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((embed_dims,), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.norm(x)
-        context = self.context(u)
-        value = self.fc1(u)
-        if self.ratio > 1:
-            value = F.gelu(value).unflatten(-1, (self.ratio, -1))  # (B, H, W, r, C)
-            y = (value * context.unsqueeze(-2)).flatten(-2)
-        else:
-            y = value * context
-        return x + drop_path(self.gamma * self.fc2(y), self.drop_path_rate, self.training)
+        y = modulation(x, self.norm, self.context, self.fc1, self.fc2, self.gamma)
+        return x + drop_path(y, self.drop_path_rate, self.training)
 
 
 class Attention(nn.Module):
