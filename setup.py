@@ -56,8 +56,8 @@ setup(
     python_requires='>=3.10',
     # No MM distribution here, nor in an extra: each exists under two names with the same import
     # name, and naming one would install it over the other. requirements/openmmlab.txt and
-    # requirements/onedl.txt list the proven sets. No torchvision either: it must fit the torch.
-    install_requires=['torch>=2.0', 'numpy'],
+    # requirements/onedl.txt list the proven sets. Nor torch: a newer one than MMCV was compiled for would break it.
+    install_requires=['numpy'],
     # Spelled out because setuptools then makes an editable install a plain path, in which the
     # package wins over the folder that EditableWheel adds; an import hook would come second.
     package_dir={'': '.'},

@@ -54,8 +54,6 @@ def allow_safe_globals() -> None:
     These are classes of plain data: a timm trainer's arguments, MMEngine's log history and NumPy's arrays. From torch
     2.6 on MMEngine loads its own checkpoints by the safe loader, and without them it could not resume.
     """
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch below 2.4
-        return
     array_parts = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
     torch.serialization.add_safe_globals(
@@ -96,10 +94,9 @@ def read_checkpoint(path: str) -> dict:
             asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
             if asked is None:
                 raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
-            reason = 'which could run code; get a file with weights alone'
-            if asked[1] == 'argparse.Namespace':  # on the allow-list where torch has one
-                reason = 'which is harmless, but torch has no list to say so before 2.4; convert it with a newer torch'
-            raise CheckpointError(f'{path} is refused: to be read it asks for {asked[1]}, {reason}') from error
+            raise CheckpointError(
+                f'{path} is refused: to be read it asks for {asked[1]}, which could run code; take one of bare weights'
+            ) from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
             raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
     if not isinstance(checkpoint, dict):

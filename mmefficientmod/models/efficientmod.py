@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_pretrained, match_state_dict
 from ..registry import MODELS
+from .deploy import DEPLOY_FORM
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed
 
 MIN_INPUT_SIZE = 32
@@ -51,6 +52,8 @@ class EfficientMod(BaseModule):
         contiguous_outputs (bool, optional): Copy the outputs to contiguous NCHW maps. MMCV's RoIAlign and deformable
             convolutions read any map as contiguous, without an error, and would take wrong pixels from a channels-last
             one. Defaults to None: copies inside a detector of MMDetection, channels-last views elsewhere.
+        deploy (bool): Build the inference form, for a state dict that was saved after :meth:`switch_to_deploy`.
+            Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
             authors' released files as they are. Defaults to the released initialisation.
 
@@ -91,6 +94,7 @@ class EfficientMod(BaseModule):
         drop_path_rate: float | None = None,
         with_cp: bool = False,
         contiguous_outputs: bool | None = None,
+        deploy: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg or RELEASED_INIT)
@@ -123,6 +127,8 @@ class EfficientMod(BaseModule):
             blocks += [AttentionBlock(dims, setting['attn_ratios'][i], next(rates)) for _ in range(attn_depths[i])]
             self.stages.append(nn.ModuleList(blocks))
         self._freeze_stages()
+        if deploy:
+            self.switch_to_deploy()
 
     @classmethod
     def _parse_arch(cls, arch: str | dict) -> dict:
@@ -177,6 +183,13 @@ class EfficientMod(BaseModule):
             load_pretrained(self, **{key: value for key, value in self.init_cfg.items() if key != 'type'})
         else:
             super().init_weights()
+
+    def switch_to_deploy(self) -> None:
+        """Turns the trained backbone into its inference form: fewer operations, the same outputs; once is enough."""
+        for blocks in self.stages:
+            for i, block in enumerate(blocks):
+                if type(block) in DEPLOY_FORM:
+                    blocks[i] = DEPLOY_FORM[type(block)].fold(block).train(block.training)
 
     def train(self, mode: bool = True) -> EfficientMod:
         """Sets training mode; frozen stages stay in evaluation mode."""

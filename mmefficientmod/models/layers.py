@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .modulation import modulation
+from .modulation import context_conv, modulation
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -37,6 +37,9 @@ class ContextBranch(nn.Module):
         self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, 1, kernel_size // 2, groups=embed_dims)
         self.g = nn.Linear(embed_dims, embed_dims)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g(F.gelu(context_conv(self.f(x), self.dwconv.weight, self.dwconv.bias)))
+
 
 class ModulationBlock(nn.Module):
     """x + gamma * fc2(v * context): the context modulates the ``ratio`` times wider value v = GELU(fc1(x)).
@@ -61,11 +64,11 @@ class ModulationBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all pixels; a head is at least 32 wide. (B, H, W, C) -> (B, H, W, C)."""
 
-    def __init__(self, embed_dims: int, num_heads: int = 8) -> None:
+    def __init__(self, embed_dims: int, num_heads: int = 8, qkv_bias: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dims = max(embed_dims // num_heads, 32)
-        self.qkv = nn.Linear(embed_dims, 3 * num_heads * self.head_dims, bias=False)
+        self.qkv = nn.Linear(embed_dims, 3 * num_heads * self.head_dims, bias=qkv_bias)
         self.proj = nn.Linear(num_heads * self.head_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The modulation operator, gamma * fc2(v * context), with a backward pass that keeps little and recomputes what is cheap."""
+"""The modulation operator, gamma * fc2(v * context), whose backward pass keeps little and recomputes what is cheap."""
+
 from __future__ import annotations
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def modulation(x: Tensor, norm: nn.LayerNorm, context: nn.Module, fc1: nn.Linear, fc2: nn.Linear, gamma: Tensor) -> Tensor:
+def modulation(
+    x: Tensor, norm: nn.LayerNorm, context: nn.Module, fc1: nn.Linear, fc2: nn.Linear, gamma: Tensor
+) -> Tensor:
     """What a modulation block adds to its input.
 
     Args:
@@ -21,65 +24,91 @@ def modulation(x: Tensor, norm: nn.LayerNorm, context: nn.Module, fc1: nn.Linear
     Returns:
         Tensor: (B, H, W, C).
     """
-    weights = (context.f.weight, context.f.bias, context.dwconv.weight, context.dwconv.bias, context.g.weight, context.g.bias,
-               fc1.weight, fc1.bias, fc2.weight, fc2.bias, gamma)
+    weights = (
+        context.f.weight,
+        context.f.bias,
+        context.dwconv.weight,
+        context.dwconv.bias,
+        context.g.weight,
+        context.g.bias,
+        fc1.weight,
+        fc1.bias,
+        fc2.weight,
+        fc2.bias,
+    )
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         weights = tuple(weight.to(dtype) for weight in weights)
     with torch.autocast(x.device.type, enabled=False):  # the operator casts where it must; so it does in backward
         if torch.is_grad_enabled():
-            return Modulation.apply(x, norm.weight, norm.bias, norm.eps, *weights)
-        return _forward(x, norm.weight, norm.bias, norm.eps, *weights)[0]
+            return Modulation.apply(x, gamma, norm.weight, norm.bias, norm.eps, *weights)
+        return _forward(x, gamma, norm.weight, norm.bias, norm.eps, *weights)[0]
 
 
-def _context_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def context_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The depth-wise convolution on NHWC activations."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[-1]).permute(0, 2, 3, 1)
+    x = x.permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1]).permute(0, 2, 3, 1)
 
 
-def _product(v: Tensor, context: Tensor) -> Tensor:
+def product(v: Tensor, context: Tensor) -> Tensor:
     """v (B, H, W, rC), activated where r > 1, times the context (B, H, W, C), broadcast."""
     r = v.shape[-1] // context.shape[-1]
     return (F.gelu(v).unflatten(-1, (r, -1)) * context.unsqueeze(-2)).flatten(-2) if r > 1 else v * context
 
 
-def _forward(x: Tensor, norm_w: Tensor, norm_b: Tensor, eps: float, f_w: Tensor, f_b: Tensor, dw_w: Tensor, dw_b: Tensor,
-             g_w: Tensor, g_b: Tensor, fc1_w: Tensor, fc1_b: Tensor, fc2_w: Tensor, fc2_b: Tensor,
-             gamma: Tensor) -> tuple[Tensor, ...]:
+def _forward(
+    x: Tensor,
+    gamma: Tensor,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    eps: float,
+    f_w: Tensor,
+    f_b: Tensor,
+    dw_w: Tensor,
+    dw_b: Tensor,
+    g_w: Tensor,
+    g_b: Tensor,
+    fc1_w: Tensor,
+    fc1_b: Tensor,
+    fc2_w: Tensor,
+    fc2_b: Tensor,
+) -> tuple[Tensor, ...]:
     """The output and what the backward pass needs beside the input."""
     u, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm_w.to(x.dtype), norm_b.to(x.dtype), eps)
     u = u.to(f_w.dtype)
-    conv = _context_conv(F.linear(u, f_w, f_b), dw_w, dw_b)
+    conv = context_conv(F.linear(u, f_w, f_b), dw_w, dw_b)
     context = F.linear(F.gelu(conv), g_w, g_b)
     v = F.linear(u, fc1_w, fc1_b)
-    y = F.linear(_product(v, context), gamma[:, None] * fc2_w, gamma * fc2_b)
-    return y, mean, rstd, conv, context, v
+    y = F.linear(product(v, context), fc2_w, fc2_b)
+    return gamma * y, mean, rstd, conv, context, v
 
 
 class Modulation(torch.autograd.Function):
     """Keeps the input, the convolution's output, the context and the value; recomputes all else from them."""
 
     @staticmethod
-    def forward(ctx, x, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b, gamma):
-        y, *kept = _forward(x, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b, gamma)
-        ctx.save_for_backward(x, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, gamma, *kept)
+    def forward(ctx, x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b):
+        y, *kept = _forward(x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b)
+        ctx.save_for_backward(x, gamma, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, *kept)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, gamma, mean, rstd, conv, context, v = ctx.saved_tensors
+        x, gamma, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, *kept = ctx.saved_tensors
+        mean, rstd, conv, context, v = kept
         channels, ratio = x.shape[-1], v.shape[-1] // x.shape[-1]
         norm_w, norm_b = norm_w.to(x.dtype), norm_b.to(x.dtype)
         u = torch.addcmul(norm_b, (x - mean) * rstd, norm_w).to(f_w.dtype)
-        grad = grad.to(f_w.dtype)
 
-        # fc2 with gamma folded in, so that its output need not be kept: d gamma follows from d (gamma fc2).
         value = F.gelu(v) if ratio > 1 else v
         product = (value.unflatten(-1, (ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
-        d_product, d_scaled_w, d_scaled_b = _linear_backward(grad, product, gamma[:, None] * fc2_w)
-        d_gamma = (d_scaled_w * fc2_w).sum(1) + d_scaled_b * fc2_b
-        d_fc2_w, d_fc2_b = gamma[:, None] * d_scaled_w, gamma * d_scaled_b
+        # The output of fc2 is not kept: what gamma's gradient needs of it follows from that of gamma * fc2.
+        d_scaled_w, d_scaled_b = _weight_backward(grad.to(f_w.dtype), product)
+        d_gamma = (d_scaled_w.to(gamma.dtype) * fc2_w).sum(1) + d_scaled_b * fc2_b
+        d_fc2_w, d_fc2_b = (gamma[:, None] * d_scaled_w).to(fc2_w.dtype), (gamma * d_scaled_b).to(fc2_b.dtype)
+        d_product = (gamma * grad).to(f_w.dtype) @ fc2_w
 
         d_product = d_product.unflatten(-1, (ratio, -1))
         d_context = (d_product * value.unflatten(-1, (ratio, -1))).sum(-2)
@@ -91,17 +120,48 @@ class Modulation(torch.autograd.Function):
         d_conv, d_g_w, d_g_b = _linear_backward(d_context, F.gelu(conv), g_w)
         d_conv = torch.ops.aten.gelu_backward(d_conv, conv)
         d_f, d_dw_w, d_dw_b = torch.ops.aten.convolution_backward(
-            d_conv.permute(0, 3, 1, 2), F.linear(u, f_w, f_b).permute(0, 3, 1, 2), dw_w, [channels], [1, 1],
-            [dw_w.shape[-1] // 2] * 2, [1, 1], False, [0, 0], channels, [True, True, True])
+            d_conv.permute(0, 3, 1, 2),
+            F.linear(u, f_w, f_b).permute(0, 3, 1, 2),
+            dw_w,
+            [channels],
+            [1, 1],
+            [dw_w.shape[-1] // 2] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            channels,
+            [True, True, True],
+        )
         d_u_context, d_f_w, d_f_b = _linear_backward(d_f.permute(0, 2, 3, 1), u, f_w)
 
         d_x, d_norm_w, d_norm_b = torch.ops.aten.native_layer_norm_backward(
-            (d_u + d_u_context).to(x.dtype), x, [channels], mean, rstd, norm_w, norm_b, [True, True, True])
-        return (d_x, d_norm_w, d_norm_b, None, d_f_w, d_f_b, d_dw_w, d_dw_b, d_g_w, d_g_b, d_fc1_w, d_fc1_b, d_fc2_w, d_fc2_b,
-                d_gamma)
+            (d_u + d_u_context).to(x.dtype), x, [channels], mean, rstd, norm_w, norm_b, [True, True, True]
+        )
+        return (
+            d_x,
+            d_gamma.to(gamma.dtype),
+            d_norm_w,
+            d_norm_b,
+            None,
+            d_f_w,
+            d_f_b,
+            d_dw_w,
+            d_dw_b,
+            d_g_w,
+            d_g_b,
+            d_fc1_w,
+            d_fc1_b,
+            d_fc2_w,
+            d_fc2_b,
+        )
 
 
 def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of F.linear(x, weight, bias) for the input, the weight and the bias."""
-    flat = grad.flatten(0, -2)
-    return grad @ weight, flat.t() @ x.flatten(0, -2), flat.sum(0)
+    return grad @ weight, *_weight_backward(grad, x)
+
+
+def _weight_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of F.linear(x, weight, bias) for the weight and the bias."""
+    grad = grad.flatten(0, -2)
+    return grad.t() @ x.flatten(0, -2), grad.sum(0)

@@ -1,0 +1,74 @@
+"""The inference form of trained blocks: norms' affines and LayerScales folded into the linear layers beside them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock
+from .modulation import product
+
+
+class DeployModulationBlock(nn.Module):
+    """:class:`ModulationBlock` without parameters of its norm and without ``gamma``; the same result."""
+
+    def __init__(self, embed_dims: int, ratio: int) -> None:
+        super().__init__()
+        self.context = ContextBranch(embed_dims)
+        self.fc1 = nn.Linear(embed_dims, ratio * embed_dims)
+        self.fc2 = nn.Linear(ratio * embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = F.layer_norm(x, x.shape[-1:])
+        return x + self.fc2(product(self.fc1(u), self.context(u)))
+
+    @classmethod
+    @torch.no_grad()
+    def fold(cls, block: ModulationBlock) -> DeployModulationBlock:
+        """The inference form of a trained block."""
+        dims = block.gamma.numel()
+        deployed = cls(dims, block.fc1.out_features // dims).to(block.gamma)
+        deployed.context.load_state_dict(block.context.state_dict())
+        deployed.context.f = _fold_norm(block.norm, block.context.f)
+        deployed.fc1 = _fold_norm(block.norm, block.fc1)
+        deployed.fc2.weight.copy_(block.gamma[:, None] * block.fc2.weight)
+        deployed.fc2.bias.copy_(block.gamma * block.fc2.bias)
+        return deployed
+
+
+class DeployAttentionBlock(nn.Module):
+    """:class:`AttentionBlock` without parameters of its norms; the same result."""
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.attn = Attention(embed_dims, qkv_bias=True)
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(F.layer_norm(x, x.shape[-1:]))
+        return x + self.fc2(F.gelu(self.fc1(F.layer_norm(x, x.shape[-1:]))))
+
+    @classmethod
+    @torch.no_grad()
+    def fold(cls, block: AttentionBlock) -> DeployAttentionBlock:
+        """The inference form of a trained block."""
+        deployed = cls(block.fc1.in_features, block.fc1.out_features).to(block.fc1.weight)
+        deployed.attn.qkv = _fold_norm(block.norm1, block.attn.qkv)
+        deployed.attn.proj.load_state_dict(block.attn.proj.state_dict())
+        deployed.fc1 = _fold_norm(block.norm2, block.fc1)
+        deployed.fc2.load_state_dict(block.fc2.state_dict())
+        return deployed
+
+
+DEPLOY_FORM = {ModulationBlock: DeployModulationBlock, AttentionBlock: DeployAttentionBlock}
+
+
+def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> nn.Linear:
+    """A linear layer that makes of plainly normalised input what ``linear`` makes of it after the norm's affine."""
+    folded = nn.Linear(linear.in_features, linear.out_features).to(linear.weight)
+    folded.weight.copy_(linear.weight * norm.weight)
+    bias = linear.weight @ norm.bias
+    folded.bias.copy_(bias if linear.bias is None else bias + linear.bias)
+    return folded

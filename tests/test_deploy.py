@@ -1,0 +1,80 @@
+"""The inference form equals the trained one, alone and inside built models, and survives saving."""
+
+import copy
+
+import pytest
+import torch
+from conftest import ARCHS, REPO, build_model
+from mmengine.config import Config
+
+from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.models import EfficientMod
+
+
+def trained(arch, **kwargs):
+    """A backbone whose every parameter matters, as after training."""
+    torch.manual_seed(0)
+    model = EfficientMod(arch, **kwargs)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, float(name.endswith('weight') or 'gamma' in name), 0.1)
+    return model.eval()
+
+
+def assert_close(levels, expected, tolerance=1e-5):
+    for level, reference in zip(levels, expected, strict=True):
+        assert (level - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_deploy_form_equals_training_form(arch):
+    model, images = trained(arch), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(images)
+        model.switch_to_deploy()
+        names = set(model.state_dict())
+        assert_close(model(images), expected)
+        model.switch_to_deploy()  # nothing is left to do
+        assert_close(model(images), expected)
+    assert set(model.state_dict()) == names
+    assert not any('gamma' in name or '.norm' in name for name in names if name.startswith('stages'))
+
+
+def test_state_dict_of_the_deploy_form(tmp_path):
+    model, images = trained('xxs'), torch.rand(1, 3, 64, 64)
+    original = copy.deepcopy(model.state_dict())
+    model.switch_to_deploy()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'deploy.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'deploy.pth'))
+    loaded = EfficientMod('xxs', deploy=True, init_cfg=init_cfg).eval()
+    loaded.init_weights()
+    with torch.no_grad():
+        assert_close(loaded(images), model(images), 0)
+    with pytest.raises(CheckpointError, match=r'missing: stages\.0\.0\.gamma'):
+        EfficientMod('xxs').load_state_dict(model.state_dict())
+    with pytest.raises(CheckpointError, match=r'unexpected: stages\.0\.0\.gamma'):
+        loaded.load_state_dict(original)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
+        'segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py',
+    ],
+)
+def test_inside_a_built_model(config):
+    model, images = build_model(Config.fromfile(REPO / 'configs' / config)).eval(), torch.rand(1, 3, 64, 64)
+    model.backbone.load_state_dict(trained('xxs').state_dict())
+    with torch.no_grad():
+        expected = model.extract_feat(images)
+        model.backbone.switch_to_deploy()
+        assert_close(model.extract_feat(images), expected)
+
+
+def test_gradients_reach_the_input_in_deploy_form():
+    model = trained('xxs')
+    model.switch_to_deploy()
+    images = torch.rand(1, 3, 64, 64, requires_grad=True)
+    sum(level.sum() for level in model(images)).backward()
+    assert images.grad.isfinite().all() and images.grad.any()

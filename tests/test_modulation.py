@@ -1,0 +1,98 @@
+"""The modulation operator: its backward pass is right everywhere, and it keeps as little as promised."""
+
+import importlib.util
+
+import pytest
+import torch
+from conftest import require_shared
+
+from mmefficientmod.models import EfficientMod
+from mmefficientmod.models.layers import ModulationBlock
+
+
+def plain(block, x):
+    """The block written out by autograd's own operators."""
+    u = block.norm(x)
+    context = block.context(u)
+    value = block.fc1(u)
+    ratio = value.shape[-1] // x.shape[-1]
+    if ratio > 1:
+        value = torch.nn.functional.gelu(value)
+    return x + block.gamma * block.fc2(value * context.repeat(1, 1, 1, ratio))
+
+
+def build_block(ratio, dims=6, dtype=torch.float64):
+    torch.manual_seed(0)
+    block = ModulationBlock(dims, ratio).to(dtype)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, 0.3, 0.3)
+    return block
+
+
+def gradients(function, block, x):
+    x = x.clone().requires_grad_()
+    block.zero_grad()
+    y = function(x)
+    y.float().square().mean().backward()
+    return {'output': y.detach(), 'x': x.grad, **{name: p.grad.clone() for name, p in block.named_parameters()}}
+
+
+@pytest.mark.parametrize('ratio', [1, 2, 6])
+def test_gradcheck(ratio):
+    block = build_block(ratio, dims=3)
+    x = torch.randn(2, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+    parameters = dict(block.named_parameters())
+
+    def function(x, *values):
+        return torch.func.functional_call(block, dict(zip(parameters, values)), (x,))
+
+    assert torch.autograd.gradcheck(function, (x, *parameters.values()))
+
+
+@pytest.mark.parametrize('ratio', [1, 6])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_equals_the_plain_form(ratio, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    block = build_block(ratio, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.randn(2, 9, 7, 6).to(block.gamma.dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours = gradients(block, block, x)
+    expected = gradients(lambda x: plain(block, x), block, x)
+    for name, value in expected.items():
+        assert (ours[name] - value).abs().max() <= tolerance * value.abs().max(), name
+
+
+@pytest.mark.parametrize('ratio', [1, 6])
+def test_compiled(ratio):
+    block = build_block(ratio, dtype=torch.float32)
+    x = torch.randn(2, 9, 7, 6)
+    expected = gradients(block, block, x)
+    compiled = gradients(torch.compile(block, backend='aot_eager', fullgraph=True), block, x)
+    for name, value in expected.items():
+        torch.testing.assert_close(compiled[name], value)
+
+
+def saved_bytes(model, images):
+    """Bytes kept for the backward pass beside the parameters, every storage counted once."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage  # holding it keeps its address from being used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize('arch', ['s', 's_conv'])
+def test_keeps_little_for_the_backward_pass(arch):
+    spec = importlib.util.spec_from_file_location('released_form', require_shared('reference/released_form.py'))
+    released_form = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(released_form)
+    images = torch.rand(2, 3, 256, 256)
+    ours = saved_bytes(EfficientMod(arch).train(), images)
+    assert ours <= 0.55 * saved_bytes(released_form.build(arch).train(), images)
