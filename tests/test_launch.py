@@ -86,8 +86,7 @@ def test_config_of_neither_codebase(tmp_path):
 def test_wrong_channels_in_the_neck(roots):
     message = refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, 'model.neck.in_channels=[40,80,160,344]')
     assert (
-        "in_channels is [40, 80, 160, 344], but EfficientMod arch 'xxs' gives [32, 64, 128, 256]: set neck="
-        in message
+        "in_channels is [40, 80, 160, 344], but EfficientMod arch 'xxs' gives [32, 64, 128, 256]: set neck=" in message
     )
 
 

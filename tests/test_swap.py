@@ -1,4 +1,5 @@
 """The backbone swap: stock configs of MMDetection and MMSegmentation run with EfficientMod."""
+
 from importlib import import_module
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from mmengine.registry import DefaultScope, Registry
 from mmefficientmod.synthetic import THINGS, make_scene
 
 HEIGHT, WIDTH = 121, 157  # no multiples of 32: padding is left to the model
-ALL, LAST_THREE, LAST = (0, 1, 2, 3), (1, 2, 3), (3, )  # stages whose output a family reads
+ALL, LAST_THREE, LAST = (0, 1, 2, 3), (1, 2, 3), (3,)  # stages whose output a family reads
 
 # Codebase, stock config, parts of the model whose `in_channels` follow the backbone, out_indices.
 STOCK_CONFIGS = {
     'mask-rcnn': ('mmdet', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', ['neck'], ALL),
     'faster-rcnn': ('mmdet', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', ['neck'], ALL),
-    'cascade-mask-rcnn': ('mmdet', 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-                          ['neck'], ALL),
+    'cascade-mask-rcnn': ('mmdet', 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', ['neck'], ALL),
     'retinanet': ('mmdet', 'retinanet/retinanet_r18_fpn_1x_coco.py', ['neck'], ALL),
     'fcos': ('mmdet', 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', ['neck'], ALL),
     'atss': ('mmdet', 'atss/atss_r50_fpn_1x_coco.py', ['neck'], ALL),
@@ -31,17 +31,12 @@ STOCK_CONFIGS = {
     'rtmdet': ('mmdet', 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py', ['neck'], LAST_THREE),
     'sparse-rcnn': ('mmdet', 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', ['neck'], ALL),
     'detr': ('mmdet', 'detr/detr_r50_8xb2-150e_coco.py', ['neck'], LAST),
-    'deformable-detr': ('mmdet', 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
-                        ['neck'], LAST_THREE),
+    'deformable-detr': ('mmdet', 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', ['neck'], LAST_THREE),
     'semantic-fpn': ('mmseg', 'sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py', ['neck'], ALL),
-    'upernet': ('mmseg', 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
-                ['decode_head', 'auxiliary_head'], ALL),
-    'segformer': ('mmseg', 'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
-                  ['decode_head'], ALL),
-    'pspnet': ('mmseg', 'pspnet/pspnet_r50-d8_4xb4-160k_ade20k-512x512.py',
-               ['decode_head', 'auxiliary_head'], ALL),
-    'mask2former': ('mmseg', 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
-                    ['decode_head'], ALL),
+    'upernet': ('mmseg', 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py', ['decode_head', 'auxiliary_head'], ALL),
+    'segformer': ('mmseg', 'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', ['decode_head'], ALL),
+    'pspnet': ('mmseg', 'pspnet/pspnet_r50-d8_4xb4-160k_ade20k-512x512.py', ['decode_head', 'auxiliary_head'], ALL),
+    'mask2former': ('mmseg', 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py', ['decode_head'], ALL),
 }
 ON_BOTH_STACKS = ('mask-rcnn', 'semantic-fpn')
 
@@ -64,13 +59,15 @@ def make_batch(transforms: Registry, pack: str, with_mask: bool) -> dict:
         scene = make_scene(np.random.default_rng(seed), WIDTH, HEIGHT)
         names, masks = zip(*scene.instances)
         masks = BitmapMasks(np.array(masks, np.uint8), HEIGHT, WIDTH)
-        results = dict(img=scene.image[..., ::-1], scale_factor=(1., 1.),
-                       img_shape=(HEIGHT, WIDTH), ori_shape=(HEIGHT, WIDTH))
+        results = dict(
+            img=scene.image[..., ::-1], scale_factor=(1.0, 1.0), img_shape=(HEIGHT, WIDTH), ori_shape=(HEIGHT, WIDTH)
+        )
         if pack == 'PackDetInputs':
             results.update(
                 gt_bboxes=masks.get_bboxes('hbox'),
                 gt_bboxes_labels=np.array([list(THINGS).index(name) for name in names]),
-                gt_ignore_flags=np.zeros(len(names), bool))
+                gt_ignore_flags=np.zeros(len(names), bool),
+            )
             if with_mask:
                 results['gt_masks'] = masks
         else:
@@ -79,10 +76,10 @@ def make_batch(transforms: Registry, pack: str, with_mask: bool) -> dict:
     return pseudo_collate(samples)
 
 
-@pytest.mark.parametrize('family', [
-    pytest.param(name, marks=pytest.mark.both_stacks if name in ON_BOTH_STACKS else ())
-    for name in STOCK_CONFIGS
-])
+@pytest.mark.parametrize(
+    'family',
+    [pytest.param(name, marks=pytest.mark.both_stacks if name in ON_BOTH_STACKS else ()) for name in STOCK_CONFIGS],
+)
 def test_stock_config_trains_and_predicts(family):
     codebase, path, parts, out_indices = STOCK_CONFIGS[family]
     registry = import_module(f'{codebase}.registry')

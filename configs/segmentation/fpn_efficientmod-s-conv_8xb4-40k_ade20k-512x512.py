@@ -1,16 +1,20 @@
 _base_ = [
-    '../_base_/models/semantic-fpn.py', '../_base_/datasets/ade20k.py', '../_base_/schedules/adamw_40k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/semantic-fpn.py',
+    '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/adamw_40k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 model = dict(
     backbone=dict(
         type='mmefficientmod.EfficientMod',
         arch='s_conv',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/efficientmod_s_conv.pth')),
-    neck=dict(in_channels=[40, 80, 160, 344]))
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/efficientmod_s_conv.pth'),
+    ),
+    neck=dict(in_channels=[40, 80, 160, 344]),
+)
 
 # As released: this arch alone decays to zero.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1000),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=40000, T_max=40000, eta_min=0)
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=40000, T_max=40000, eta_min=0),
 ]
