@@ -26,10 +26,11 @@ def build(arch='xxs', seed=0, **kwargs):
 
 @pytest.mark.both_stacks
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=['fp32', 'fp64'])
+@pytest.mark.parametrize('training', [False, True], ids=['evaluation', 'training'])
 @pytest.mark.parametrize('arch', ARCHS)
-def test_equals_released_network(arch, dtype, tolerance, golden):
+def test_equals_released_network(arch, training, dtype, tolerance, golden):
     weights, facts, tensors = golden(arch)
-    model = EfficientMod(arch).to(dtype).eval()
+    model = EfficientMod(arch, drop_path_rate=0.0).to(dtype).train(training)
     model.load_state_dict({name: value.to(dtype) for name, value in weights.items()})
     images = torch.from_numpy(np.random.RandomState(0).standard_normal((1, 3, 96, 160))).to(dtype).requires_grad_()
     levels = model(images)
@@ -77,16 +78,17 @@ class CopyRecorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('arch', ['s', 's_conv'])
-def test_no_block_copies_or_leaves_nhwc(arch):
-    model = build(arch)
+def test_no_block_copies_or_leaves_nhwc(arch, training):
+    model = build(arch, drop_path_rate=0.0).train(training)
     inputs = []
     for blocks in model.stages:
         for block in blocks:
             block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     images = torch.rand(2, 3, 64, 96)
     with CopyRecorder() as recorder:
-        levels = model.eval()(images)
+        levels = model(images)
     assert recorder.copies == ['aten::clone']  # the image itself, once
     assert all(x.is_contiguous() for x in inputs)
     for level in levels:
@@ -144,10 +146,16 @@ def test_input_below_32_is_refused(size):
         EfficientMod('xxs')(torch.rand(1, 3, *size))
 
 
+def test_shapes_alone_on_the_meta_device():
+    levels = build().to('meta')(torch.rand(1, 3, 64, 64, device='meta'))
+    assert [level.shape[-1] for level in levels] == [16, 8, 4, 2]
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
-    model, images = build('s'), torch.rand(2, 3, 64, 64)
-    expected = model.eval()(images)
+    images = torch.rand(2, 3, 64, 64)
+    model = build('s', drop_path_rate=0.0)
+    expected = model(images)
     with torch.autocast('cpu', dtype=dtype):
         levels = model(images)
         loss = sum(level.float().square().mean() for level in levels)

@@ -75,8 +75,8 @@ def test_wheel_holds_the_package_and_mim(archives):
         found = {name.removeprefix(f'{mim}/') for name in names if name.startswith(f'{mim}/')}
         assert found == mim_files()
     assert {name.split('/')[0] for name in names} == {'mmefficientmod', folder}
-    # an MM distribution or torchvision among them would replace what the user has installed
-    assert {name.split('>')[0] for name in metadata.get_all('Requires-Dist')} == {'torch', 'numpy'}
+    # an MM distribution, torch or torchvision among them could replace what the user has installed
+    assert metadata.get_all('Requires-Dist') == ['numpy']
 
 
 def test_sdist_is_a_complete_working_tree(archives):

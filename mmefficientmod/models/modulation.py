@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,13 +38,13 @@ def modulation(
         fc2.weight,
         fc2.bias,
     )
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        weights = tuple(weight.to(dtype) for weight in weights)
-    with torch.autocast(x.device.type, enabled=False):  # the operator casts where it must; so it does in backward
-        if torch.is_grad_enabled():
-            return Modulation.apply(x, gamma, norm.weight, norm.bias, norm.eps, *weights)
-        return _forward(x, gamma, norm.weight, norm.bias, norm.eps, *weights)[0]
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast:
+        weights = tuple(weight.to(torch.get_autocast_dtype(device)) for weight in weights)
+    # The operator casts where it must, and does the same in the backward pass, which knows no autocast.
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        return Modulation.apply(x, gamma, norm.weight, norm.bias, norm.eps, *weights)
 
 
 def context_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -57,39 +59,18 @@ def product(v: Tensor, context: Tensor) -> Tensor:
     return (F.gelu(v).unflatten(-1, (r, -1)) * context.unsqueeze(-2)).flatten(-2) if r > 1 else v * context
 
 
-def _forward(
-    x: Tensor,
-    gamma: Tensor,
-    norm_w: Tensor,
-    norm_b: Tensor,
-    eps: float,
-    f_w: Tensor,
-    f_b: Tensor,
-    dw_w: Tensor,
-    dw_b: Tensor,
-    g_w: Tensor,
-    g_b: Tensor,
-    fc1_w: Tensor,
-    fc1_b: Tensor,
-    fc2_w: Tensor,
-    fc2_b: Tensor,
-) -> tuple[Tensor, ...]:
-    """The output and what the backward pass needs beside the input."""
-    u, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm_w.to(x.dtype), norm_b.to(x.dtype), eps)
-    u = u.to(f_w.dtype)
-    conv = context_conv(F.linear(u, f_w, f_b), dw_w, dw_b)
-    context = F.linear(F.gelu(conv), g_w, g_b)
-    v = F.linear(u, fc1_w, fc1_b)
-    y = F.linear(product(v, context), fc2_w, fc2_b)
-    return gamma * y, mean, rstd, conv, context, v
-
-
 class Modulation(torch.autograd.Function):
     """Keeps the input, the convolution's output, the context and the value; recomputes all else from them."""
 
     @staticmethod
     def forward(ctx, x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b):
-        y, *kept = _forward(x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b)
+        u, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm_w.to(x.dtype), norm_b.to(x.dtype), eps)
+        u = u.to(f_w.dtype)
+        conv = context_conv(F.linear(u, f_w, f_b), dw_w, dw_b)
+        context = F.linear(F.gelu(conv), g_w, g_b)
+        v = F.linear(u, fc1_w, fc1_b)
+        y = gamma * F.linear(product(v, context), fc2_w, fc2_b)
+        kept = mean, rstd, conv, context, v
         ctx.save_for_backward(x, gamma, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, *kept)
         return y
 
