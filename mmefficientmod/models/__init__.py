@@ -1,4 +1,6 @@
 """The networks that the plugin registers."""
+
+from .baselines import EdgeViT, EfficientFormer, TimmBackbone
 from .efficientmod import EfficientMod
 
-__all__ = ['EfficientMod']
+__all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'TimmBackbone']

@@ -1,0 +1,1 @@
+"""What the comparison is made of: the published figures, complexity."""

@@ -1,0 +1,7 @@
+"""Comparison backbones that no MM library offers for dense prediction. Importing needs no timm, building most does."""
+
+from .edgevit import EdgeViT
+from .efficientformer import EfficientFormer
+from .timm_backbone import TimmBackbone
+
+__all__ = ['EdgeViT', 'EfficientFormer', 'TimmBackbone']
