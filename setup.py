@@ -67,6 +67,7 @@ setup(
     package_data={
         'mmefficientmod': [
             '**/*.yml',
+            '**/*.html',
             '.mim/configs/**/*.py',
             '.mim/configs/**/*.yml',
             '.mim/model-index.yml',

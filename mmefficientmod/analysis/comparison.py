@@ -1,0 +1,256 @@
+"""Puts the results of the rows beside the published figures, with what they depend on."""
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .complexity import Complexity, measure_config
+from .latency import Case, Measurement, read_records
+from .published import published
+from .results import Result, collect, dataset_of, describe, deviations, setting_of
+from .rows import CompareError, Task, task_rows
+
+PARTS = {'detection': 'detector', 'segmentation': 'segmentor'}
+SETTINGS = {  # name in Setting -> name in the report
+    'dataset': 'data set', 'val_images': 'validation images', 'schedule': 'schedule', 'batch': 'images a step',
+    'size': 'training size', 'test_size': 'test size', 'weights': "backbone's weights at the start", 'seed': 'seed'}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with the published one beside it, both in the table's unit; either may be missing."""
+    measured: float | None
+    published: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published."""
+        return None if None in (self.measured, self.published) else self.measured - self.published
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure that every row has.
+
+    Attributes:
+        name (str): Heading, with the unit.
+        kind (str): ``'accuracy'``, ``'parameters'``, ``'cost'`` or ``'latency'``.
+        parts (tuple[str]): What of a :class:`Cell` is shown.
+    """
+    name: str
+    kind: str
+    parts: tuple[str, ...] = ('measured', )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Heading of each part; the published latency is one of another machine."""
+        published = 'published, A100' if self.kind == 'latency' else 'published'
+        return dict(measured='measured', published=published, difference='difference')
+
+
+@dataclass
+class Comparison:
+    """All that the three formats show.
+
+    Attributes:
+        task (Task): The task.
+        results (dict[str, Result]): Every row that was found in the work directories.
+        columns (list[Column]): Headings of the figures.
+        table (dict[str, list[Cell]]): Row key -> one cell a column, for the rows that have metrics.
+        remarks (dict[str, str]): Row key -> what its accuracy comes from.
+        missing (dict[str, list[str]]): Why there are no metrics -> names of the rows without.
+        setting (list[tuple[str, str]]): What all rows share, as name and value.
+        warnings (list[str]): What a reader has to know before the figures.
+        machine (dict, optional): What latency was measured on.
+        commands (dict[str, list[str]]): Row key -> the commands that `compare run` started, failed ones too.
+        comparable (bool): Whether accuracy was measured in the published setting.
+    """
+    task: Task
+    results: dict[str, Result]
+    columns: list[Column] = field(default_factory=list)
+    table: dict[str, list[Cell]] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    setting: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    machine: dict | None = None
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    comparable: bool = True
+
+    @property
+    def title(self) -> str:
+        """Heading of the report."""
+        model = dict(detection='Mask R-CNN', segmentation='Semantic FPN')[self.task.name]
+        return f'{model}: backbones compared'
+
+    def name(self, key: str) -> str:
+        """A row's name in the table."""
+        return self.results[key].row.name
+
+
+def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
+            tick: Callable[[str], None] = lambda text: None) -> Comparison:
+    """Collects the comparison from work directories and from the JSON files of tools/benchmark.py.
+
+    Raises:
+        CompareError: If there is nothing to compare, or what is there does not belong into one table.
+    """
+    task, results, problems = collect(paths)
+    comparison = Comparison(task, results, warnings=problems)
+    measured = {key: result for key, result in results.items() if result.metrics}
+    figures = published('downstream')
+    same_data = dataset_of(next(iter(measured.values())).config)[0] == task.dataset_type
+    beside = ('measured', 'published', 'difference') if same_data else ('measured', 'published')
+    _describe_setting(comparison, measured, same_data)
+
+    table: dict[str, list[Cell]] = {key: [] for key in measured}
+    for metric in task.metrics:
+        if any(metric.key in result.metrics for result in measured.values()):
+            comparison.columns.append(Column(metric.name, 'accuracy', beside))
+            for key, result in measured.items():
+                value = result.metrics.get(metric.key)
+                reference = figures.get(result.row.name, {}).get(metric.published)
+                table[key].append(Cell(None if value is None else value * metric.scale, reference))
+    height, width = task.cost_size
+    comparison.columns.append(Column('parameters (M)', 'parameters', beside))
+    comparison.columns.append(Column(f'MACs (G), {height} x {width}', 'cost', beside if task.cost else beside[:1]))
+    failed: dict[str, list[str]] = {}
+    for key, result in measured.items():
+        tick(f'{key}: parameters and cost')
+        cost, error = _complexity(result, task)
+        if error:
+            failed.setdefault(error, []).append(result.row.name)
+        reference = figures.get(result.row.name, {})
+        table[key].append(Cell(cost and cost.params / 1e6, reference.get(task.params)))
+        table[key].append(Cell(cost and cost.macs / 1e9, reference.get(task.cost)))
+    for error, names in failed.items():
+        comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {error}')
+    _add_latency(comparison, table, benchmarks)
+    comparison.table = table
+    comparison.remarks = {key: _remark(result) for key, result in measured.items()}
+    states = _read_states(paths)
+    comparison.missing = _missing_rows(results, states, task)
+    comparison.commands = {key: [entry['command'] for entry in state['commands']] for key, state in states.items()}
+    return comparison
+
+
+def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], same_data: bool) -> None:
+    """Says what setting the rows share, where they differ, and how far they are from the published one."""
+    trained = any(result.trained for result in measured.values())
+    settings = [(result.row.name, setting_of(result.config, result.processes, result.val_images))
+                for result in measured.values()]
+    for name, label in SETTINGS.items():
+        if not trained and name in ('schedule', 'batch', 'size', 'weights', 'seed'):
+            continue
+        values = _group((describe(getattr(setting, name)), row) for row, setting in settings)
+        comparison.setting.append((label, _with_rows(values)))
+        if len(values) > 1:
+            comparison.warnings.append(f'The rows were not run alike: {label} differs.')
+    unfinished = [f'{result.row.name} ({result.trained})' for result in measured.values() if not result.finished]
+    if unfinished:
+        comparison.warnings.append(f'Not at the end of their training: {", ".join(unfinished)}.')
+    apart = _group((deviation, result.row.name) for result in measured.values()
+                   for deviation in deviations(result, comparison.task))
+    if apart:
+        comparison.comparable = False
+        comparison.warnings.append(
+            f'This is not the published setting: {_with_rows(apart, len(measured))}. '
+            + ('The differences from the published accuracy tell nothing about the published figures.' if same_data else
+               f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'))
+
+
+def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Text -> names of the rows that it is true of."""
+    groups: dict[str, list[str]] = {}
+    for text, row in pairs:
+        groups.setdefault(text, []).append(row)
+    return groups
+
+
+def _with_rows(groups: Mapping[str, Sequence[str]], total: int | None = None) -> str:
+    """The texts in one line, with the rows where a text is not true of all of them."""
+    total = sum(len(rows) for rows in groups.values()) if total is None else total
+    return '; '.join(text if len(rows) == total else f'{text} ({", ".join(rows)})' for text, rows in groups.items())
+
+
+def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
+    """Parameters and multiply-accumulates of the very model that was measured, or why there are none."""
+    config = result.config.copy()
+    config.model.backbone.init_cfg = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what the libraries say while a model is built
+            return measure_config(config, task.cost_size), ''
+    except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
+        return None, f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
+
+
+def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmarks: Sequence[Path]) -> None:
+    """One column for every case of the whole model in the benchmark's files."""
+    task = comparison.task
+    cases: dict[Case, dict[str, Measurement]] = {}
+    for path in benchmarks:
+        content = read_benchmark(path)
+        if comparison.machine not in (None, content['machine']):
+            raise CompareError('the benchmark files come from different machines or runs: give those of one run')
+        comparison.machine = content['machine']
+        for case, measurements in read_records(content).items():
+            if case.part == PARTS[task.name]:
+                cases.setdefault(case, {}).update({m.row: m for m in measurements})
+    if benchmarks and not cases:
+        part = PARTS[task.name]
+        comparison.warnings.append(f'The benchmark holds no {part}: run tools/benchmark.py with --parts {part}.')
+    for case, measurements in cases.items():
+        reference = task.latencies.get(case.size) if case.batch == 1 else None
+        comparison.columns.append(
+            Column(f'ms, {case}', 'latency', ('measured', 'published') if reference else ('measured', )))
+        for key, cells in table.items():
+            found = measurements.get(key)
+            if found and found.error:
+                comparison.warnings.append(f'{found.name} was not measured ({case}): {found.error}')
+            figure = published('downstream').get(comparison.name(key), {}).get(reference) if reference else None
+            cells.append(Cell(found and found.median_ms, figure))
+
+
+def read_benchmark(path: Path) -> dict:
+    """The content of a JSON file of tools/benchmark.py.
+
+    Raises:
+        CompareError: If it is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+        read_records(content)
+        content['machine']['torch']
+    except FileNotFoundError:
+        raise CompareError(f'benchmark file {path} does not exist: make it by tools/benchmark.py') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompareError(f'{path} is no JSON file of tools/benchmark.py ({type(error).__name__}: {error})') from None
+    return content
+
+
+def _remark(result: Result) -> str:
+    return '; '.join(filter(None, [result.source, result.trained and f'trained {result.trained}']))
+
+
+def _read_states(paths: Sequence[Path]) -> dict[str, dict]:
+    """Row key -> what `compare run` wrote down about it, in the order in which the rows were begun."""
+    states = [json.loads(file.read_text()) for path in paths for file in path.glob('**/state.json')]
+    return {state['row']: state for state in sorted(states, key=lambda state: state['commands'][0]['started'])}
+
+
+def _missing_rows(results: Mapping[str, Result], states: Mapping[str, dict], task: Task) -> dict[str, list[str]]:
+    missing: dict[str, list[str]] = {}
+    rows = task_rows(task) | {key: result.row for key, result in results.items()}
+    for key, row in rows.items():
+        result = results.get(key)
+        if result and result.metrics:
+            continue
+        reason = states.get(key, {}).get('error')
+        if not reason and result:
+            reason = f'{f"trained {result.trained}" if result.trained else "began"}, neither validated nor tested yet'
+        missing.setdefault(reason or 'not run', []).append(row.name)
+    return missing

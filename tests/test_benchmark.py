@@ -1,0 +1,142 @@
+"""The benchmark measures what it says, and a row that fails or takes too much memory does not stop the others."""
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+from torch import nn
+
+from mmefficientmod.analysis import latency
+from mmefficientmod.analysis.latency import Case, Measurement
+from mmefficientmod.analysis.plots import plot_cost
+from mmefficientmod.analysis.rows import TASKS, task_rows
+
+CPU = torch.device('cpu')
+ROWS = ('efficientmod-xxs', 'mobilenetv2-1.0')
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location('benchmark', REPO / 'tools' / 'benchmark.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('case', [
+    Case('backbone', (64, 64)),
+    Case('segmentor', (64, 64), 2, 'fp16'),
+    Case('detector', (64, 70), 1, 'bf16', 'compiled'),
+], ids=str)
+def test_measures_every_row(case):
+    results = latency.measure(case, ROWS, CPU, repeats=3, warmup=1, baseline=ROWS[1], backend='eager')
+    assert [result.row for result in results] == list(ROWS)
+    for result in results:
+        assert result.error is None, result.error
+        assert 0 < result.q25_ms <= result.median_ms <= result.q75_ms
+        assert result.images_per_second == pytest.approx(1000 * case.batch / result.median_ms)
+        assert result.ratio == pytest.approx(result.median_ms / results[1].median_ms)
+        assert result.peak_memory_mb > result.params * 4 / 2**20  # the weights are in it
+    assert results[1].ratio == 1
+
+
+def run_part(part: str):
+    row = task_rows(TASKS[latency.PARTS[part]])['efficientmod-xxs']
+    return latency.forward_pass(latency.build(row, part), Case(part, (64, 70)), CPU)()
+
+
+def test_the_parts_are_what_they_say():
+    assert [tuple(level.shape) for level in run_part('backbone')] == [  # 70 is padded to 96
+        (1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 256, 2, 3)]
+    assert run_part('segmentor').shape == (1, 150, 16, 24)
+    (scores, boxes, masks), = run_part('detector')
+    assert scores.shape[1] == 81 and boxes.shape == (len(scores), 320)
+    assert masks.shape == (min(100, len(scores)), 80, 28, 28)
+
+
+def test_peak_memory_on_the_cpu_is_exact():
+    images = torch.zeros(3, 2**18)  # 3 MiB
+
+    def two_temporaries():
+        return (images + 1) * 2
+
+    linear = nn.Linear(2**10, 2**8, bias=False)  # 1 MiB
+    assert latency.peak_memory(nn.Identity(), two_temporaries, CPU) == pytest.approx(6, abs=1e-3)
+    assert latency.peak_memory(linear, two_temporaries, CPU) == pytest.approx(7, abs=1e-3)
+
+
+def test_a_row_that_fails_is_named_with_its_reason():
+    case = Case('backbone', (64, 64), mode='compiled')
+    for result in latency.measure(case, ROWS, CPU, repeats=1, warmup=1, backend='no-such-backend'):
+        assert 'no-such-backend' in result.error and result.median_ms is None and result.ratio is None
+
+
+def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
+    """A real limit on a real process: the small image fits, the large one does not."""
+    options = '--rows efficientmod-xxs --parts backbone --sizes 2048 64 --repeats 1 --warmup 1 --memory-limit 0.5 --out'
+    done = subprocess.run([sys.executable, str(REPO / 'tools/benchmark.py'), *options.split(), str(tmp_path)],
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'error: not everything was measured: EfficientMod-xxs' in done.stderr
+    assert 'EfficientMod-xxs: out of memory' in done.stdout
+    large, small = json.loads((tmp_path / 'benchmark.json').read_text())['measurements']
+    assert large['error'].startswith('out of memory') and large['median_ms'] is None
+    assert small['error'] is None and small['median_ms'] > 0
+    with open(tmp_path / 'benchmark.csv') as file:
+        assert [row['size'] for row in csv.DictReader(file)] == ['2048x2048', '64x64']
+
+
+def test_output(tmp_path, capsys):
+    benchmark = load_tool()
+    options = ('--rows MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
+               '--repeats 2 --warmup 1 --baseline EfficientMod-xxs --out')
+    benchmark.main([*options.split(), str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert 'backbone, 64 x 96, batch 2, fp32, eager' in printed and 'torch ' + torch.__version__ in printed
+    content = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert content['machine']['threads'] == torch.get_num_threads()
+    assert content['settings']['baseline'] == 'efficientmod-xxs'
+    cases = latency.read_records(content)
+    assert len(cases) == 4 and list(latency.records(cases)) == [
+        {**record, 'size': tuple(record['size'])} for record in content['measurements']]
+    for name in ('backbone-resolution', 'backbone-batch'):
+        assert (tmp_path / f'{name}.png').stat().st_size > 10000
+        assert '<svg' in (tmp_path / f'{name}.svg').read_text()
+
+
+def test_plots_leave_failed_rows_out():
+    measurements = [Measurement('a', 'A', 1, 2., 1., 3., 500., 4.), Measurement('b', 'B', error='failed')]
+    cases = {Case('backbone', (side, side)): measurements for side in (64, 128)}
+    (name, figure), = plot_cost(cases, dict(cpu='some', threads=1, torch='2'))
+    assert name == 'backbone-resolution'
+    assert figure.axes[0].get_legend_handles_labels()[1] == ['A']
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['--rows', 'resnet-19'], "there is no row 'resnet-19': did you mean resnet-18?"),
+    (['--rows', 'resnet-18', '--baseline', 'pvt-tiny'], 'the baseline pvt-tiny is not among the rows resnet-18'),
+    (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
+    (['--device', 'abacus'], 'device abacus cannot be used'),
+])
+def test_bad_input(argv, message):
+    with pytest.raises(SystemExit) as error:
+        load_tool().main(argv)
+    assert error.value.code.startswith('error: ') and message in error.value.code and '\n' not in error.value.code
+
+
+@pytest.mark.parametrize('argv', ['--sizes 16', '--sizes 512,512', '--repeats 0', '--precisions int8'])
+def test_bad_numbers(argv, capsys):
+    with pytest.raises(SystemExit) as error:
+        load_tool().main(argv.split())
+    assert error.value.code == 2 and argv.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_gpu():
+    device = torch.device('cuda')
+    for result in latency.measure(Case('backbone', (64, 64), precision='fp16'), ROWS, device, repeats=3, warmup=2):
+        assert result.error is None and result.median_ms > 0
+        assert result.peak_memory_mb > result.params * 4 / 2**20

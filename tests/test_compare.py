@@ -1,0 +1,389 @@
+"""`compare run` survives a kill and a failing row; `compare report` shows what was measured and nothing else."""
+import csv
+import html.parser
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+from mmengine.config import Config
+
+from mmefficientmod.analysis.comparison import Cell, compare
+from mmefficientmod.analysis.report import html as render
+from mmefficientmod.analysis.rows import TASKS, CompareError, select_rows, task_rows
+from mmefficientmod.analysis.runs import RowRun, Settings, find_weights_file, row_config
+from mmefficientmod.synthetic import make_dataset
+
+TOOL = str(REPO / 'tools' / 'compare.py')
+ITERS = 8
+BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+
+def load_tool(name: str = 'compare'):
+    spec = importlib.util.spec_from_file_location(name, REPO / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fails(*argv) -> str:
+    """The line that a command ends with."""
+    with pytest.raises(SystemExit) as error:
+        load_tool().main([str(arg) for arg in argv])
+    return str(error.value.code)
+
+
+@pytest.fixture(scope='module')
+def arguments(tmp_path_factory) -> list[str]:
+    """A comparison on a few generated scenes. `depth` is an argument of ResNet alone: the other row fails."""
+    root = tmp_path_factory.mktemp('a folder, with space')
+    make_dataset(root / 'data', 4, 2, (96, 80))
+    options = f'--iters {ITERS} --size 64 --batch-size 2 --workers 0 --seed 7 --pretrained none'
+    return ['run', 'segmentation', '--rows', 'EfficientMod-xxs', 'resnet_18', '--work-dir', str(root / 'work'),
+            '--data-root', str(root / 'data' / 'ade' / 'ADEChallengeData2016'), *options.split(),
+            '--cfg-options', 'model.backbone.depth=18']
+
+
+@pytest.fixture(scope='module')
+def killed(arguments) -> dict:
+    """The state after the whole process group was killed in the middle of the training."""
+    folder = Path(arguments[arguments.index('--work-dir') + 1]) / 'resnet-18'
+    process = subprocess.Popen([sys.executable, TOOL, *arguments, '--rows', 'resnet-18'], start_new_session=True,
+                               stdout=subprocess.DEVNULL)
+    checkpoint = folder / 'train' / 'last_checkpoint'
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists(), 'the training did not begin'
+    return json.loads((folder / 'state.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def work_dir(arguments, killed) -> Path:
+    """The work directory after it was started again, with a second row."""
+    assert fails(*arguments) == '1'
+    return Path(arguments[arguments.index('--work-dir') + 1])
+
+
+def state_of(work_dir: Path, row: str) -> dict:
+    return json.loads((work_dir / row / 'state.json').read_text())
+
+
+def test_killed_and_started_again(killed, work_dir):
+    assert killed['done'] == [] and killed['commands'][-1]['ended'] is None
+    state = state_of(work_dir, 'resnet-18')
+    assert state['done'] == ['train', 'test'] and state['error'] is None
+    train, resumed, test = state['commands']
+    assert train == killed['commands'][0] and '--resume' not in train['command']
+    assert resumed['command'] == f'{train["command"]} --resume' and resumed['exit_code'] == 0
+    assert 'tools/test.py' in test['command'] and f'iter_{ITERS}.pth' in test['command']
+    runs = sorted((work_dir / 'resnet-18' / 'train').glob('*/vis_data/scalars.json'))
+    steps = [[json.loads(line)['step'] for line in run.read_text().splitlines() if '"loss"' in line] for run in runs]
+    assert len(runs) == 2 and steps[0][0] == 1 and steps[1][0] > 1 and steps[1][-1] == ITERS  # not from the start
+    assert set(steps[0] + steps[1]) == set(range(1, ITERS + 1))
+
+
+def test_a_failing_row_is_recorded_and_the_rest_goes_on(work_dir):
+    state = state_of(work_dir, 'efficientmod-xxs')
+    assert state['done'] == [] and 'train.log' in state['error']
+    assert "unexpected keyword argument 'depth'" in state['error']
+    assert [entry['exit_code'] for entry in state['commands']] == [1]
+
+
+def test_what_is_done_is_skipped(arguments, work_dir, capsys):
+    before = state_of(work_dir, 'resnet-18')
+    load_tool().main([*arguments, '--rows', 'resnet-18'])
+    printed = capsys.readouterr().out
+    assert 'resnet-18: train is done already' in printed and 'resnet-18: test is done already' in printed
+    assert state_of(work_dir, 'resnet-18') == before
+
+
+def test_other_settings_need_another_folder(arguments, work_dir, capsys):
+    before = state_of(work_dir, 'resnet-18')
+    assert fails(*arguments, '--rows', 'resnet-18', '--seed', '8') == '1'
+    assert 'holds a run of resnet-18 with other settings: name another --work-dir' in capsys.readouterr().err
+    assert state_of(work_dir, 'resnet-18') == before
+    assert Config.fromfile(next((work_dir / 'resnet-18').glob('fpn_*.py'))).randomness.seed == 7
+
+
+def test_a_row_in_use_is_left_alone(arguments, work_dir):
+    """What outlives a killed `compare run`, or a second one, holds the row."""
+    task = TASKS['segmentation']
+    run = RowRun(task_rows(task)['resnet-18'], Settings(task, work_dir))
+    with run.lock(wait=False) as mine:
+        holder = subprocess.Popen(['sleep', '60'], pass_fds=[mine])
+    try:
+        with run.lock(wait=False) as theirs:
+            assert mine is not None and theirs is None
+    finally:
+        holder.kill()
+        holder.wait()
+    with run.lock(wait=False) as mine:
+        assert mine is not None
+
+
+@pytest.fixture(scope='module')
+def report(work_dir, tmp_path_factory) -> Path:
+    """The report, with latency from a real benchmark."""
+    out = tmp_path_factory.mktemp('report')
+    options = '--rows resnet-18 --parts segmentor --sizes 64 512 --repeats 2 --warmup 1 --out'
+    load_tool('benchmark').main([*options.split(), str(out)])
+    load_tool().main(['report', str(work_dir), '--benchmark', str(out / 'benchmark.json'), '--out', str(out)])
+    return out
+
+
+def test_report_shows_what_was_measured(report, work_dir):
+    with open(report / 'comparison.csv') as file:
+        rows = list(csv.DictReader(file))
+    row = rows[0]
+    metrics, = (work_dir / 'resnet-18' / 'test').glob('*/*.json')
+    miou = json.loads(metrics.read_text())['mIoU']
+    assert row['backbone'] == 'ResNet-18' and float(row['mIoU, measured']) == pytest.approx(miou, abs=1e-3)
+    assert row['mIoU, published'] == '32.9' and float(row['mIoU, difference']) == pytest.approx(miou - 32.9, abs=1e-3)
+    assert row['parameters (M), published'] == '15.5' and abs(float(row['parameters (M), difference'])) < 0.1
+    assert row['MACs (G), 512 x 512, published'] == '32.2'
+    benchmark = json.loads((report / 'benchmark.json').read_text())['measurements']
+    small, published = (f'ms, segmentor, {side} x {side}, batch 1, fp32, eager' for side in (64, 512))
+    assert float(row[f'{small}, measured']) == pytest.approx(benchmark[0]['median_ms'], abs=1e-3)
+    assert row[f'{published}, published, A100'] == '8.5' and f'{small}, published, A100' not in row
+    assert row['remark'] == f'test of iter_{ITERS}.pth; trained {ITERS}/{ITERS} iterations'
+    others = {row['backbone']: row for row in rows[1:]}
+    assert len(others) == 17 and all(row['mIoU, measured'] == '' for row in others.values())
+    assert others['EfficientMod-xxs']['remark'].startswith('no result: train ended with exit code 1')
+    assert others['EfficientMod-s']['remark'] == 'no result: not run'
+
+
+def test_report_says_how_far_it_is_from_the_published_setting(report):
+    text = (report / 'comparison.md').read_text()
+    assert ('This is not the published setting: 2 validation images instead of 2000; '
+            'schedule 8 iterations instead of 40000 iterations; '
+            'batch 2 instead of 32; size 64 x 64 instead of 512 x 512; test size 64 x 256 instead of 512 x 2048; '
+            'weights random instead of pretrained.') in text
+    assert '- seed: 7' in text and 'tools/train.py' in text
+    assert '- PoolFormer-S12, EfficientMod-s-Conv' in text and ': not run' in text
+
+
+def test_plots(report):
+    for name in ('accuracy-parameters', 'accuracy-cost', 'accuracy-latency', 'training'):
+        assert (report / f'{name}.png').stat().st_size > 10000 and '<svg' in (report / f'{name}.svg').read_text()
+        assert f'({name}.png)' in (report / 'comparison.md').read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page would fetch, and the rows of its tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.fetched, self.cells, self.attributes = [], [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.fetched += [value for key, value in attrs.items()
+                         if key in ('src', 'href', 'xlink:href', 'data', 'action') and not value.startswith('#')]
+        if tag == 'body':
+            self.attributes = attrs
+        if tag == 'td':
+            self.cells.append('')
+
+    def handle_data(self, data):
+        if self.cells:
+            self.cells[-1] += data
+
+
+def test_page_fetches_nothing(report):
+    text = (report / 'comparison.html').read_text()
+    assert Page(text).fetched == [] and '@import' not in text and 'url(http' not in text and text.count('<svg') == 4
+
+
+@pytest.mark.skipif(BROWSER is None, reason='needs Chromium or Chrome')
+def test_page_sorts_in_a_browser(work_dir, report, tmp_path):
+    """A real browser clicks on headings; rows without a figure stay last either way."""
+    comparison = compare([work_dir])
+    result, cells = comparison.results['resnet-18'], comparison.table['resnet-18']
+    for name, value in (('low', -5.), ('none', None), ('high', 99.5)):
+        comparison.results[name] = type(result)(type(result.row)(name, name, result.row.config))
+        comparison.table[name], comparison.remarks[name] = [Cell(value), *cells[1:]], ''
+    script = """<script>
+      const orders = [];
+      for (const index of [1, 1, 0]) {
+        document.querySelectorAll('th[data-sort]')[index].click();
+        const rows = [...document.querySelectorAll('#comparison tbody tr')];
+        orders.push(rows.map(row => row.cells[0].textContent).join(' '));
+      }
+      document.body.setAttribute('data-orders', orders.join('; '));
+    </script></body>"""
+    page = tmp_path / 'page.html'
+    page.write_text(render(comparison, {}).replace('</body>', script))
+    done = subprocess.run(
+        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync', f'--user-data-dir={tmp_path / "profile"}', '--dump-dom',
+         page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert Page(done.stdout).attributes['data-orders'] == (
+        'low ResNet-18 high none; high ResNet-18 low none; high low none ResNet-18'), done.stderr
+
+
+def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
+    shutil.copytree(work_dir / 'resnet-18', tmp_path / 'elsewhere')
+    message = fails('report', work_dir, tmp_path / 'elsewhere')
+    assert message.startswith('error: resnet-18 has train results in ') and message.endswith('name the one to report')
+
+    other = tmp_path / 'efficientmod-s'  # the same results, as of another row on another data set
+    shutil.move(tmp_path / 'elsewhere', other)
+    for path in list(other.rglob('*.py')):
+        text = path.read_text().replace("ADEChallengeData2016'", "Other'")
+        path.with_name(path.name.replace('resnet-18', 'efficientmod-s')).write_text(text)
+        if 'resnet-18' in path.name:
+            path.unlink()
+    message = fails('report', work_dir, other)
+    assert message.startswith('error: results of different data sets: ') and '/Other' in message
+    assert 'resnet-18 on ADE20KDataset' in message and 'efficientmod-s on ADE20KDataset' in message
+
+    for path in list(other.rglob('*.py')):
+        path.write_text(path.read_text().replace("default_scope = 'mmseg'", "default_scope = 'mmdet'"))
+    assert fails('report', work_dir, other) == (
+        'error: these are results of detection and of segmentation: report one task at a time')
+
+
+def test_report_without_results(work_dir, tmp_path):
+    assert fails('report', tmp_path / 'none') == f'error: {tmp_path / "none"} does not exist'
+    assert fails('report', tmp_path) == f'error: {tmp_path} holds no work directory of MMEngine'
+    begun = tmp_path / 'work' / 'resnet-18' / 'train' / '20260101_000000' / 'vis_data'
+    begun.mkdir(parents=True)
+    source = next((work_dir / 'resnet-18' / 'train').glob('*/vis_data/config.py'))
+    shutil.copy(source, begun)
+    (begun / 'scalars.json').write_text('{"loss": 3.5, "step": 1}\n{"loss": 3.')  # cut off by a kill
+    assert fails('report', tmp_path) == (
+        'error: no row has metrics yet: resnet-18 began, but nothing was validated or tested')
+    assert not (tmp_path / 'report').exists()
+
+
+def test_an_unfinished_row_is_called_so(work_dir, tmp_path):
+    """The resumed run without its last iteration."""
+    resumed = sorted((work_dir / 'resnet-18' / 'train').glob('*/vis_data'))[-1].parent
+    copy = tmp_path / 'resnet-18' / 'train' / resumed.name
+    shutil.copytree(resumed, copy)
+    shutil.copy(next((work_dir / 'resnet-18' / 'train').glob('*.py')), copy.parent)
+    scalars = copy / 'vis_data' / 'scalars.json'
+    lines = scalars.read_text().splitlines(keepends=True)
+    scalars.write_text(''.join(line for line in lines if json.loads(line)['step'] < ITERS))
+    comparison = compare([tmp_path])
+    assert comparison.remarks['resnet-18'] == (f'validation during training, at iteration {ITERS - 1}; '
+                                               f'trained {ITERS - 1}/{ITERS} iterations')
+    assert f'Not at the end of their training: ResNet-18 ({ITERS - 1}/{ITERS} iterations).' in comparison.warnings
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (None, 'does not exist: make it by tools/benchmark.py'),
+    ('{"measurements": [{}]}', 'is no JSON file of tools/benchmark.py'),
+    ('no json', 'is no JSON file of tools/benchmark.py'),
+])
+def test_bad_benchmark_file(content, message, work_dir, tmp_path):
+    path = tmp_path / 'benchmark.json'
+    if content:
+        path.write_text(content)
+    assert message in fails('report', work_dir, '--benchmark', path)
+
+
+def test_rows():
+    for task in TASKS.values():
+        rows, problems = select_rows(task, ['table7', 'EfficientMod_XS', 'efficientmod-s2', 'nothing'])
+        assert [row.key for row in rows][-1] == 'efficientmod-xs' and len(rows) == 9
+        assert problems[0] == "there is no row 'efficientmod-s2': did you mean efficientmod-s?"
+        assert problems[1].startswith("there is no row 'nothing': it has resnet-18, ")
+        assert len(select_rows(task, ['all'])[0]) == 18
+
+
+@pytest.mark.parametrize('task', TASKS.values(), ids=TASKS)
+def test_without_options_every_row_keeps_the_published_setting(task, tmp_path):
+    for row in task_rows(task).values():
+        config, options = row_config(row, Settings(task, tmp_path))
+        assert set(options) == {'randomness.seed', 'default_hooks.checkpoint.max_keep_ckpts'}
+        changed, original = config.to_dict(), Config.fromfile(row.config).to_dict()
+        del changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
+        assert changed == original
+
+
+def test_the_schedule_follows_the_length(tmp_path):
+    def options(task: str, **settings) -> dict:
+        return row_config(task_rows(TASKS[task])['efficientmod-s'], Settings(TASKS[task], tmp_path, **settings))[1]
+
+    short = options('segmentation', iters=4000)
+    assert short['param_scheduler.0.end'] == 100
+    assert short['param_scheduler.1.T_max'] == short['param_scheduler.1.end'] == 4000
+    assert short['train_cfg.val_interval'] == short['default_hooks.checkpoint.interval'] == 400
+    long = options('detection', epochs=36)
+    assert long['train_cfg.max_epochs'] == 36 and long['param_scheduler.1.milestones'] == [24, 33]
+    with pytest.raises(CompareError, match='detection trains by epochs here: give --epochs, not --iters'):
+        options('detection', iters=100)
+
+
+def test_size_and_data_root(tmp_path):
+    task = TASKS['detection']
+    settings = Settings(task, tmp_path, size=(256, 320), data_root='/some where')
+    config, _ = row_config(task_rows(task)['efficientformer-l1'], settings)
+    for pipeline in (config.train_dataloader.dataset.pipeline[2:], config.test_dataloader.dataset.pipeline[1:]):
+        assert pipeline[0].scale == (320, 256)
+    assert config.model.backbone.img_size == 256
+    assert config.val_evaluator.ann_file == '/some where/annotations/instances_val2017.json'
+    task = TASKS['segmentation']
+    config, _ = row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, size=(256, 256)))
+    assert config.train_dataloader.dataset.pipeline[2].scale == (1024, 256)
+    assert config.model.data_preprocessor.size == (256, 256)
+
+
+def test_overlay(tmp_path):
+    task = TASKS['segmentation']
+    demo = str(REPO / 'configs/_base_/datasets/demo_semantic.py')
+    config, _ = row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, overlays=[demo], data_root='/x'))
+    assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
+    assert config.test_dataloader.dataset.data_root == '/x'
+    with pytest.raises(CompareError, match=r'overlay no\.py cannot be used'):
+        row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, overlays=['no.py']))
+
+
+def test_weights(tmp_path):
+    task = TASKS['segmentation']
+    rows = task_rows(task)
+    (tmp_path / 'efficientmod_s.pth').touch()
+    row = rows['efficientmod-s']
+    assert find_weights_file(row, [str(tmp_path)], '--pretrained') == str(tmp_path / 'efficientmod_s.pth')
+    config, _ = row_config(row, Settings(task, tmp_path, pretrained=[str(tmp_path)]))
+    assert config.model.backbone.init_cfg.checkpoint == str(tmp_path / 'efficientmod_s.pth')
+    with pytest.raises(CompareError, match=r'holds no file for resnet-18, such as resnet-18\.pth'):
+        find_weights_file(rows['resnet-18'], [str(tmp_path)], '--checkpoints')
+    with pytest.raises(CompareError, match=r'--checkpoints: gone\.pth does not exist'):
+        find_weights_file(rows['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
+
+
+def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
+    (tmp_path / 'resnet-18.pth').touch()
+    assert fails('run', 'detection', '--rows', 'resnet-18', 'pvt-tiny', 'nothing', '--checkpoints', tmp_path,
+                 '--work-dir', tmp_path / 'work', '--dry-run') == '1'
+    printed = capsys.readouterr()
+    commands = [line for line in printed.out.splitlines() if not line.startswith('#')]
+    assert len(commands) == 1 and 'tools/test.py' in commands[0] and str(tmp_path / 'resnet-18.pth') in commands[0]
+    assert "there is no row 'nothing'" in printed.err and 'holds no file for pvt-tiny' in printed.err
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(('launcher', 'start'), [
+    (['pytorch', '--gpus', '8'], f'{sys.executable} -m torch.distributed.run --nproc_per_node 8 --standalone '),
+    (['slurm', '--gpus', '16', '--launcher-args=-p gpu --gres=gpu:8'],
+     f'srun --ntasks 16 --kill-on-bad-exit=1 -p gpu --gres=gpu:8 {sys.executable} -u '),
+])
+def test_launchers(launcher, start, tmp_path, capsys):
+    load_tool().main(['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--amp', '--dry-run',
+                      '--launcher', *launcher])
+    train, test = (line for line in capsys.readouterr().out.splitlines() if not line.startswith('#'))
+    assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--amp --launcher {launcher[0]}')
+    assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')
