@@ -171,11 +171,12 @@ def _size(config: Config, settings: Settings) -> dict:
 
 
 def _pretrained(row: Row, config: Config, settings: Settings) -> dict:
-    """The weights that the backbone starts from."""
+    """The weights that the backbone starts from; random ones are all trained, their norms' statistics too."""
     if not settings.pretrained or settings.checkpoints:
         return {}
     if list(settings.pretrained) == ['none']:
-        return {'model.backbone.init_cfg': None}
+        trained = dict(init_cfg=None, norm_eval=False, frozen_stages=-1)
+        return {f'model.backbone.{key}': value for key, value in trained.items() if key in config.model.backbone}
     path = find_weights_file(row, settings.pretrained, '--pretrained')
     if path is None:
         return {}
