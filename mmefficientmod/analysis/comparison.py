@@ -1,22 +1,25 @@
 """Puts the results of the rows beside the published figures, with what they depend on."""
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .complexity import Complexity, measure_config
 from .latency import Case, Measurement, read_records
 from .published import published
-from .results import Result, collect, dataset_of, describe, deviations, setting_of
-from .rows import CompareError, Task, task_rows
+from .results import Result, collect, describe, deviations, on_published_data
+from .rows import CompareError, Metric, Task, task_rows
 
 PARTS = {'detection': 'detector', 'segmentation': 'segmentor'}
 SETTINGS = {  # name in Setting -> name in the report
     'dataset': 'data set', 'val_images': 'validation images', 'schedule': 'schedule', 'batch': 'images a step',
-    'size': 'training size', 'test_size': 'test size', 'weights': "backbone's weights at the start", 'seed': 'seed'}
+    'size': 'training size', 'test_size': 'test size', 'optimizer': 'optimizer',
+    'weights': 'initial weights of the backbone', 'seed': 'seed'}
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,17 @@ class Column:
         name (str): Heading, with the unit.
         kind (str): ``'accuracy'``, ``'parameters'``, ``'cost'`` or ``'latency'``.
         parts (tuple[str]): What of a :class:`Cell` is shown.
+        beside (str): Data set or machine of the published figure where it is another one.
     """
     name: str
     kind: str
     parts: tuple[str, ...] = ('measured', )
+    beside: str = ''
 
     @property
     def labels(self) -> dict[str, str]:
-        """Heading of each part; the published latency is one of another machine."""
-        published = 'published, A100' if self.kind == 'latency' else 'published'
+        """Heading of each part."""
+        published = ', '.join(filter(None, ['published', self.beside]))
         return dict(measured='measured', published=published, difference='difference')
 
 
@@ -65,8 +70,9 @@ class Comparison:
         setting (list[tuple[str, str]]): What all rows share, as name and value.
         warnings (list[str]): What a reader has to know before the figures.
         machine (dict, optional): What latency was measured on.
-        commands (dict[str, list[str]]): Row key -> the commands that `compare run` started, failed ones too.
-        comparable (bool): Whether accuracy was measured in the published setting.
+        started_by (list[str]): The commands that started the rows, `compare run` that is.
+        commands (dict[str, list[str]]): Row key -> the commands that those started, failed ones too.
+        comparable (set[str]): Keys of the rows whose accuracy was measured in the published setting, at its end.
     """
     task: Task
     results: dict[str, Result]
@@ -77,8 +83,9 @@ class Comparison:
     setting: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     machine: dict | None = None
+    started_by: list[str] = field(default_factory=list)
     commands: dict[str, list[str]] = field(default_factory=dict)
-    comparable: bool = True
+    comparable: set[str] = field(default_factory=set)
 
     @property
     def title(self) -> str:
@@ -102,21 +109,29 @@ def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
     comparison = Comparison(task, results, warnings=problems)
     measured = {key: result for key, result in results.items() if result.metrics}
     figures = published('downstream')
-    same_data = dataset_of(next(iter(measured.values())).config)[0] == task.dataset_type
-    beside = ('measured', 'published', 'difference') if same_data else ('measured', 'published')
+    same_data = on_published_data(next(iter(measured.values())), task)
+    beside = ('measured', 'published', 'difference'), ''
+    if not same_data:
+        beside = ('measured', 'published'), task.dataset
     _describe_setting(comparison, measured, same_data)
 
     table: dict[str, list[Cell]] = {key: [] for key in measured}
-    for metric in task.metrics:
+
+    def add_accuracy(metric: Metric) -> None:
         if any(metric.key in result.metrics for result in measured.values()):
-            comparison.columns.append(Column(metric.name, 'accuracy', beside))
+            comparison.columns.append(Column(metric.name, 'accuracy', *beside))
             for key, result in measured.items():
                 value = result.metrics.get(metric.key)
                 reference = figures.get(result.row.name, {}).get(metric.published)
                 table[key].append(Cell(None if value is None else value * metric.scale, reference))
+
+    for metric in task.metrics:
+        if not metric.detail:
+            add_accuracy(metric)
     height, width = task.cost_size
-    comparison.columns.append(Column('parameters (M)', 'parameters', beside))
-    comparison.columns.append(Column(f'MACs (G), {height} x {width}', 'cost', beside if task.cost else beside[:1]))
+    comparison.columns.append(Column('parameters (M)', 'parameters', *beside))
+    cost_column = Column(f'MACs (G), {height} x {width}', 'cost')
+    comparison.columns.append(replace(cost_column, parts=beside[0], beside=beside[1]) if task.cost else cost_column)
     failed: dict[str, list[str]] = {}
     for key, result in measured.items():
         tick(f'{key}: parameters and cost')
@@ -129,33 +144,36 @@ def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
     for error, names in failed.items():
         comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {error}')
     _add_latency(comparison, table, benchmarks)
+    for metric in task.metrics:
+        if metric.detail:
+            add_accuracy(metric)
     comparison.table = table
     comparison.remarks = {key: _remark(result) for key, result in measured.items()}
     states = _read_states(paths)
     comparison.missing = _missing_rows(results, states, task)
     comparison.commands = {key: [entry['command'] for entry in state['commands']] for key, state in states.items()}
+    comparison.started_by = list(dict.fromkeys(
+        entry['started_by'] for state in states.values() for entry in state['commands'] if 'started_by' in entry))
     return comparison
 
 
 def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], same_data: bool) -> None:
     """Says what setting the rows share, where they differ, and how far they are from the published one."""
     trained = any(result.trained for result in measured.values())
-    settings = [(result.row.name, setting_of(result.config, result.processes, result.val_images))
-                for result in measured.values()]
     for name, label in SETTINGS.items():
-        if not trained and name in ('schedule', 'batch', 'size', 'weights', 'seed'):
+        if not trained and name in ('schedule', 'batch', 'size', 'optimizer', 'weights', 'seed'):
             continue
-        values = _group((describe(getattr(setting, name)), row) for row, setting in settings)
+        values = _group((describe(getattr(result.setting, name)), result.row.name) for result in measured.values())
         comparison.setting.append((label, _with_rows(values)))
         if len(values) > 1:
-            comparison.warnings.append(f'The rows were not run alike: {label} differs.')
+            comparison.warnings.append(f'The rows were not run alike: see {label}.')
     unfinished = [f'{result.row.name} ({result.trained})' for result in measured.values() if not result.finished]
     if unfinished:
         comparison.warnings.append(f'Not at the end of their training: {", ".join(unfinished)}.')
-    apart = _group((deviation, result.row.name) for result in measured.values()
-                   for deviation in deviations(result, comparison.task))
+    found = {key: deviations(result, comparison.task) for key, result in measured.items()}
+    comparison.comparable = {key for key, deviation in found.items() if not deviation and measured[key].finished}
+    apart = _group((text, measured[key].row.name) for key, deviation in found.items() for text in deviation)
     if apart:
-        comparison.comparable = False
         comparison.warnings.append(
             f'This is not the published setting: {_with_rows(apart, len(measured))}. '
             + ('The differences from the published accuracy tell nothing about the published figures.' if same_data else
@@ -178,7 +196,7 @@ def _with_rows(groups: Mapping[str, Sequence[str]], total: int | None = None) ->
 
 def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
     """Parameters and multiply-accumulates of the very model that was measured, or why there are none."""
-    config = result.config.copy()
+    config = deepcopy(result.config)
     config.model.backbone.init_cfg = None
     try:
         with warnings.catch_warnings():
@@ -194,19 +212,25 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
     cases: dict[Case, dict[str, Measurement]] = {}
     for path in benchmarks:
         content = read_benchmark(path)
-        if comparison.machine not in (None, content['machine']):
-            raise CompareError('the benchmark files come from different machines or runs: give those of one run')
-        comparison.machine = content['machine']
+        machine = {name: value for name, value in content['machine'].items() if name != 'load'}
+        if comparison.machine not in (None, machine):
+            raise CompareError('the benchmark files come from different machines: report each machine by itself')
+        comparison.machine = machine
         for case, measurements in read_records(content).items():
+            if case in cases:
+                raise CompareError(f'two benchmark files hold {case}: rows are only comparable within one run')
             if case.part == PARTS[task.name]:
-                cases.setdefault(case, {}).update({m.row: m for m in measurements})
+                cases[case] = {m.row: m for m in measurements}
     if benchmarks and not cases:
         part = PARTS[task.name]
         comparison.warnings.append(f'The benchmark holds no {part}: run tools/benchmark.py with --parts {part}.')
     for case, measurements in cases.items():
-        reference = task.latencies.get(case.size) if case.batch == 1 else None
-        comparison.columns.append(
-            Column(f'ms, {case}', 'latency', ('measured', 'published') if reference else ('measured', )))
+        published_case = case == Case(case.part, case.size)  # batch 1, fp32, eager
+        reference = task.latencies.get(case.size) if published_case else None
+        parts = ('measured', 'published') if reference else ('measured', )
+        height, width = case.size
+        name = f'ms, {height} x {width}, batch {case.batch}, {case.precision}, {case.mode}'
+        comparison.columns.append(Column(name, 'latency', parts, 'A100'))
         for key, cells in table.items():
             found = measurements.get(key)
             if found and found.error:
@@ -238,7 +262,12 @@ def _remark(result: Result) -> str:
 
 def _read_states(paths: Sequence[Path]) -> dict[str, dict]:
     """Row key -> what `compare run` wrote down about it, in the order in which the rows were begun."""
-    states = [json.loads(file.read_text()) for path in paths for file in path.glob('**/state.json')]
+    states = []
+    for path in paths:
+        for file in path.glob('**/state.json'):
+            with contextlib.suppress(ValueError):  # anybody's file may be called so
+                state = json.loads(file.read_text())
+                states += [state] if isinstance(state, dict) and {'row', 'commands'} <= state.keys() else []
     return {state['row']: state for state in sorted(states, key=lambda state: state['commands'][0]['started'])}
 
 

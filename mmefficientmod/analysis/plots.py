@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from .latency import Case, Measurement
 from .rows import FURTHER, TABLE7
 
-COLORS = matplotlib.colormaps['tab10'].colors
+RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
-OURS = 'efficientmod'
+LINES = '-', '--', ':', '-.'
 RC = {'svg.hashsalt': 'mmefficientmod', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
       'grid.alpha': 0.3, 'axes.axisbelow': True, 'legend.frameon': False, 'font.size': 10}
 
@@ -33,11 +33,17 @@ class Point:
 
 
 def style(name: str) -> dict:
-    """Colour, marker and width of a row, the same in every plot."""
-    names = TABLE7 + FURTHER
+    """Colour, marker and line of a row, the same in every plot: EfficientMod is red and bold."""
+    ours = is_ours(name)
+    names = [other for other in TABLE7 + FURTHER if is_ours(other) == ours]
     index = names.index(name) if name in names else len(names)
-    ours = name.lower().startswith(OURS)
-    return dict(color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linewidth=2.4 if ours else 1.3)
+    return dict(color=RED if ours else COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
+                linestyle=LINES[index % len(LINES)] if ours else '-', linewidth=2.2 if ours else 1.3)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a row is one of EfficientMod."""
+    return name.startswith('EfficientMod')
 
 
 def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str | None = None) -> Figure:
@@ -48,8 +54,10 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
         for point in points:
             look = style(point.name)
             axes.scatter(point.x, point.y, s=55, marker=look['marker'], edgecolors=look['color'], linewidths=1.4,
-                         color='none' if point.published else look['color'], zorder=3)
+                         color='none' if point.published else look['color'], zorder=3, clip_on=False)
         axes.margins(0.14, 0.12)
+        axes.set_xlim(left=max(0, axes.get_xlim()[0]))
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         if any(point.published for point in points):
             axes.set_title('filled: measured, hollow: published', fontsize=9, loc='left', color='0.35')
         elif note:
@@ -79,7 +87,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         if point.published and any(p.name == point.name and not p.published for p in points):
             continue  # the measured point carries the name
-        weight = 'bold' if point.name.lower().startswith(OURS) else 'normal'
+        weight = 'bold' if is_ours(point.name) else 'normal'
         labels = [axes.annotate(point.name, (point.x, point.y), offset, textcoords='offset points', ha=ha, va=va,
                                 fontsize=8.5, fontweight=weight) for offset, ha, va in places]
         best = min(labels, key=cost)
@@ -115,10 +123,10 @@ def plot_curves(losses: Mapping[str, Mapping[int, float]], validations: Mapping[
                 steps, heights = zip(*sorted(values.items()))
                 if axes is left and smoothed:
                     heights = _moving_average(heights, max(2, len(heights) // 40))
-                look = style(name) if len(steps) <= 30 else style(name) | dict(marker=None)
-                axes.plot(steps, heights, markersize=4, label=name, **look)
+                axes.plot(steps, heights, markersize=4, markevery=max(1, len(steps) // 12), label=name, **style(name))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         handles = {label: handle for axes in (left, right) for handle, label in zip(*axes.get_legend_handles_labels())}
-        figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5)
+        figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5, handlelength=3)
     return figure
 
 
@@ -185,15 +193,11 @@ def _place(case: Case, kind: str) -> int:
     return case.input_size[0] * case.input_size[1] if kind == 'resolution' else case.batch
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes ``path`` as PNG and as SVG."""
-    path.with_name(f'{path.name}.svg').write_text(svg(figure))
-    figure.savefig(path.with_name(f'{path.name}.png'), dpi=150)
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element for an HTML page: no file header, nothing to fetch, scaled by the page."""
+def save_figure(figure: Figure, path: Path) -> str:
+    """Writes ``path`` as PNG and as SVG; returns the SVG as an element for an HTML page."""
     buffer = io.StringIO()
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format='svg', metadata=dict(Date=None))
-    return buffer.getvalue()
+    path.with_name(f'{path.name}.svg').write_text(buffer.getvalue())
+    figure.savefig(path.with_name(f'{path.name}.png'), dpi=150)
+    return buffer.getvalue()[buffer.getvalue().index('<svg'):]

@@ -4,25 +4,24 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import jinja2
 from matplotlib.figure import Figure
 
 from ..version import __version__
-from .comparison import Comparison
-from .plots import Point, plot_accuracy, plot_curves, save_figure, svg
+from .comparison import Column, Comparison
+from .plots import Point, plot_accuracy, plot_curves, save_figure
 
 
 def write(comparison: Comparison, out: Path) -> list[Path]:
     """Writes ``comparison.{md,csv,html}`` and the plots into a folder; returns the three files."""
     out.mkdir(parents=True, exist_ok=True)
     figures = make_figures(comparison)
-    for name, (_, figure) in figures.items():
-        save_figure(figure, out / name)
+    drawn = {name: (title, save_figure(figure, out / name)) for name, (title, figure) in figures.items()}
     write_csv(comparison, out / 'comparison.csv')
     _replace(out / 'comparison.md', markdown(comparison, figures))
-    drawn = {name: (title, svg(figure)) for name, (title, figure) in figures.items()}
     _replace(out / 'comparison.html', html(comparison, drawn))
     return [out / f'comparison.{suffix}' for suffix in ('md', 'csv', 'html')]
 
@@ -55,19 +54,29 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
 
 
 def _points(comparison: Comparison, column: int) -> Iterator[Point]:
-    """Measured points, and the published ones where accuracy was measured in the published setting."""
-    published_too = comparison.comparable and comparison.columns[column].kind != 'latency'  # that is of another machine
+    """Measured points, and beside them the published ones where accuracy was measured in the published setting."""
+    same_machine = comparison.columns[column].kind != 'latency'
     for key, cells in comparison.table.items():
         accuracy, cost = cells[0], cells[column]
         if None not in (accuracy.measured, cost.measured):
             yield Point(comparison.name(key), cost.measured, accuracy.measured)
-        if published_too and None not in (accuracy.published, cost.published):
+        if same_machine and key in comparison.comparable and None not in (accuracy.published, cost.published):
             yield Point(comparison.name(key), cost.published, accuracy.published, published=True)
 
 
 def number(value: float | None, sign: bool = False) -> str:
     """A figure as the tables show it, ``-`` if there is none."""
-    return '-' if value is None else f'{round(value, 1) + 0.:{"+" if sign else ""}.1f}'  # + 0. turns -0.0 into 0.0
+    if value is None:
+        return '-'
+    value = round(value, 1) + 0.  # turns -0.0 into 0.0
+    return f'{value:{"+" if sign and value else ""}.1f}'
+
+
+def tone(comparison: Comparison, key: str, column: Column, difference: float | None) -> str:
+    """CSS class of a difference: that of accuracy is coloured where it was measured in the published setting."""
+    if key not in comparison.comparable or column.kind != 'accuracy' or number(difference) in ('-', '0.0'):
+        return ''
+    return ' better' if difference > 0 else ' worse'
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
@@ -89,9 +98,8 @@ def markdown(comparison: Comparison, figures: Mapping) -> str:
     """The report in Markdown; plots are linked as files beside it."""
     lines = [f'# {comparison.title}', '']
     lines += [line for warning in comparison.warnings for line in (f'> **Note:** {warning}', '')]
-    lines += [f'- {name}: {value}' for name, value in comparison.setting] + ['']
-    if comparison.machine:
-        lines += [f'- latency: {_machine(comparison.machine)}', '']
+    lines += [f'- {name}: {value}' for name, value in comparison.setting]
+    lines += [f'- latency: {_machine(comparison.machine)}', ''] if comparison.machine else ['']
     heads = [f'{column.name}: {" / ".join(column.labels[part] for part in column.parts)}'
              for column in comparison.columns]
     lines += [f'| {" | ".join(["backbone", *heads, "accuracy from"])} |', f'|{"---|" + "--:|" * len(heads) + "---|"}']
@@ -106,7 +114,10 @@ def markdown(comparison: Comparison, figures: Mapping) -> str:
         lines += ['', f'![{text}]({name}.png)']
     if comparison.commands:
         commands = [line for commands in comparison.commands.values() for line in commands]
-        lines += ['', '## Commands', '', '```shell', *commands, '```']
+        lines += ['', '## Commands', '']
+        if comparison.started_by:
+            lines += [*(f'    {line}' for line in comparison.started_by), '', 'ran', '']
+        lines += [f'    {line}' for line in commands]
     return '\n'.join(lines) + '\n'
 
 
@@ -119,5 +130,5 @@ def html(comparison: Comparison, figures: Mapping) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template('report.html').render(
-        comparison=comparison, figures=figures, number=number, version=__version__,
+        comparison=comparison, figures=figures, number=number, tone=partial(tone, comparison), version=__version__,
         machine=_machine(comparison.machine) if comparison.machine else '')
