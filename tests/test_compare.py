@@ -53,18 +53,24 @@ def arguments(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope='module')
 def killed(arguments) -> dict:
-    """The state after the whole process group was killed in the middle of the training."""
+    """The state after everything was killed in the middle of the training."""
     folder = Path(arguments[arguments.index('--work-dir') + 1]) / 'resnet-18'
-    process = subprocess.Popen([sys.executable, TOOL, *arguments, '--rows', 'resnet-18'], start_new_session=True,
-                               stdout=subprocess.DEVNULL)
+    process, training = start_training([*arguments, '--rows', 'resnet-18'], folder)
+    process.kill()
+    os.killpg(training, signal.SIGKILL)
+    process.wait()
+    return json.loads((folder / 'state.json').read_text())
+
+
+def start_training(arguments: list[str], folder: Path) -> tuple[subprocess.Popen, int]:
+    """A `compare run` that has written its first checkpoint, and the process group of the training."""
+    process = subprocess.Popen([sys.executable, TOOL, *arguments], stdout=subprocess.DEVNULL)
     checkpoint = folder / 'train' / 'last_checkpoint'
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists(), 'the training did not begin'
-    return json.loads((folder / 'state.json').read_text())
+    assert checkpoint.exists() and process.poll() is None, 'the training did not begin'
+    return process, int(subprocess.check_output(['pgrep', '-P', str(process.pid)]))
 
 
 @pytest.fixture(scope='module')
@@ -131,6 +137,17 @@ def test_a_row_in_use_is_left_alone(arguments, work_dir):
         assert mine is not None
 
 
+def test_sigterm_leaves_nothing_behind(arguments, work_dir, tmp_path):
+    """Not even data loading processes, which would hold the row for some seconds."""
+    more = ['--workers', '1', '--rows', 'resnet-18', '--work-dir', str(tmp_path)]
+    process, _ = start_training([*arguments, *more], tmp_path / 'resnet-18')
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    task = TASKS['segmentation']
+    with RowRun(task_rows(task)['resnet-18'], Settings(task, tmp_path)).lock(wait=False) as lock:
+        assert lock is not None
+
+
 @pytest.fixture(scope='module')
 def report(work_dir, tmp_path_factory) -> Path:
     """The report, with latency from a real benchmark."""
@@ -152,7 +169,7 @@ def test_report_shows_what_was_measured(report, work_dir):
     assert row['parameters (M), published'] == '15.5' and abs(float(row['parameters (M), difference'])) < 0.1
     assert row['MACs (G), 512 x 512, published'] == '32.2'
     benchmark = json.loads((report / 'benchmark.json').read_text())['measurements']
-    small, published = (f'ms, segmentor, {side} x {side}, batch 1, fp32, eager' for side in (64, 512))
+    small, published = (f'ms, {side} x {side}, batch 1, fp32, eager' for side in (64, 512))
     assert float(row[f'{small}, measured']) == pytest.approx(benchmark[0]['median_ms'], abs=1e-3)
     assert row[f'{published}, published, A100'] == '8.5' and f'{small}, published, A100' not in row
     assert row['remark'] == f'test of iter_{ITERS}.pth; trained {ITERS}/{ITERS} iterations'
@@ -382,8 +399,8 @@ def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
      f'srun --ntasks 16 --kill-on-bad-exit=1 -p gpu --gres=gpu:8 {sys.executable} -u '),
 ])
 def test_launchers(launcher, start, tmp_path, capsys):
-    load_tool().main(['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--amp', '--dry-run',
-                      '--launcher', *launcher])
+    load_tool().main(['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher',
+                      *launcher])
     train, test = (line for line in capsys.readouterr().out.splitlines() if not line.startswith('#'))
-    assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--amp --launcher {launcher[0]}')
+    assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
     assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')

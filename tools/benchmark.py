@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mmefficientmod.analysis import latency
 from mmefficientmod.analysis.plots import plot_cost, save_figure
-from mmefficientmod.analysis.rows import TASKS, normalise, parse_size, select_rows
+from mmefficientmod.analysis.rows import TASKS, normalise, parse_positive, parse_size, select_rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,15 +29,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--sizes', nargs='+', type=parse_size, metavar='HxW',
                         help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 '
                         'for detectors')
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1], metavar='N', help='default 1')
+    parser.add_argument('--batch-sizes', nargs='+', type=parse_positive, default=[1], metavar='N', help='default 1')
     parser.add_argument('--precisions', nargs='+', choices=latency.PRECISIONS, default=['fp32'], metavar='PRECISION',
                         help='some of fp32, bf16, fp16 (the latter two by autocast); default fp32')
     parser.add_argument('--modes', nargs='+', choices=['eager', 'compiled'], default=['eager'], metavar='MODE',
                         help='eager, compiled (torch.compile); default eager')
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-    parser.add_argument('--threads', type=int, help="CPU threads; default torch's")
-    parser.add_argument('--repeats', type=int, default=20, help='measured passes of each row; default 20')
-    parser.add_argument('--warmup', type=int, default=3, help='passes before; default 3')
+    parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")
+    parser.add_argument('--repeats', type=parse_positive, default=20, help='measured passes of each row; default 20')
+    parser.add_argument('--warmup', type=parse_positive, default=3, help='passes before; default 3')
     parser.add_argument('--baseline', metavar='ROW',
                         help='row that ratios refer to; default efficientmod-s, else the first')
     parser.add_argument('--memory-limit', type=float, metavar='GB',
@@ -45,10 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile; default inductor')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of JSON, CSV and plots')
     args = parser.parse_args(argv)
-    for name in ('repeats', 'warmup', 'batch_sizes'):
-        values = getattr(args, name)
-        if min(values if isinstance(values, list) else [values]) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be 1 or more')
+    if args.memory_limit is not None and args.memory_limit <= 0:
+        parser.error('--memory-limit must be above 0')
     return args
 
 
@@ -143,4 +141,7 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit('stopped; what was measured is written') from None

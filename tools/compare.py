@@ -11,8 +11,8 @@ from pathlib import Path
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmefficientmod.analysis.rows import TASKS, CompareError, Row, parse_size, select_rows
-from mmefficientmod.analysis.runs import RowRun, Settings, run_rows
+from mmefficientmod.analysis.rows import TASKS, CompareError, Row, parse_positive, parse_size, select_rows
+from mmefficientmod.analysis.runs import RowRun, Settings, describe, run_rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,10 +33,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument('--data-root', help='root folder of the data set')
     data.add_argument('--overlay', dest='overlays', nargs='+', default=[], metavar='CONFIG',
                       help="config files merged over every row's, e.g. another data set")
-    data.add_argument('--iters', type=int, help='iterations of segmentation; the schedule follows in proportion')
-    data.add_argument('--epochs', type=int, help='epochs of detection; the schedule follows in proportion')
+    data.add_argument('--iters', type=parse_positive,
+                      help='iterations of segmentation; the schedule follows in proportion')
+    data.add_argument('--epochs', type=parse_positive, help='epochs of detection; the schedule follows in proportion')
     data.add_argument('--size', type=parse_size, metavar='HxW', help='crop of segmentation, image bound of detection')
-    data.add_argument('--batch-size', type=int, help='images a step and process')
+    data.add_argument('--batch-size', type=parse_positive, help='images a step and process')
     data.add_argument('--workers', type=int, help='data loading processes')
     data.add_argument('--seed', type=int, default=0, help='of every row; default 0')
     data.add_argument('--amp', action='store_true', help='mixed precision in training')
@@ -50,7 +51,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     launch = run.add_argument_group('launching')
     launch.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    launch.add_argument('--gpus', type=int, default=1, help='processes of the launchers pytorch and slurm; default 1')
+    launch.add_argument('--gpus', type=parse_positive, default=1,
+                        help='processes of the launchers pytorch and slurm; default 1')
     launch.add_argument('--launcher-args', default='', metavar='"ARG ..."',
                         help='passed on to torch.distributed.run or srun, e.g. --launcher-args="-p gpu --gres=gpu:8"')
     launch.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
@@ -65,8 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help='files of tools/benchmark.py, for the latency')
     report.add_argument('--out', type=Path, help='folder to write; default FOLDER/report of the first FOLDER')
     args = parser.parse_args(argv)
-    if args.command == 'run' and args.launcher == 'none' and args.launcher_args:
-        parser.error('--launcher-args needs --launcher pytorch or slurm')
+    if args.command == 'run' and args.launcher == 'none' and (args.launcher_args or args.gpus > 1):
+        parser.error('--gpus and --launcher-args need --launcher pytorch or slurm')
     return args
 
 
@@ -74,6 +76,10 @@ def run(args: argparse.Namespace) -> None:
     """The sub-command of that name."""
     task = TASKS[args.task]
     rows, problems = select_rows(task, args.rows)
+    for place in (*args.pretrained, *args.checkpoints):
+        name, is_row, _ = place.partition('=')
+        if is_row and (unknown := select_rows(task, [name])[1]):
+            raise SystemExit(f'error: {place}: {unknown[0]}')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
     if not rows:
@@ -98,8 +104,8 @@ def dry_run(rows: list[Row], settings: Settings) -> dict[str, str | None]:
         try:
             planned.append(RowRun(row, settings))
             outcomes[row.key] = None
-        except CompareError as error:
-            outcomes[row.key] = str(error)
+        except Exception as error:
+            outcomes[row.key] = describe(error)
     lines = [{f'#   {name} = {value!r}': None for name, value in run.options.items()} for run in planned]
     common = [line for line in (lines[0] if lines else ()) if all(line in other for other in lines)]
     print('# every row:', *common, sep='\n')
@@ -127,12 +133,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         dict(run=run, report=report)[args.command](args)
-    except CompareError as error:
+    except (CompareError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command continues') from None
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running step is ended as well
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the running step is ended as well
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup stays nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     main()

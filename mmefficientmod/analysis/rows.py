@@ -30,11 +30,13 @@ class Metric:
         key (str): Its name in MMEngine's logs.
         published (str): Its name in ``published.yml``.
         scale (float): What turns the logged value into percent.
+        detail (bool): Whether it stands at the end of the table.
     """
     name: str
     key: str
     published: str
     scale: float = 1.
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ TASKS = {
     'detection': Task(
         name='detection', scope='mmdet', pattern='mask-rcnn_{}_fpn_8xb4-1x_coco.py',
         metrics=(Metric('box AP', 'coco/bbox_mAP', 'ap_box', 100),
-                 Metric('box AP50', 'coco/bbox_mAP_50', 'ap_box50', 100),
-                 Metric('box AP75', 'coco/bbox_mAP_75', 'ap_box75', 100),
+                 Metric('box AP50', 'coco/bbox_mAP_50', 'ap_box50', 100, detail=True),
+                 Metric('box AP75', 'coco/bbox_mAP_75', 'ap_box75', 100, detail=True),
                  Metric('mask AP', 'coco/segm_mAP', 'ap_mask', 100),
-                 Metric('mask AP50', 'coco/segm_mAP_50', 'ap_mask50', 100),
-                 Metric('mask AP75', 'coco/segm_mAP_75', 'ap_mask75', 100)),
+                 Metric('mask AP50', 'coco/segm_mAP_50', 'ap_mask50', 100, detail=True),
+                 Metric('mask AP75', 'coco/segm_mAP_75', 'ap_mask75', 100, detail=True)),
         dataset='COCO', dataset_type='CocoDataset', val_images=5000, params='coco_params',
         latencies={(512, 512): 'det_ms_512x512', (800, 1333): 'det_ms_800x1333'}, cost_size=(512, 512)),
     'segmentation': Task(
@@ -135,6 +137,13 @@ def select_rows(task: Task, wanted: Sequence[str]) -> tuple[list[Row], list[str]
 def normalise(name: str) -> str:
     """A name without case and punctuation: ``EfficientMod-s`` and ``efficientmod_s`` are the same row."""
     return re.sub('[^a-z0-9]', '', name.lower())
+
+
+def parse_positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of 1 or more')
+    return int(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import fcntl
 import json
 import math
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -80,8 +82,14 @@ def row_config(row: Row, settings: Settings) -> tuple[Config, dict]:
         try:
             config.merge_from_dict(Config.fromfile(overlay).to_dict())
         except Exception as error:  # a config is a program: whatever it raises is about the config
-            raise CompareError(f'overlay {overlay} cannot be used: {str(error).splitlines()[0]}') from error
+            raise CompareError(f'overlay {overlay} cannot be used: {describe(error)}') from error
     options = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
+    if settings.amp:
+        options |= {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'}
+    if settings.checkpoints:
+        options['load_from'] = find_weights_file(row, settings.checkpoints, '--checkpoints')
+        if options['load_from'] is None:
+            raise CompareError(f'--checkpoints names no file for {row.key}')
     options |= _length(config, settings) | _data(config, settings) | _pretrained(row, config, settings)
     if settings.size:
         options |= _size(config, settings)
@@ -89,7 +97,7 @@ def row_config(row: Row, settings: Settings) -> tuple[Config, dict]:
     try:
         config.merge_from_dict(options)
     except Exception as error:
-        raise CompareError(f'{row.key}: the settings do not fit its config: {error}') from error
+        raise CompareError(f'the settings do not fit its config: {describe(error)}') from error
     return config, options
 
 
@@ -237,11 +245,7 @@ class RowRun:
         self.config, self.options = row_config(row, settings)
         self.folder = settings.work_dir / row.key
         self.config_file = self.folder / Path(row.config).name
-        self.checkpoint = None
-        if settings.checkpoints:
-            self.checkpoint = find_weights_file(row, settings.checkpoints, '--checkpoints')
-            if self.checkpoint is None:
-                raise CompareError(f'--checkpoints names no file for {row.key}')
+        self.checkpoint = self.options.get('load_from') if settings.checkpoints else None
         self.steps = ('test', ) if self.checkpoint else ('train', 'test')
 
     @property
@@ -265,7 +269,6 @@ class RowRun:
         """The command line of a step as it would be started now."""
         if step == 'train':
             operands = [str(self.config_file), '--work-dir', str(self.folder / 'train')]
-            operands += ['--amp'] if self.settings.amp else []
             operands += ['--resume'] if (self.folder / 'train' / 'last_checkpoint').exists() else []
         else:
             checkpoint = self.checkpoint or self.trained()
@@ -305,26 +308,23 @@ class RowRun:
         """Runs one step to its end; calls ``tick`` about every second.
 
         Raises:
-            CompareError: If the command fails, with the last line that it printed.
+            CompareError: If the command fails, with the reason that it printed.
         """
         argv, log = self.command(step), self.folder / f'{step}.log'
         state = self.state
         entry = dict(step=step, command=shlex.join(argv), directory=os.getcwd(), started=_now(), ended=None,
-                     exit_code=None)
+                     exit_code=None, started_by=shlex.join(sys.orig_argv))
         self.save({**state, 'error': None, 'commands': [*state['commands'], entry]})
         with open(log, 'ab') as out:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock])
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock],
+                                       start_new_session=True)
             try:
                 while (code := _wait(process, 1)) is None:
                     tick()
-            except BaseException:  # Ctrl-C, SIGTERM: nothing of ours goes on in the background
-                process.terminate()
-                if _wait(process, 30) is None:
-                    process.kill()
-                    process.wait()
-                raise
+            finally:  # Ctrl-C and SIGTERM too: nothing of ours goes on in the background
+                _end(process)
         entry.update(ended=_now(), exit_code=code)
-        end = f'exit code {code}' if code > 0 else f'signal {-code}'
+        end = f'exit code {code}' if code >= 0 else signal.Signals(-code).name
         error = None if code == 0 else f'{step} ended with {end}: {last_line(log)} (log: {log})'
         done = [*state['done'], step] if code == 0 else state['done']
         self.save({**state, 'done': done, 'error': error, 'commands': [*state['commands'], entry]})
@@ -347,11 +347,29 @@ class RowRun:
 
 
 def last_line(log: Path) -> str:
-    """The last line with text in a log, where Python puts the reason of an end."""
+    """The last line of a log that names an error, else the last with text: launchers write more below the reason."""
     with open(log, 'rb') as file:
         file.seek(max(0, log.stat().st_size - 20000))
         lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
-    return lines[-1] if lines else 'it printed nothing'
+    errors = [line for line in lines if re.match(r'(\[rank\d+\]: )?(error: |[\w.]*(Error|Exception|Interrupt)\b)', line)
+              and 'ChildFailedError' not in line]
+    return [*errors[-1:], *lines[-1:], 'it printed nothing'][0]
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    return text if isinstance(error, CompareError) else f'{type(error).__name__}: {text}'
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that leads a session, and what it started: data loading processes outlive it for seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            _wait(process, 30)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int | None:
@@ -387,9 +405,9 @@ def run_rows(rows: Sequence[Row], settings: Settings, console: Console) -> dict[
                     run.prepare()
                     _run_steps(run, lock, progress, console)
                 outcomes[row.key] = None
-            except CompareError as error:
-                outcomes[row.key] = str(error)
-                console.print(f'{row.key}: {error}', style='red', markup=False, soft_wrap=True)
+            except Exception as error:  # whatever it is, it is about this row, and the others go on
+                outcomes[row.key] = describe(error)
+                console.print(f'{row.key}: {outcomes[row.key]}', style='red', markup=False, soft_wrap=True)
             progress.update(overall, completed=len(outcomes), note=f'{len(outcomes)}/{len(rows)}')
     return outcomes
 
