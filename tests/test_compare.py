@@ -16,9 +16,11 @@ from conftest import REPO
 from mmengine.config import Config
 
 from mmefficientmod.analysis.comparison import Cell, compare
+from mmefficientmod.analysis.latency import Case, Measurement, records
 from mmefficientmod.analysis.report import html as render
+from mmefficientmod.analysis.results import collect
 from mmefficientmod.analysis.rows import TASKS, CompareError, select_rows, task_rows
-from mmefficientmod.analysis.runs import RowRun, Settings, find_weights_file, row_config
+from mmefficientmod.analysis.runs import RowRun, Settings, find_weights_file, last_line, row_config
 from mmefficientmod.synthetic import make_dataset
 
 TOOL = str(REPO / 'tools' / 'compare.py')
@@ -183,7 +185,8 @@ def test_report_says_how_far_it_is_from_the_published_setting(report):
     text = (report / 'comparison.md').read_text()
     assert ('This is not the published setting: 2 validation images instead of 2000; '
             'schedule 8 iterations instead of 40000 iterations; '
-            'batch 2 instead of 32; size 64 x 64 instead of 512 x 512; test size 64 x 256 instead of 512 x 2048; '
+            'batch 2 instead of 32; training size 64 x 64 instead of 512 x 512; '
+            'test size 64 x 256 instead of 512 x 2048; '
             'weights random instead of pretrained.') in text
     assert '- seed: 7' in text and 'tools/train.py' in text
     assert '- PoolFormer-S12, EfficientMod-s-Conv' in text and ': not run' in text
@@ -294,9 +297,87 @@ def test_an_unfinished_row_is_called_so(work_dir, tmp_path):
     lines = scalars.read_text().splitlines(keepends=True)
     scalars.write_text(''.join(line for line in lines if json.loads(line)['step'] < ITERS))
     comparison = compare([tmp_path])
+    assert not comparison.comparable
     assert comparison.remarks['resnet-18'] == (f'validation during training, at iteration {ITERS - 1}; '
                                                f'trained {ITERS - 1}/{ITERS} iterations')
     assert f'Not at the end of their training: ResNet-18 ({ITERS - 1}/{ITERS} iterations).' in comparison.warnings
+
+
+def make_run(folder: Path, name: str, config: Config, metrics: str, log: str = '') -> None:
+    """What MMEngine leaves of a run: a training if its metrics have steps, else a test."""
+    run = folder / name
+    (run / 'vis_data').mkdir(parents=True)
+    config.dump(run / 'vis_data' / 'config.py')
+    path = run / 'vis_data' / 'scalars.json' if '"step"' in metrics else run / f'{name}.json'
+    path.write_text(metrics)
+    (run / f'{name}.log').write_text(log)
+
+
+def test_a_row_in_the_published_setting_is_comparable(tmp_path):
+    """2000 images that three processes fill up to 2001 are the published ones; of two trainings the new one counts."""
+    config, folder = Config.fromfile(task_rows(TASKS['segmentation'])['resnet-18'].config), tmp_path / 'resnet-18'
+    config.train_dataloader.batch_size = 8
+    log = 'GPU number: 4\n'
+    make_run(folder, '20260101_000000', config, '{"loss": 9, "step": 50}\n{"mIoU": 1, "step": 40000}\n', log)
+    make_run(folder, '20260102_000000', config, '{"loss": 2, "step": 100}\n{"mIoU": 32, "step": 40000}\n', log)
+    result = collect([tmp_path])[1]['resnet-18']
+    assert result.metrics == {'mIoU': 32} and list(result.losses) == [100] and result.split == 'val'
+    config.load_from = 'x/iter_40000.pth'
+    make_run(folder, '20260103_000000', config, '{"mIoU": 33.4}', 'GPU number: 3\nIter(test) [667/667]  mIoU: 33.4')
+    comparison = compare([tmp_path])
+    assert comparison.warnings == [] and comparison.comparable == {'resnet-18'}
+    assert comparison.table['resnet-18'][0].difference == pytest.approx(0.5)
+    page = render(comparison, {})
+    assert 'class="difference better" data-value="0.5' in page and 'class="difference worse"' not in page
+
+
+def test_validated_and_tested_rows_side_by_side(tmp_path):
+    """On CamVid the two are different images."""
+    task = TASKS['segmentation']
+    overlay = Settings(task, tmp_path, overlays=[str(REPO / 'configs/_base_/datasets/camvid.py')])
+    for key, metrics in (('resnet-18', '{"mIoU": 30}'), ('efficientmod-s', '{"mIoU": 40, "step": 40000}')):
+        make_run(tmp_path / key, '20260101_000000', row_config(task_rows(task)[key], overlay)[0], metrics)
+    comparison = compare([tmp_path])
+    data = dict(comparison.setting)['data set']
+    assert 'images/test annotations/test (11 classes) (ResNet-18)' in data and 'images/val' in data
+    assert 'The rows were not run alike: see data set.' in comparison.warnings
+    assert comparison.columns[0].labels['published'] == 'published, ADE20K' and not comparison.comparable
+
+
+def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_path, capsys):
+    odd, cut, foreign = (tmp_path / name / '20260101_000000' / 'vis_data' for name in ('odd', 'cut', 'foreign'))
+    for folder, text in ((odd, "default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=1)"), (cut, 'model = dict('),
+                         (foreign, "default_scope = 'mmpretrain'")):
+        folder.mkdir(parents=True)
+        (folder / 'config.py').write_text(text)
+        (folder.parent / '20260101_000000.json').write_text('{"mIoU": 3}')
+    (tmp_path / 'state.json').write_text('[1]')
+    assert fails('report', work_dir, tmp_path, '--out', tmp_path / 'out') == '1'
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 2 and 'cut' in errors[0] and errors[1].startswith('error: odd: its config is not understood')
+    with open(tmp_path / 'out' / 'comparison.csv') as file:
+        assert [row['backbone'] for row in csv.DictReader(file) if row['mIoU, measured']] == ['ResNet-18']
+
+
+def test_benchmark_files(work_dir, tmp_path):
+    def write(name: str, *cases: Case, **machine) -> Path:
+        content = dict(machine=dict(torch='2', cpu='x') | machine, measurements=list(records(
+            {case: [Measurement('resnet-18', 'ResNet-18', 1, 2.)] for case in cases})))
+        (tmp_path / name).write_text(json.dumps(content))
+        return tmp_path / name
+
+    case = Case('segmentor', (512, 512))
+    one = write('one', case, Case('segmentor', (512, 512), precision='fp16'), load=1)
+    other = write('other', Case('segmentor', (64, 64)), Case('detector', (64, 64)), load=2)
+    comparison = compare([work_dir], [one, other])
+    latencies = [column for column in comparison.columns if column.kind == 'latency']
+    assert [column.parts for column in latencies] == [('measured', 'published'), ('measured', ), ('measured', )]
+    with pytest.raises(CompareError, match='two benchmark files hold segmentor, 512 x 512'):
+        compare([work_dir], [one, write('again', case)])
+    with pytest.raises(CompareError, match='different machines'):
+        compare([work_dir], [one, write('elsewhere', cpu='y')])
+    assert compare([work_dir], [write('none')]).problems == [
+        'the benchmark holds no segmentor: run tools/benchmark.py with --parts segmentor']
 
 
 @pytest.mark.parametrize(('content', 'message'), [
@@ -328,6 +409,42 @@ def test_without_options_every_row_keeps_the_published_setting(task, tmp_path):
         changed, original = config.to_dict(), Config.fromfile(row.config).to_dict()
         del changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
         assert changed == original
+
+
+def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
+    """So that a folder with other ones is refused."""
+    task = TASKS['segmentation']
+    row = task_rows(task)['resnet-18']
+    assert row_config(row, Settings(task, tmp_path, amp=True))[0].optim_wrapper.type == 'AmpOptimWrapper'
+    (tmp_path / 'resnet-18.pth').touch()
+    checkpoint = str(tmp_path / 'resnet-18.pth')
+    assert row_config(row, Settings(task, tmp_path, checkpoints=[checkpoint[:-14]]))[0].load_from == checkpoint
+
+
+@pytest.mark.parametrize(('text', 'line'), [
+    ('one\nTraceback\nValueError: two\n', 'ValueError: two'),
+    ('[rank0]: torch.OutOfMemoryError: CUDA\nW1122 api.py: Sending\nx.errors.ChildFailedError: \n====\n',
+     '[rank0]: torch.OutOfMemoryError: CUDA'),
+    ('no reason\n\n', 'no reason'),
+    ('', 'it printed nothing'),
+])
+def test_reason_of_a_failure(text, line, tmp_path):
+    (tmp_path / 'log').write_text(text)
+    assert last_line(tmp_path / 'log') == line
+    with open(tmp_path / 'log', 'a') as file:
+        begin = file.tell()
+        file.write('another run, killed')
+    assert last_line(tmp_path / 'log', begin) == 'another run, killed'
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
+    ('--gpus 8', '--gpus and --launcher-args need --launcher'),
+    ('--pretrained resnet19=x.pth', "error: resnet19=x.pth: there is no row 'resnet19': did you mean resnet-18?"),
+])
+def test_wrong_options_start_nothing(options, message, tmp_path, capsys):
+    ended = fails('run', 'segmentation', '--rows', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
+    assert message in ended + capsys.readouterr().err and not (tmp_path / 'work').exists()
 
 
 def test_the_schedule_follows_the_length(tmp_path):

@@ -124,9 +124,11 @@ def report(args: argparse.Namespace) -> None:
     with console.status('reading') as status:
         comparison = compare(args.folders, args.benchmark, status.update)
         files = write(comparison, args.out or args.folders[0] / 'report')
-    for warning in comparison.warnings:
-        print(f'note: {warning}', file=sys.stderr)
     print(*files, sep='\n')
+    for warning in comparison.warnings:
+        print('error' if warning in comparison.problems else 'note', warning, sep=': ', file=sys.stderr)
+    if comparison.problems:
+        raise SystemExit(1)
 
 
 def main(argv: list[str] | None = None) -> None:

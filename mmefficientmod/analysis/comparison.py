@@ -69,6 +69,7 @@ class Comparison:
         missing (dict[str, list[str]]): Why there are no metrics -> names of the rows without.
         setting (list[tuple[str, str]]): What all rows share, as name and value.
         warnings (list[str]): What a reader has to know before the figures.
+        problems (list[str]): Those of them that are about what could not be used.
         machine (dict, optional): What latency was measured on.
         started_by (list[str]): The commands that started the rows, `compare run` that is.
         commands (dict[str, list[str]]): Row key -> the commands that those started, failed ones too.
@@ -82,6 +83,7 @@ class Comparison:
     missing: dict[str, list[str]] = field(default_factory=dict)
     setting: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     machine: dict | None = None
     started_by: list[str] = field(default_factory=list)
     commands: dict[str, list[str]] = field(default_factory=dict)
@@ -106,7 +108,7 @@ def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
         CompareError: If there is nothing to compare, or what is there does not belong into one table.
     """
     task, results, problems = collect(paths)
-    comparison = Comparison(task, results, warnings=problems)
+    comparison = Comparison(task, results, warnings=list(problems), problems=problems)
     measured = {key: result for key, result in results.items() if result.metrics}
     figures = published('downstream')
     same_data = on_published_data(next(iter(measured.values())), task)
@@ -223,7 +225,8 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
                 cases[case] = {m.row: m for m in measurements}
     if benchmarks and not cases:
         part = PARTS[task.name]
-        comparison.warnings.append(f'The benchmark holds no {part}: run tools/benchmark.py with --parts {part}.')
+        comparison.problems.append(f'the benchmark holds no {part}: run tools/benchmark.py with --parts {part}')
+        comparison.warnings.append(comparison.problems[-1])
     for case, measurements in cases.items():
         published_case = case == Case(case.part, case.size)  # batch 1, fp32, eager
         reference = task.latencies.get(case.size) if published_case else None

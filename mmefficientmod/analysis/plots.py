@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .latency import Case, Measurement
 from .rows import FURTHER, TABLE7
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
-LINES = '-', '--', ':', '-.'
+LINES = '--', '-', ':', '-.'
 RC = {'svg.hashsalt': 'mmefficientmod', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
       'grid.alpha': 0.3, 'axes.axisbelow': True, 'legend.frameon': False, 'font.size': 10}
 
@@ -125,9 +126,14 @@ def plot_curves(losses: Mapping[str, Mapping[int, float]], validations: Mapping[
                     heights = _moving_average(heights, max(2, len(heights) // 40))
                 axes.plot(steps, heights, markersize=4, markevery=max(1, len(steps) // 12), label=name, **style(name))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        handles = {label: handle for axes in (left, right) for handle, label in zip(*axes.get_legend_handles_labels())}
-        figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5, handlelength=3)
+        _add_legend(figure)
     return figure
+
+
+def _add_legend(figure: Figure) -> None:
+    """One legend of all that any panel shows."""
+    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5, handlelength=3)
 
 
 def _moving_average(values: Sequence[float], width: int) -> list[float]:
@@ -145,7 +151,7 @@ def plot_cost(results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -
     figures = []
     parts = dict.fromkeys(case.part for case in results)
     for part in parts:
-        cases = [case for case in results if case.part == part]
+        cases = [case for case in results if case.part == part and not all(m.error for m in results[case])]
         for kind in ('resolution', 'batch'):
             panels: dict[tuple, list[Case]] = {}
             for case in cases:
@@ -160,8 +166,12 @@ def plot_cost(results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -
 def _cost_figure(part: str, kind: str, panels: Mapping[tuple, Sequence[Case]],
                  results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -> Figure:
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(1.8 + 4.6 * len(panels), 4.2), layout='constrained')
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        wide = min(len(panels), 3)
+        high = math.ceil(len(panels) / wide)
+        figure = Figure(figsize=(1.8 + 4.6 * wide, 4.2 * high), layout='constrained')
+        grid = list(figure.subplots(high, wide, squeeze=False).flat)
+        for axes in grid[len(panels):]:
+            axes.remove()
         for axes, ((fixed, precision, mode), cases) in zip(grid, panels.items()):
             held = f'batch {fixed}' if kind == 'resolution' else f'{fixed[0]} x {fixed[1]}'
             axes.set_title(f'{part}, {held}, {precision}, {mode}', fontsize=9, loc='left')
@@ -175,16 +185,17 @@ def _cost_figure(part: str, kind: str, panels: Mapping[tuple, Sequence[Case]],
                 axes.plot(x, [m.median_ms for _, m in line], label=name, markersize=4, **look)
                 axes.fill_between(x, [m.q25_ms for _, m in line], [m.q75_ms for _, m in line], color=look['color'],
                                   alpha=0.15)
-            labels = {_place(case, kind): f'{case.size[0]}x{case.size[1]}' if kind == 'resolution' else case.batch
-                      for case in cases}
-            axes.set(xscale='log', yscale='log', xlabel='image (pixels)' if kind == 'resolution' else 'batch size',
-                     ylabel='ms a batch')
+            labels = {_place(case, kind): 'x'.join(map(str, dict.fromkeys(case.size))) if kind == 'resolution'
+                      else case.batch for case in cases}
+            axes.set(xscale='log', yscale='log', ylabel='ms a batch',
+                     xlabel='side of the image (pixels)' if kind == 'resolution' else 'batch size')
             axes.set_xticks(list(labels), labels.values())
-            axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside right upper', fontsize=8.5)
-        where = machine.get('gpu') or f'{machine["cpu"]}, {machine["threads"]} threads'
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axes.yaxis.set_major_formatter('{x:g}')
+            axes.yaxis.set_minor_locator(NullLocator())
+        _add_legend(figure)
+        where = machine.get('gpu') or f'{machine["cpu"]}, threads: {machine["threads"]}'
         figure.supxlabel(f'{where}, torch {machine["torch"]}; median, band: quartiles', fontsize=8, color='0.35')
     return figure
 

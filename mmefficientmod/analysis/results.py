@@ -304,7 +304,8 @@ def deviations(result: Result, task: Task) -> list[str]:
     names = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights') if result.trained else ('test_size', )
     for name in names:
         if expected and getattr(actual, name) != getattr(expected, name):
-            found.append(f'{name.replace("_", " ")} {getattr(actual, name)} instead of {getattr(expected, name)}')
+            label = 'training size' if name == 'size' else name.replace('_', ' ')
+            found.append(f'{label} {getattr(actual, name)} instead of {getattr(expected, name)}')
     return found
 
 

@@ -316,6 +316,7 @@ class RowRun:
                      exit_code=None, started_by=shlex.join(sys.orig_argv))
         self.save({**state, 'error': None, 'commands': [*state['commands'], entry]})
         with open(log, 'ab') as out:
+            begin = out.tell()
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock],
                                        start_new_session=True)
             try:
@@ -325,7 +326,7 @@ class RowRun:
                 _end(process)
         entry.update(ended=_now(), exit_code=code)
         end = f'exit code {code}' if code >= 0 else signal.Signals(-code).name
-        error = None if code == 0 else f'{step} ended with {end}: {last_line(log)} (log: {log})'
+        error = None if code == 0 else f'{step} ended with {end}: {last_line(log, begin)} (log: {log})'
         done = [*state['done'], step] if code == 0 else state['done']
         self.save({**state, 'done': done, 'error': error, 'commands': [*state['commands'], entry]})
         if error:
@@ -346,10 +347,15 @@ class RowRun:
         return (step - 1 if by_epoch else step) / total, f'{unit} {step}/{total}, loss {last["loss"]:.3f}'
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that names an error, else the last with text: launchers write more below the reason."""
+def last_line(log: Path, begin: int = 0) -> str:
+    """The last line of a log that names an error, else the last with text: launchers write more below the reason.
+
+    Args:
+        log (Path): The file.
+        begin (int): Where the newest run begins, in bytes. Defaults to 0.
+    """
     with open(log, 'rb') as file:
-        file.seek(max(0, log.stat().st_size - 20000))
+        file.seek(max(begin, log.stat().st_size - 20000))
         lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r'(\[rank\d+\]: )?(error: |[\w.]*(Error|Exception|Interrupt)\b)', line)
               and 'ChildFailedError' not in line]
