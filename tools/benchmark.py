@@ -144,4 +144,4 @@ if __name__ == '__main__':
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit('stopped; what was measured is written') from None
+        raise SystemExit('stopped; the tables shown are written') from None
