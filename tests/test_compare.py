@@ -345,16 +345,19 @@ def test_validated_and_tested_rows_side_by_side(tmp_path):
 
 
 def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_path, capsys):
-    odd, cut, foreign = (tmp_path / name / '20260101_000000' / 'vis_data' for name in ('odd', 'cut', 'foreign'))
+    odd, cut, foreign, other = (
+        tmp_path / name / '20260101_000000' / 'vis_data' for name in ('odd', 'cut', 'foreign', 'other'))
     for folder, text in ((odd, "default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=1)"), (cut, 'model = dict('),
-                         (foreign, "default_scope = 'mmpretrain'")):
+                         (foreign, "default_scope = 'mmpretrain'"), (other, "default_scope = 'mmseg'")):
         folder.mkdir(parents=True)
         (folder / 'config.py').write_text(text)
         (folder.parent / '20260101_000000.json').write_text('{"mIoU": 3}')
+    (other / 'scalars.json').write_text('{"loss": 1, "step": 1}')
     (tmp_path / 'state.json').write_text('[1]')
     assert fails('report', work_dir, tmp_path, '--out', tmp_path / 'out') == '1'
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 2 and 'cut' in errors[0] and errors[1].startswith('error: odd: its config is not understood')
+    assert len(errors) == 4 and 'cut' in errors[0] and 'other/20260101_000000 is not understood' in errors[1]
+    assert errors[2].startswith('error: odd: its config is not understood')
     with open(tmp_path / 'out' / 'comparison.csv') as file:
         assert [row['backbone'] for row in csv.DictReader(file) if row['mIoU, measured']] == ['ResNet-18']
 

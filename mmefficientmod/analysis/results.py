@@ -110,14 +110,17 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
     for run, config in sorted(configs.items(), key=lambda item: item[0].name):  # MMEngine names runs by their time
         if config.get('default_scope') == task.scope:
             row = _row_of(run.parent, task, rows)
-            _read_run(run, config, results.setdefault(row.key, Result(row)), task)
+            try:
+                _read_run(run, config, results.setdefault(row.key, Result(row)), task)
+            except Exception as error:  # any config may come here, say one without a training
+                problems.append(f'{run} is not understood ({type(error).__name__}: {error})')
     for key, result in results.items():
         _check_folders(result)
         if result.metrics:
             training = result.training or result.config
             try:
                 result.setting = setting_of(result.config, training, result.split, result.processes, result.val_images)
-            except Exception as error:  # any config may come here, say one whose data set has no pipeline
+            except Exception as error:  # or one whose data set has no pipeline
                 problems.append(f'{key}: its config is not understood ({type(error).__name__}: {error})')
                 result.metrics = {}
     _check_dataset(results.values())
