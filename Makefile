@@ -29,6 +29,7 @@ test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k n
 
 lint: .venv/lint/bin/ruff  ## check the style; needs ruff alone, not the environment
 	.venv/lint/bin/ruff check .
+	.venv/lint/bin/ruff format --check .
 
 .venv/lint/bin/ruff: requirements/tests.txt
 	@$(or $(PYTHON),python3) -m venv .venv/lint

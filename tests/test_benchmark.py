@@ -1,4 +1,5 @@
 """The benchmark measures what it says, and a row that fails or takes too much memory does not stop the others."""
+
 import csv
 import importlib.util
 import json
@@ -26,11 +27,15 @@ def load_tool():
     return module
 
 
-@pytest.mark.parametrize('case', [
-    Case('backbone', (64, 64)),
-    Case('segmentor', (64, 64), 2, 'fp16'),
-    Case('detector', (64, 70), 1, 'bf16', 'compiled'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('backbone', (64, 64)),
+        Case('segmentor', (64, 64), 2, 'fp16'),
+        Case('detector', (64, 70), 1, 'bf16', 'compiled'),
+    ],
+    ids=str,
+)
 def test_measures_every_row(case):
     results = latency.measure(case, ROWS, CPU, repeats=3, warmup=1, baseline=ROWS[1], backend='eager')
     assert [result.row for result in results] == list(ROWS)
@@ -50,9 +55,13 @@ def run_part(part: str):
 
 def test_the_parts_are_what_they_say():
     assert [tuple(level.shape) for level in run_part('backbone')] == [  # 70 is padded to 96
-        (1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 256, 2, 3)]
+        (1, 32, 16, 24),
+        (1, 64, 8, 12),
+        (1, 128, 4, 6),
+        (1, 256, 2, 3),
+    ]
     assert run_part('segmentor').shape == (1, 150, 16, 24)
-    (scores, boxes, masks), = run_part('detector')
+    ((scores, boxes, masks),) = run_part('detector')
     assert scores.shape[1] == 81 and boxes.shape == (len(scores), 320)
     assert masks.shape == (min(100, len(scores)), 80, 28, 28)
 
@@ -77,8 +86,11 @@ def test_a_row_that_fails_is_named_with_its_reason():
 def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
     """A real limit on a real process: the small image fits, the large one does not."""
     options = '--rows efficientmod-xxs --parts backbone --sizes 2048 64 --repeats 1 --warmup 1 --memory-limit 0.5 --out'
-    done = subprocess.run([sys.executable, str(REPO / 'tools/benchmark.py'), *options.split(), str(tmp_path)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(REPO / 'tools/benchmark.py'), *options.split(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert 'error: not everything was measured: EfficientMod-xxs' in done.stderr
     assert 'EfficientMod-xxs: out of memory' in done.stdout
@@ -91,8 +103,10 @@ def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
 
 def test_output(tmp_path, capsys):
     benchmark = load_tool()
-    options = ('--rows MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
-               '--repeats 2 --warmup 1 --baseline EfficientMod-xxs --out')
+    options = (
+        '--rows MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
+        '--repeats 2 --warmup 1 --baseline EfficientMod-xxs --out'
+    )
     benchmark.main([*options.split(), str(tmp_path)])
     printed = capsys.readouterr().out
     assert 'backbone, 64 x 96, batch 2, fp32, eager' in printed and 'torch ' + torch.__version__ in printed
@@ -101,26 +115,30 @@ def test_output(tmp_path, capsys):
     assert content['settings']['baseline'] == 'efficientmod-xxs'
     cases = latency.read_records(content)
     assert len(cases) == 4 and list(latency.records(cases)) == [
-        {**record, 'size': tuple(record['size'])} for record in content['measurements']]
+        {**record, 'size': tuple(record['size'])} for record in content['measurements']
+    ]
     for name in ('backbone-resolution', 'backbone-batch'):
         assert (tmp_path / f'{name}.png').stat().st_size > 10000
         assert '<svg' in (tmp_path / f'{name}.svg').read_text()
 
 
 def test_plots_leave_failed_rows_out():
-    measurements = [Measurement('a', 'A', 1, 2., 1., 3., 500., 4.), Measurement('b', 'B', error='failed')]
+    measurements = [Measurement('a', 'A', 1, 2.0, 1.0, 3.0, 500.0, 4.0), Measurement('b', 'B', error='failed')]
     cases = {Case('backbone', (side, side)): measurements for side in (64, 128)}
-    (name, figure), = plot_cost(cases, dict(cpu='some', threads=1, torch='2'))
+    ((name, figure),) = plot_cost(cases, dict(cpu='some', threads=1, torch='2'))
     assert name == 'backbone-resolution'
     assert figure.axes[0].get_legend_handles_labels()[1] == ['A']
 
 
-@pytest.mark.parametrize(('argv', 'message'), [
-    (['--rows', 'resnet-19'], "there is no row 'resnet-19': did you mean resnet-18?"),
-    (['--rows', 'resnet-18', '--baseline', 'pvt-tiny'], 'the baseline pvt-tiny is not among the rows resnet-18'),
-    (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
-    (['--device', 'abacus'], 'device abacus cannot be used'),
-])
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['--rows', 'resnet-19'], "there is no row 'resnet-19': did you mean resnet-18?"),
+        (['--rows', 'resnet-18', '--baseline', 'pvt-tiny'], 'the baseline pvt-tiny is not among the rows resnet-18'),
+        (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
+        (['--device', 'abacus'], 'device abacus cannot be used'),
+    ],
+)
 def test_bad_input(argv, message):
     with pytest.raises(SystemExit) as error:
         load_tool().main(argv)

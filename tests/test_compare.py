@@ -1,4 +1,5 @@
 """`compare run` survives a kill and a failing row; `compare report` shows what was measured and nothing else."""
+
 import csv
 import html.parser
 import importlib.util
@@ -48,9 +49,20 @@ def arguments(tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp('a folder, with space')
     make_dataset(root / 'data', 4, 2, (96, 80))
     options = f'--iters {ITERS} --size 64 --batch-size 2 --workers 0 --seed 7 --pretrained none'
-    return ['run', 'segmentation', '--rows', 'EfficientMod-xxs', 'resnet_18', '--work-dir', str(root / 'work'),
-            '--data-root', str(root / 'data' / 'ade' / 'ADEChallengeData2016'), *options.split(),
-            '--cfg-options', 'model.backbone.depth=18']
+    return [
+        'run',
+        'segmentation',
+        '--rows',
+        'EfficientMod-xxs',
+        'resnet_18',
+        '--work-dir',
+        str(root / 'work'),
+        '--data-root',
+        str(root / 'data' / 'ade' / 'ADEChallengeData2016'),
+        *options.split(),
+        '--cfg-options',
+        'model.backbone.depth=18',
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +176,7 @@ def test_report_shows_what_was_measured(report, work_dir):
     with open(report / 'comparison.csv') as file:
         rows = list(csv.DictReader(file))
     row = rows[0]
-    metrics, = (work_dir / 'resnet-18' / 'test').glob('*/*.json')
+    (metrics,) = (work_dir / 'resnet-18' / 'test').glob('*/*.json')
     miou = json.loads(metrics.read_text())['mIoU']
     assert row['backbone'] == 'ResNet-18' and float(row['mIoU, measured']) == pytest.approx(miou, abs=1e-3)
     assert row['mIoU, published'] == '32.9' and float(row['mIoU, difference']) == pytest.approx(miou - 32.9, abs=1e-3)
@@ -183,11 +195,13 @@ def test_report_shows_what_was_measured(report, work_dir):
 
 def test_report_says_how_far_it_is_from_the_published_setting(report):
     text = (report / 'comparison.md').read_text()
-    assert ('This is not the published setting: 2 validation images instead of 2000; '
-            'schedule 8 iterations instead of 40000 iterations; '
-            'batch 2 instead of 32; training size 64 x 64 instead of 512 x 512; '
-            'test size 64 x 256 instead of 512 x 2048; '
-            'weights random instead of pretrained.') in text
+    assert (
+        'This is not the published setting: 2 validation images instead of 2000; '
+        'schedule 8 iterations instead of 40000 iterations; '
+        'batch 2 instead of 32; training size 64 x 64 instead of 512 x 512; '
+        'test size 64 x 256 instead of 512 x 2048; '
+        'weights random instead of pretrained.'
+    ) in text
     assert '- seed: 7' in text and 'tools/train.py' in text
     assert '- PoolFormer-S12, EfficientMod-s-Conv' in text and ': not run' in text
 
@@ -208,8 +222,11 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.fetched += [value for key, value in attrs.items()
-                         if key in ('src', 'href', 'xlink:href', 'data', 'action') and not value.startswith('#')]
+        self.fetched += [
+            value
+            for key, value in attrs.items()
+            if key in ('src', 'href', 'xlink:href', 'data', 'action') and not value.startswith('#')
+        ]
         if tag == 'body':
             self.attributes = attrs
         if tag == 'td':
@@ -230,7 +247,7 @@ def test_page_sorts_in_a_browser(work_dir, report, tmp_path):
     """A real browser clicks on headings; rows without a figure stay last either way."""
     comparison = compare([work_dir])
     result, cells = comparison.results['resnet-18'], comparison.table['resnet-18']
-    for name, value in (('low', -5.), ('none', None), ('high', 99.5)):
+    for name, value in (('low', -5.0), ('none', None), ('high', 99.5)):
         comparison.results[name] = type(result)(type(result.row)(name, name, result.row.config))
         comparison.table[name], comparison.remarks[name] = [Cell(value), *cells[1:]], ''
     script = """<script>
@@ -245,11 +262,26 @@ def test_page_sorts_in_a_browser(work_dir, report, tmp_path):
     page = tmp_path / 'page.html'
     page.write_text(render(comparison, {}).replace('</body>', script))
     done = subprocess.run(
-        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-         '--disable-component-update', '--disable-sync', f'--user-data-dir={tmp_path / "profile"}', '--dump-dom',
-         page.as_uri()], capture_output=True, text=True, timeout=120)
+        [
+            BROWSER,
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--no-first-run',
+            '--disable-background-networking',
+            '--disable-component-update',
+            '--disable-sync',
+            f'--user-data-dir={tmp_path / "profile"}',
+            '--dump-dom',
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert Page(done.stdout).attributes['data-orders'] == (
-        'low ResNet-18 high none; high ResNet-18 low none; high low none ResNet-18'), done.stderr
+        'low ResNet-18 high none; high ResNet-18 low none; high low none ResNet-18'
+    ), done.stderr
 
 
 def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
@@ -271,7 +303,8 @@ def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
     for path in list(other.rglob('*.py')):
         path.write_text(path.read_text().replace("default_scope = 'mmseg'", "default_scope = 'mmdet'"))
     assert fails('report', work_dir, other) == (
-        'error: these are results of detection and of segmentation: report one task at a time')
+        'error: these are results of detection and of segmentation: report one task at a time'
+    )
 
 
 def test_report_without_results(work_dir, tmp_path):
@@ -283,7 +316,8 @@ def test_report_without_results(work_dir, tmp_path):
     shutil.copy(source, begun)
     (begun / 'scalars.json').write_text('{"loss": 3.5, "step": 1}\n{"loss": 3.')  # cut off by a kill
     assert fails('report', tmp_path) == (
-        'error: no row has metrics yet: resnet-18 began, but nothing was validated or tested')
+        'error: no row has metrics yet: resnet-18 began, but nothing was validated or tested'
+    )
     assert not (tmp_path / 'report').exists()
 
 
@@ -298,8 +332,9 @@ def test_an_unfinished_row_is_called_so(work_dir, tmp_path):
     scalars.write_text(''.join(line for line in lines if json.loads(line)['step'] < ITERS))
     comparison = compare([tmp_path])
     assert not comparison.comparable
-    assert comparison.remarks['resnet-18'] == (f'validation during training, at iteration {ITERS - 1}; '
-                                               f'trained {ITERS - 1}/{ITERS} iterations')
+    assert comparison.remarks['resnet-18'] == (
+        f'validation during training, at iteration {ITERS - 1}; trained {ITERS - 1}/{ITERS} iterations'
+    )
     assert f'Not at the end of their training: ResNet-18 ({ITERS - 1}/{ITERS} iterations).' in comparison.warnings
 
 
@@ -346,9 +381,14 @@ def test_validated_and_tested_rows_side_by_side(tmp_path):
 
 def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_path, capsys):
     odd, cut, foreign, other = (
-        tmp_path / name / '20260101_000000' / 'vis_data' for name in ('odd', 'cut', 'foreign', 'other'))
-    for folder, text in ((odd, "default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=1)"), (cut, 'model = dict('),
-                         (foreign, "default_scope = 'mmpretrain'"), (other, "default_scope = 'mmseg'")):
+        tmp_path / name / '20260101_000000' / 'vis_data' for name in ('odd', 'cut', 'foreign', 'other')
+    )
+    for folder, text in (
+        (odd, "default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=1)"),
+        (cut, 'model = dict('),
+        (foreign, "default_scope = 'mmpretrain'"),
+        (other, "default_scope = 'mmseg'"),
+    ):
         folder.mkdir(parents=True)
         (folder / 'config.py').write_text(text)
         (folder.parent / '20260101_000000.json').write_text('{"mIoU": 3}')
@@ -364,8 +404,10 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_
 
 def test_benchmark_files(work_dir, tmp_path):
     def write(name: str, *cases: Case, **machine) -> Path:
-        content = dict(machine=dict(torch='2', cpu='x') | machine, measurements=list(records(
-            {case: [Measurement('resnet-18', 'ResNet-18', 1, 2.)] for case in cases})))
+        content = dict(
+            machine=dict(torch='2', cpu='x') | machine,
+            measurements=list(records({case: [Measurement('resnet-18', 'ResNet-18', 1, 2.0)] for case in cases})),
+        )
         (tmp_path / name).write_text(json.dumps(content))
         return tmp_path / name
 
@@ -374,20 +416,24 @@ def test_benchmark_files(work_dir, tmp_path):
     other = write('other', Case('segmentor', (64, 64)), Case('detector', (64, 64)), load=2)
     comparison = compare([work_dir], [one, other])
     latencies = [column for column in comparison.columns if column.kind == 'latency']
-    assert [column.parts for column in latencies] == [('measured', 'published'), ('measured', ), ('measured', )]
+    assert [column.parts for column in latencies] == [('measured', 'published'), ('measured',), ('measured',)]
     with pytest.raises(CompareError, match='two benchmark files hold segmentor, 512 x 512'):
         compare([work_dir], [one, write('again', case)])
     with pytest.raises(CompareError, match='different machines'):
         compare([work_dir], [one, write('elsewhere', cpu='y')])
     assert compare([work_dir], [write('none')]).problems == [
-        'the benchmark holds no segmentor: run tools/benchmark.py with --parts segmentor']
+        'the benchmark holds no segmentor: run tools/benchmark.py with --parts segmentor'
+    ]
 
 
-@pytest.mark.parametrize(('content', 'message'), [
-    (None, 'does not exist: make it by tools/benchmark.py'),
-    ('{"measurements": [{}]}', 'is no JSON file of tools/benchmark.py'),
-    ('no json', 'is no JSON file of tools/benchmark.py'),
-])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'does not exist: make it by tools/benchmark.py'),
+        ('{"measurements": [{}]}', 'is no JSON file of tools/benchmark.py'),
+        ('no json', 'is no JSON file of tools/benchmark.py'),
+    ],
+)
 def test_bad_benchmark_file(content, message, work_dir, tmp_path):
     path = tmp_path / 'benchmark.json'
     if content:
@@ -424,13 +470,18 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
     assert row_config(row, Settings(task, tmp_path, checkpoints=[checkpoint[:-14]]))[0].load_from == checkpoint
 
 
-@pytest.mark.parametrize(('text', 'line'), [
-    ('one\nTraceback\nValueError: two\n', 'ValueError: two'),
-    ('[rank0]: torch.OutOfMemoryError: CUDA\nW1122 api.py: Sending\nx.errors.ChildFailedError: \n====\n',
-     '[rank0]: torch.OutOfMemoryError: CUDA'),
-    ('no reason\n\n', 'no reason'),
-    ('', 'it printed nothing'),
-])
+@pytest.mark.parametrize(
+    ('text', 'line'),
+    [
+        ('one\nTraceback\nValueError: two\n', 'ValueError: two'),
+        (
+            '[rank0]: torch.OutOfMemoryError: CUDA\nW1122 api.py: Sending\nx.errors.ChildFailedError: \n====\n',
+            '[rank0]: torch.OutOfMemoryError: CUDA',
+        ),
+        ('no reason\n\n', 'no reason'),
+        ('', 'it printed nothing'),
+    ],
+)
 def test_reason_of_a_failure(text, line, tmp_path):
     (tmp_path / 'log').write_text(text)
     assert last_line(tmp_path / 'log') == line
@@ -440,11 +491,14 @@ def test_reason_of_a_failure(text, line, tmp_path):
     assert last_line(tmp_path / 'log', begin) == 'another run, killed'
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
-    ('--gpus 8', '--gpus and --launcher-args need --launcher'),
-    ('--pretrained resnet19=x.pth', "error: resnet19=x.pth: there is no row 'resnet19': did you mean resnet-18?"),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
+        ('--gpus 8', '--gpus and --launcher-args need --launcher'),
+        ('--pretrained resnet19=x.pth', "error: resnet19=x.pth: there is no row 'resnet19': did you mean resnet-18?"),
+    ],
+)
 def test_wrong_options_start_nothing(options, message, tmp_path, capsys):
     ended = fails('run', 'segmentation', '--rows', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
     assert message in ended + capsys.readouterr().err and not (tmp_path / 'work').exists()
@@ -504,8 +558,22 @@ def test_weights(tmp_path):
 
 def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
     (tmp_path / 'resnet-18.pth').touch()
-    assert fails('run', 'detection', '--rows', 'resnet-18', 'pvt-tiny', 'nothing', '--checkpoints', tmp_path,
-                 '--work-dir', tmp_path / 'work', '--dry-run') == '1'
+    assert (
+        fails(
+            'run',
+            'detection',
+            '--rows',
+            'resnet-18',
+            'pvt-tiny',
+            'nothing',
+            '--checkpoints',
+            tmp_path,
+            '--work-dir',
+            tmp_path / 'work',
+            '--dry-run',
+        )
+        == '1'
+    )
     printed = capsys.readouterr()
     commands = [line for line in printed.out.splitlines() if not line.startswith('#')]
     assert len(commands) == 1 and 'tools/test.py' in commands[0] and str(tmp_path / 'resnet-18.pth') in commands[0]
@@ -513,14 +581,20 @@ def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
     assert not (tmp_path / 'work').exists()
 
 
-@pytest.mark.parametrize(('launcher', 'start'), [
-    (['pytorch', '--gpus', '8'], f'{sys.executable} -m torch.distributed.run --nproc_per_node 8 --standalone '),
-    (['slurm', '--gpus', '16', '--launcher-args=-p gpu --gres=gpu:8'],
-     f'srun --ntasks 16 --kill-on-bad-exit=1 -p gpu --gres=gpu:8 {sys.executable} -u '),
-])
+@pytest.mark.parametrize(
+    ('launcher', 'start'),
+    [
+        (['pytorch', '--gpus', '8'], f'{sys.executable} -m torch.distributed.run --nproc_per_node 8 --standalone '),
+        (
+            ['slurm', '--gpus', '16', '--launcher-args=-p gpu --gres=gpu:8'],
+            f'srun --ntasks 16 --kill-on-bad-exit=1 -p gpu --gres=gpu:8 {sys.executable} -u ',
+        ),
+    ],
+)
 def test_launchers(launcher, start, tmp_path, capsys):
-    load_tool().main(['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher',
-                      *launcher])
+    load_tool().main(
+        ['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
+    )
     train, test = (line for line in capsys.readouterr().out.splitlines() if not line.startswith('#'))
     assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
     assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')

@@ -1,4 +1,5 @@
 """Measures the latency of rows of the comparison: backbone, whole detector, whole segmentor, on a CPU or a GPU."""
+
 from __future__ import annotations
 
 import argparse
@@ -20,28 +21,59 @@ from mmefficientmod.analysis.rows import TASKS, normalise, parse_positive, parse
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog='Lists combine: every part at every size, batch size, precision and mode. Rows '
-        'take turns within one run, so that a change of the machine meets all of them.')
-    parser.add_argument('--rows', nargs='+', default=['table7'], metavar='ROW',
-                        help='names such as efficientmod-s, "table7" (the default) or "all"')
-    parser.add_argument('--parts', nargs='+', choices=latency.PARTS, default=list(latency.PARTS), metavar='PART',
-                        help=f'some of {", ".join(latency.PARTS)}; default all')
-    parser.add_argument('--sizes', nargs='+', type=parse_size, metavar='HxW',
-                        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 '
-                        'for detectors')
+        description=__doc__,
+        epilog='Lists combine: every part at every size, batch size, precision and mode. Rows '
+        'take turns within one run, so that a change of the machine meets all of them.',
+    )
+    parser.add_argument(
+        '--rows',
+        nargs='+',
+        default=['table7'],
+        metavar='ROW',
+        help='names such as efficientmod-s, "table7" (the default) or "all"',
+    )
+    parser.add_argument(
+        '--parts',
+        nargs='+',
+        choices=latency.PARTS,
+        default=list(latency.PARTS),
+        metavar='PART',
+        help=f'some of {", ".join(latency.PARTS)}; default all',
+    )
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=parse_size,
+        metavar='HxW',
+        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors',
+    )
     parser.add_argument('--batch-sizes', nargs='+', type=parse_positive, default=[1], metavar='N', help='default 1')
-    parser.add_argument('--precisions', nargs='+', choices=latency.PRECISIONS, default=['fp32'], metavar='PRECISION',
-                        help='some of fp32, bf16, fp16 (the latter two by autocast); default fp32')
-    parser.add_argument('--modes', nargs='+', choices=['eager', 'compiled'], default=['eager'], metavar='MODE',
-                        help='eager, compiled (torch.compile); default eager')
+    parser.add_argument(
+        '--precisions',
+        nargs='+',
+        choices=latency.PRECISIONS,
+        default=['fp32'],
+        metavar='PRECISION',
+        help='some of fp32, bf16, fp16 (the latter two by autocast); default fp32',
+    )
+    parser.add_argument(
+        '--modes',
+        nargs='+',
+        choices=['eager', 'compiled'],
+        default=['eager'],
+        metavar='MODE',
+        help='eager, compiled (torch.compile); default eager',
+    )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")
     parser.add_argument('--repeats', type=parse_positive, default=20, help='measured passes of each row; default 20')
     parser.add_argument('--warmup', type=parse_positive, default=3, help='passes before; default 3')
-    parser.add_argument('--baseline', metavar='ROW',
-                        help='row that ratios refer to; default efficientmod-s, else the first')
-    parser.add_argument('--memory-limit', type=float, metavar='GB',
-                        help='on a CPU, memory the rows may take; default: all that is free')
+    parser.add_argument(
+        '--baseline', metavar='ROW', help='row that ratios refer to; default efficientmod-s, else the first'
+    )
+    parser.add_argument(
+        '--memory-limit', type=float, metavar='GB', help='on a CPU, memory the rows may take; default: all that is free'
+    )
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile; default inductor')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of JSON, CSV and plots')
     args = parser.parse_args(argv)
@@ -68,16 +100,28 @@ def show(case: latency.Case, measurements: list[latency.Measurement], baseline: 
     """Prints one case's table."""
     table = Table(title=str(case), title_justify='left')
     table.add_column('row')
-    for heading in ('parameters (M)', 'median (ms)', 'quartiles (ms)', 'images/s', 'peak memory (MiB)',
-                    f'time / {baseline}'):
+    for heading in (
+        'parameters (M)',
+        'median (ms)',
+        'quartiles (ms)',
+        'images/s',
+        'peak memory (MiB)',
+        f'time / {baseline}',
+    ):
         table.add_column(heading, justify='right')
     for m in measurements:
         if m.error:
             table.add_row(m.name, '', 'failed')
             continue
-        table.add_row(m.name, f'{m.params / 1e6:.1f}', f'{m.median_ms:.1f}', f'{m.q25_ms:.1f} - {m.q75_ms:.1f}',
-                      f'{m.images_per_second:.1f}', '-' if m.peak_memory_mb is None else f'{m.peak_memory_mb:.0f}',
-                      f'{m.ratio:.2f}' if m.ratio else '-')
+        table.add_row(
+            m.name,
+            f'{m.params / 1e6:.1f}',
+            f'{m.median_ms:.1f}',
+            f'{m.q25_ms:.1f} - {m.q75_ms:.1f}',
+            f'{m.images_per_second:.1f}',
+            '-' if m.peak_memory_mb is None else f'{m.peak_memory_mb:.0f}',
+            f'{m.ratio:.2f}' if m.ratio else '-',
+        )
     console.print(table)
     for m in measurements:
         if m.error:
@@ -125,16 +169,24 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f'error: not everything was measured: {", ".join([*sorted(failed), *problems])}')
 
 
-def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device, facts: dict,
-            console: Console) -> dict[latency.Case, list[latency.Measurement]]:
+def measure(
+    args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device, facts: dict, console: Console
+) -> dict[latency.Case, list[latency.Measurement]]:
     """Measures every case, and shows and saves each as soon as it is there."""
     settings = dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, compile_backend=args.compile_backend)
     results = {}
     for case in latency.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
         with console.status(str(case)) as status:
             results[case] = latency.measure(
-                case, keys, device, args.repeats, args.warmup, baseline, args.compile_backend,
-                lambda text, case=case, status=status: status.update(f'{case}: {text}'))
+                case,
+                keys,
+                device,
+                args.repeats,
+                args.warmup,
+                baseline,
+                args.compile_backend,
+                lambda text, case=case, status=status: status.update(f'{case}: {text}'),
+            )
         show(case, results[case], baseline, console)
         save(args.out, dict(machine=facts, settings=settings, measurements=list(latency.records(results))))
     return results

@@ -1,4 +1,5 @@
 """Compares backbones: `run` trains and tests every row, `report` puts the results beside the published figures."""
+
 from __future__ import annotations
 
 import argparse
@@ -20,21 +21,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
 
     run = commands.add_parser(
-        'run', help='train and test rows through tools/train.py and tools/test.py',
+        'run',
+        help='train and test rows through tools/train.py and tools/test.py',
         description='Trains and tests the chosen rows one after another. Started again after it was killed, the same '
-        'command skips what is done and continues the rest from its last checkpoint.')
+        'command skips what is done and continues the rest from its last checkpoint.',
+    )
     run.add_argument('task', choices=TASKS)
-    run.add_argument('--rows', nargs='+', default=['table7'], metavar='ROW',
-                     help='names such as efficientmod-s, "table7" (the default) or "all"')
+    run.add_argument(
+        '--rows',
+        nargs='+',
+        default=['table7'],
+        metavar='ROW',
+        help='names such as efficientmod-s, "table7" (the default) or "all"',
+    )
     run.add_argument('--work-dir', type=Path, help='each row works in WORK_DIR/ROW; default work_dirs/compare-TASK')
     run.add_argument('--dry-run', action='store_true', help='print the settings and commands, start nothing')
 
     data = run.add_argument_group('data and schedule (default: as the config says, which is the published setting)')
     data.add_argument('--data-root', help='root folder of the data set')
-    data.add_argument('--overlay', dest='overlays', nargs='+', default=[], metavar='CONFIG',
-                      help="config files merged over every row's, e.g. another data set")
-    data.add_argument('--iters', type=parse_positive,
-                      help='iterations of segmentation; the schedule follows in proportion')
+    data.add_argument(
+        '--overlay',
+        dest='overlays',
+        nargs='+',
+        default=[],
+        metavar='CONFIG',
+        help="config files merged over every row's, e.g. another data set",
+    )
+    data.add_argument(
+        '--iters', type=parse_positive, help='iterations of segmentation; the schedule follows in proportion'
+    )
     data.add_argument('--epochs', type=parse_positive, help='epochs of detection; the schedule follows in proportion')
     data.add_argument('--size', type=parse_size, metavar='HxW', help='crop of segmentation, image bound of detection')
     data.add_argument('--batch-size', type=parse_positive, help='images a step and process')
@@ -43,28 +58,57 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument('--amp', action='store_true', help='mixed precision in training')
 
     weights = run.add_argument_group('weights')
-    weights.add_argument('--pretrained', nargs='+', default=[], metavar='WHERE',
-                         help='weights the backbones start from: "none" (random), a folder of ROW.pth, or ROW=FILE; '
-                         'default: as the config says')
-    weights.add_argument('--checkpoints', nargs='+', default=[], metavar='WHERE',
-                         help='test these whole models and train nothing: a folder of ROW.pth, or ROW=FILE')
+    weights.add_argument(
+        '--pretrained',
+        nargs='+',
+        default=[],
+        metavar='WHERE',
+        help='weights the backbones start from: "none" (random), a folder of ROW.pth, or ROW=FILE; '
+        'default: as the config says',
+    )
+    weights.add_argument(
+        '--checkpoints',
+        nargs='+',
+        default=[],
+        metavar='WHERE',
+        help='test these whole models and train nothing: a folder of ROW.pth, or ROW=FILE',
+    )
 
     launch = run.add_argument_group('launching')
     launch.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    launch.add_argument('--gpus', type=parse_positive, default=1,
-                        help='processes of the launchers pytorch and slurm; default 1')
-    launch.add_argument('--launcher-args', default='', metavar='"ARG ..."',
-                        help='passed on to torch.distributed.run or srun, e.g. --launcher-args="-p gpu --gres=gpu:8"')
-    launch.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='further settings of every config, applied last')
+    launch.add_argument(
+        '--gpus', type=parse_positive, default=1, help='processes of the launchers pytorch and slurm; default 1'
+    )
+    launch.add_argument(
+        '--launcher-args',
+        default='',
+        metavar='"ARG ..."',
+        help='passed on to torch.distributed.run or srun, e.g. --launcher-args="-p gpu --gres=gpu:8"',
+    )
+    launch.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='further settings of every config, applied last',
+    )
 
     report = commands.add_parser(
-        'report', help='write the comparison of work directories as Markdown, CSV and HTML',
+        'report',
+        help='write the comparison of work directories as Markdown, CSV and HTML',
         description='Reads what MMEngine left in the work directories at or below the given folders, those of '
-        '`compare run` or any others, and writes comparison.md, .csv and .html with their plots.')
+        '`compare run` or any others, and writes comparison.md, .csv and .html with their plots.',
+    )
     report.add_argument('folders', nargs='+', type=Path, metavar='FOLDER')
-    report.add_argument('--benchmark', nargs='+', type=Path, default=[], metavar='JSON',
-                        help='files of tools/benchmark.py, for the latency')
+    report.add_argument(
+        '--benchmark',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='JSON',
+        help='files of tools/benchmark.py, for the latency',
+    )
     report.add_argument('--out', type=Path, help='folder to write; default FOLDER/report of the first FOLDER')
     args = parser.parse_args(argv)
     if args.command == 'run' and args.launcher == 'none' and (args.launcher_args or args.gpus > 1):
@@ -120,6 +164,7 @@ def report(args: argparse.Namespace) -> None:
     """The sub-command of that name."""
     from mmefficientmod.analysis.comparison import compare
     from mmefficientmod.analysis.report import write
+
     console = Console(stderr=True)
     with console.status('reading') as status:
         comparison = compare(args.folders, args.benchmark, status.update)

@@ -1,4 +1,5 @@
 """Puts the results of the rows beside the published figures, with what they depend on."""
+
 from __future__ import annotations
 
 import contextlib
@@ -17,14 +18,22 @@ from .rows import CompareError, Metric, Task, task_rows
 
 PARTS = {'detection': 'detector', 'segmentation': 'segmentor'}
 SETTINGS = {  # name in Setting -> name in the report
-    'dataset': 'data set', 'val_images': 'validation images', 'schedule': 'schedule', 'batch': 'images a step',
-    'size': 'training size', 'test_size': 'test size', 'optimizer': 'optimizer',
-    'weights': 'initial weights of the backbone', 'seed': 'seed'}
+    'dataset': 'data set',
+    'val_images': 'validation images',
+    'schedule': 'schedule',
+    'batch': 'images a step',
+    'size': 'training size',
+    'test_size': 'test size',
+    'optimizer': 'optimizer',
+    'weights': 'initial weights of the backbone',
+    'seed': 'seed',
+}
 
 
 @dataclass(frozen=True)
 class Cell:
     """A figure with the published one beside it, both in the table's unit; either may be missing."""
+
     measured: float | None
     published: float | None = None
 
@@ -44,9 +53,10 @@ class Column:
         parts (tuple[str]): What of a :class:`Cell` is shown.
         beside (str): Data set or machine of the published figure where it is another one.
     """
+
     name: str
     kind: str
-    parts: tuple[str, ...] = ('measured', )
+    parts: tuple[str, ...] = ('measured',)
     beside: str = ''
 
     @property
@@ -75,6 +85,7 @@ class Comparison:
         commands (dict[str, list[str]]): Row key -> the commands that those started, failed ones too.
         comparable (set[str]): Keys of the rows whose accuracy was measured in the published setting, at its end.
     """
+
     task: Task
     results: dict[str, Result]
     columns: list[Column] = field(default_factory=list)
@@ -100,8 +111,9 @@ class Comparison:
         return self.results[key].row.name
 
 
-def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
-            tick: Callable[[str], None] = lambda text: None) -> Comparison:
+def compare(
+    paths: Sequence[Path], benchmarks: Sequence[Path] = (), tick: Callable[[str], None] = lambda text: None
+) -> Comparison:
     """Collects the comparison from work directories and from the JSON files of tools/benchmark.py.
 
     Raises:
@@ -154,8 +166,11 @@ def compare(paths: Sequence[Path], benchmarks: Sequence[Path] = (),
     states = _read_states(paths)
     comparison.missing = _missing_rows(results, states, task)
     comparison.commands = {key: [entry['command'] for entry in state['commands']] for key, state in states.items()}
-    comparison.started_by = list(dict.fromkeys(
-        entry['started_by'] for state in states.values() for entry in state['commands'] if 'started_by' in entry))
+    comparison.started_by = list(
+        dict.fromkeys(
+            entry['started_by'] for state in states.values() for entry in state['commands'] if 'started_by' in entry
+        )
+    )
     return comparison
 
 
@@ -178,8 +193,12 @@ def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], sa
     if apart:
         comparison.warnings.append(
             f'This is not the published setting: {_with_rows(apart, len(measured))}. '
-            + ('The differences from the published accuracy tell nothing about the published figures.' if same_data else
-               f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'))
+            + (
+                'The differences from the published accuracy tell nothing about the published figures.'
+                if same_data
+                else f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'
+            )
+        )
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -230,7 +249,7 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
     for case, measurements in cases.items():
         published_case = case == Case(case.part, case.size)  # batch 1, fp32, eager
         reference = task.latencies.get(case.size) if published_case else None
-        parts = ('measured', 'published') if reference else ('measured', )
+        parts = ('measured', 'published') if reference else ('measured',)
         height, width = case.size
         name = f'ms, {height} x {width}, batch {case.batch}, {case.precision}, {case.mode}'
         comparison.columns.append(Column(name, 'latency', parts, 'A100'))

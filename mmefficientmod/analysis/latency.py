@@ -1,4 +1,5 @@
 """Measures the latency and memory of backbones, whole detectors and whole segmentors, rows interleaved in one run."""
+
 from __future__ import annotations
 
 import contextlib
@@ -45,6 +46,7 @@ class Case:
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
         mode (str): ``'eager'`` or ``'compiled'``.
     """
+
     part: str
     size: tuple[int, int]
     batch: int = 1
@@ -78,6 +80,7 @@ class Measurement:
         ratio (float, optional): Median time over that of the baseline row; above 1 is slower.
         error (str, optional): Why the row was not measured.
     """
+
     row: str
     name: str
     params: int | None = None
@@ -119,11 +122,12 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device, backend: st
             module.compile(dynamic=False, backend=backend)
     height, width = case.input_size
     images = torch.rand(case.batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
-    arguments: tuple = (images, )
+    arguments: tuple = (images,)
     if case.part == 'detector':
         from mmdet.structures import DetDataSample
+
         shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
-        arguments = images, [DetDataSample(metainfo=dict(shapes, scale_factor=(1., 1.))) for _ in range(case.batch)]
+        arguments = images, [DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0))) for _ in range(case.batch)]
         for module in (model.neck, model.rpn_head):  # MMCV's NMS and RoIAlign take float32
             module.register_forward_hook(lambda module, inputs, output: _to_float32(output))
     keywords = {} if case.part == 'backbone' else dict(mode='tensor')
@@ -178,9 +182,16 @@ def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.devic
     return (weights + working) / 2**20
 
 
-def measure(case: Case, rows: Sequence[str], device: torch.device, repeats: int = 20, warmup: int = 3,
-            baseline: str = '', backend: str = 'inductor',
-            tick: Callable[[str], None] = lambda text: None) -> list[Measurement]:
+def measure(
+    case: Case,
+    rows: Sequence[str],
+    device: torch.device,
+    repeats: int = 20,
+    warmup: int = 3,
+    baseline: str = '',
+    backend: str = 'inductor',
+    tick: Callable[[str], None] = lambda text: None,
+) -> list[Measurement]:
     """Measures the rows in one case, one pass of each in turn, in a new random order every round.
 
     A row that cannot be built, runs out of memory or fails otherwise is left out of the rounds, and the rest goes on.
@@ -268,8 +279,10 @@ def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
     if not (status.exists() and meminfo.exists()):
         yield
         return
-    used, free = (int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith(key))) * 1024
-                  for file, key in ((status, 'VmData:'), (meminfo, 'MemAvailable:')))
+    used, free = (
+        int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith(key))) * 1024
+        for file, key in ((status, 'VmData:'), (meminfo, 'MemAvailable:'))
+    )
     bound = Path('/sys/fs/cgroup/memory.max')
     if bound.exists() and (text := bound.read_text().strip()) != 'max':
         free = min(free, int(text) - int(bound.with_name('memory.current').read_text()))
@@ -287,13 +300,23 @@ def machine(device: torch.device) -> dict:
     cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     model = next((line.partition(':')[2].strip() for line in cpuinfo.splitlines() if line.startswith('model name')), '')
     facts = dict(
-        device=device.type, cpu=model or platform.processor() or platform.machine(), cores=os.cpu_count(),
-        threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version(),
-        system=platform.platform(), load=round(os.getloadavg()[0], 1))
+        device=device.type,
+        cpu=model or platform.processor() or platform.machine(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        load=round(os.getloadavg()[0], 1),
+    )
     if device.type == 'cuda':
         facts |= dict(
-            gpu=torch.cuda.get_device_name(device), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
-            tf32_convolutions=torch.backends.cudnn.allow_tf32, tf32_products=torch.backends.cuda.matmul.allow_tf32)
+            gpu=torch.cuda.get_device_name(device),
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
+            tf32_convolutions=torch.backends.cudnn.allow_tf32,
+            tf32_products=torch.backends.cuda.matmul.allow_tf32,
+        )
     return facts
 
 
@@ -314,9 +337,20 @@ def read_records(content: Mapping) -> dict[Case, list[Measurement]]:
     return cases
 
 
-def make_cases(parts: Iterable[str], sizes: Sequence[tuple[int, int]] | None, batches: Sequence[int],
-               precisions: Sequence[str], modes: Sequence[str]) -> list[Case]:
+def make_cases(
+    parts: Iterable[str],
+    sizes: Sequence[tuple[int, int]] | None,
+    batches: Sequence[int],
+    precisions: Sequence[str],
+    modes: Sequence[str],
+) -> list[Case]:
     """Every combination; without sizes, those of the paper's Table 11."""
     defaults = {'backbone': [(512, 512)], 'detector': [(512, 512), (800, 1333)], 'segmentor': [(512, 512)]}
-    return [Case(part, size, batch, precision, mode) for part in parts for size in sizes or defaults[part]
-            for batch in batches for precision in precisions for mode in modes]
+    return [
+        Case(part, size, batch, precision, mode)
+        for part in parts
+        for size in sizes or defaults[part]
+        for batch in batches
+        for precision in precisions
+        for mode in modes
+    ]

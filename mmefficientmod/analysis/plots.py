@@ -1,4 +1,5 @@
 """The comparison's plots: accuracy against cost, training curves, cost against resolution and batch."""
+
 from __future__ import annotations
 
 import io
@@ -20,13 +21,22 @@ from .rows import FURTHER, TABLE7
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
 LINES = '--', '-', ':', '-.'
-RC = {'svg.hashsalt': 'mmefficientmod', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-      'grid.alpha': 0.3, 'axes.axisbelow': True, 'legend.frameon': False, 'font.size': 10}
+RC = {
+    'svg.hashsalt': 'mmefficientmod',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.alpha': 0.3,
+    'axes.axisbelow': True,
+    'legend.frameon': False,
+    'font.size': 10,
+}
 
 
 @dataclass(frozen=True)
 class Point:
     """One row in a scatter plot: its name and place; ``published`` points are drawn hollow."""
+
     name: str
     x: float
     y: float
@@ -38,8 +48,12 @@ def style(name: str) -> dict:
     ours = is_ours(name)
     names = [other for other in TABLE7 + FURTHER if is_ours(other) == ours]
     index = names.index(name) if name in names else len(names)
-    return dict(color=RED if ours else COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
-                linestyle=LINES[index % len(LINES)] if ours else '-', linewidth=2.2 if ours else 1.3)
+    return dict(
+        color=RED if ours else COLORS[index % len(COLORS)],
+        marker=MARKERS[index % len(MARKERS)],
+        linestyle=LINES[index % len(LINES)] if ours else '-',
+        linewidth=2.2 if ours else 1.3,
+    )
 
 
 def is_ours(name: str) -> bool:
@@ -54,8 +68,17 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         for point in points:
             look = style(point.name)
-            axes.scatter(point.x, point.y, s=55, marker=look['marker'], edgecolors=look['color'], linewidths=1.4,
-                         color='none' if point.published else look['color'], zorder=3, clip_on=False)
+            axes.scatter(
+                point.x,
+                point.y,
+                s=55,
+                marker=look['marker'],
+                edgecolors=look['color'],
+                linewidths=1.4,
+                color='none' if point.published else look['color'],
+                zorder=3,
+                clip_on=False,
+            )
         axes.margins(0.14, 0.12)
         axes.set_xlim(left=max(0, axes.get_xlim()[0]))
         axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
@@ -75,9 +98,16 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         x, y = axes.transData.transform((point.x, point.y))
         taken.append(matplotlib.transforms.Bbox.from_bounds(x - 5, y - 5, 10, 10))
-    places = [((7, 0), 'left', 'center'), ((-7, 0), 'right', 'center'), ((0, 7), 'center', 'bottom'),
-              ((0, -7), 'center', 'top'), ((7, 9), 'left', 'bottom'), ((7, -9), 'left', 'top'),
-              ((-7, 9), 'right', 'bottom'), ((-7, -9), 'right', 'top')]
+    places = [
+        ((7, 0), 'left', 'center'),
+        ((-7, 0), 'right', 'center'),
+        ((0, 7), 'center', 'bottom'),
+        ((0, -7), 'center', 'top'),
+        ((7, 9), 'left', 'bottom'),
+        ((7, -9), 'left', 'top'),
+        ((-7, 9), 'right', 'bottom'),
+        ((-7, -9), 'right', 'top'),
+    ]
     area = axes.get_window_extent(renderer)
 
     def cost(label: Annotation) -> float:
@@ -89,8 +119,19 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         if point.published and any(p.name == point.name and not p.published for p in points):
             continue  # the measured point carries the name
         weight = 'bold' if is_ours(point.name) else 'normal'
-        labels = [axes.annotate(point.name, (point.x, point.y), offset, textcoords='offset points', ha=ha, va=va,
-                                fontsize=8.5, fontweight=weight) for offset, ha, va in places]
+        labels = [
+            axes.annotate(
+                point.name,
+                (point.x, point.y),
+                offset,
+                textcoords='offset points',
+                ha=ha,
+                va=va,
+                fontsize=8.5,
+                fontweight=weight,
+            )
+            for offset, ha, va in places
+        ]
         best = min(labels, key=cost)
         for label in labels:
             if label is not best:
@@ -100,11 +141,15 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
 
 def _overlap(a: matplotlib.transforms.Bbox, b: matplotlib.transforms.Bbox) -> float:
     common = matplotlib.transforms.Bbox.intersection(a, b)
-    return common.width * common.height if common else 0.
+    return common.width * common.height if common else 0.0
 
 
-def plot_curves(losses: Mapping[str, Mapping[int, float]], validations: Mapping[str, Mapping[int, float]], metric: str,
-                by_epoch: bool) -> Figure:
+def plot_curves(
+    losses: Mapping[str, Mapping[int, float]],
+    validations: Mapping[str, Mapping[int, float]],
+    metric: str,
+    by_epoch: bool,
+) -> Figure:
     """Training loss of all rows, and their accuracy during training.
 
     Args:
@@ -138,7 +183,7 @@ def _add_legend(figure: Figure) -> None:
 
 def _moving_average(values: Sequence[float], width: int) -> list[float]:
     """Mean over up to ``width`` values before and after each."""
-    windows = (values[max(0, i - width):i + width + 1] for i in range(len(values)))
+    windows = (values[max(0, i - width) : i + width + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
@@ -163,14 +208,19 @@ def plot_cost(results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -
     return figures
 
 
-def _cost_figure(part: str, kind: str, panels: Mapping[tuple, Sequence[Case]],
-                 results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -> Figure:
+def _cost_figure(
+    part: str,
+    kind: str,
+    panels: Mapping[tuple, Sequence[Case]],
+    results: Mapping[Case, Sequence[Measurement]],
+    machine: Mapping,
+) -> Figure:
     with matplotlib.rc_context(RC):
         wide = min(len(panels), 3)
         high = math.ceil(len(panels) / wide)
         figure = Figure(figsize=(1.8 + 4.6 * wide, 4.2 * high), layout='constrained')
         grid = list(figure.subplots(high, wide, squeeze=False).flat)
-        for axes in grid[len(panels):]:
+        for axes in grid[len(panels) :]:
             axes.remove()
         for axes, ((fixed, precision, mode), cases) in zip(grid, panels.items()):
             held = f'batch {fixed}' if kind == 'resolution' else f'{fixed[0]} x {fixed[1]}'
@@ -183,12 +233,19 @@ def _cost_figure(part: str, kind: str, panels: Mapping[tuple, Sequence[Case]],
             for name, line in lines.items():
                 look, x = style(name), [place for place, _ in line]
                 axes.plot(x, [m.median_ms for _, m in line], label=name, markersize=4, **look)
-                axes.fill_between(x, [m.q25_ms for _, m in line], [m.q75_ms for _, m in line], color=look['color'],
-                                  alpha=0.15)
-            labels = {_place(case, kind): 'x'.join(map(str, dict.fromkeys(case.size))) if kind == 'resolution'
-                      else case.batch for case in cases}
-            axes.set(xscale='log', yscale='log', ylabel='ms a batch',
-                     xlabel='side of the image (pixels)' if kind == 'resolution' else 'batch size')
+                axes.fill_between(
+                    x, [m.q25_ms for _, m in line], [m.q75_ms for _, m in line], color=look['color'], alpha=0.15
+                )
+            labels = {
+                _place(case, kind): 'x'.join(map(str, dict.fromkeys(case.size))) if kind == 'resolution' else case.batch
+                for case in cases
+            }
+            axes.set(
+                xscale='log',
+                yscale='log',
+                ylabel='ms a batch',
+                xlabel='side of the image (pixels)' if kind == 'resolution' else 'batch size',
+            )
             axes.set_xticks(list(labels), labels.values())
             axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
@@ -211,4 +268,4 @@ def save_figure(figure: Figure, path: Path) -> str:
         figure.savefig(buffer, format='svg', metadata=dict(Date=None))
     path.with_name(f'{path.name}.svg').write_text(buffer.getvalue())
     figure.savefig(path.with_name(f'{path.name}.png'), dpi=150)
-    return buffer.getvalue()[buffer.getvalue().index('<svg'):]
+    return buffer.getvalue()[buffer.getvalue().index('<svg') :]

@@ -1,4 +1,5 @@
 """Writes the comparison: a Markdown and a CSV table, plots, and one HTML page that opens offline."""
+
 from __future__ import annotations
 
 import csv
@@ -46,7 +47,9 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
     metric = comparison.task.metrics[0]
     validations = {
         result.row.name: {step: metrics[metric.key] * metric.scale for step, metrics in result.validations.items()}
-        for result in comparison.results.values() if result.validations}
+        for result in comparison.results.values()
+        if result.validations
+    }
     if losses:
         by_epoch = any('epochs' in result.trained for result in comparison.results.values())
         figures['training'] = ('Training of all rows', plot_curves(losses, validations, metric.name, by_epoch))
@@ -68,7 +71,7 @@ def number(value: float | None, sign: bool = False) -> str:
     """A figure as the tables show it, ``-`` if there is none."""
     if value is None:
         return '-'
-    value = round(value, 1) + 0.  # turns -0.0 into 0.0
+    value = round(value, 1) + 0.0  # turns -0.0 into 0.0
     return f'{value:{"+" if sign and value else ""}.1f}'
 
 
@@ -88,8 +91,13 @@ def write_csv(comparison: Comparison, path: Path) -> None:
         writer.writerow(['backbone', *(f'{columns[i].name}, {columns[i].labels[part]}' for i, part in wide), 'remark'])
         for key, cells in comparison.table.items():
             figures = [getattr(cells[i], part) for i, part in wide]
-            writer.writerow([comparison.name(key), *('' if figure is None else round(figure, 4) for figure in figures),
-                             comparison.remarks[key]])
+            writer.writerow(
+                [
+                    comparison.name(key),
+                    *('' if figure is None else round(figure, 4) for figure in figures),
+                    comparison.remarks[key],
+                ]
+            )
         for reason, names in comparison.missing.items():
             writer.writerows([name, *[''] * len(wide), f'no result: {reason}'] for name in names)
 
@@ -100,12 +108,15 @@ def markdown(comparison: Comparison, figures: Mapping) -> str:
     lines += [line for warning in comparison.warnings for line in (f'> **Note:** {warning}', '')]
     lines += [f'- {name}: {value}' for name, value in comparison.setting]
     lines += [f'- latency: {_machine(comparison.machine)}', ''] if comparison.machine else ['']
-    heads = [f'{column.name}: {" / ".join(column.labels[part] for part in column.parts)}'
-             for column in comparison.columns]
+    heads = [
+        f'{column.name}: {" / ".join(column.labels[part] for part in column.parts)}' for column in comparison.columns
+    ]
     lines += [f'| {" | ".join(["backbone", *heads, "accuracy from"])} |', f'|{"---|" + "--:|" * len(heads) + "---|"}']
     for key, cells in comparison.table.items():
-        texts = [' / '.join(number(getattr(cell, part), part == 'difference') for part in column.parts)
-                 for column, cell in zip(comparison.columns, cells)]
+        texts = [
+            ' / '.join(number(getattr(cell, part), part == 'difference') for part in column.parts)
+            for column, cell in zip(comparison.columns, cells)
+        ]
         lines.append(f'| {" | ".join([comparison.name(key), *texts, comparison.remarks[key]])} |')
     if comparison.missing:
         lines += ['', 'Rows without results:', '']
@@ -130,5 +141,10 @@ def html(comparison: Comparison, figures: Mapping) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template('report.html').render(
-        comparison=comparison, figures=figures, number=number, tone=partial(tone, comparison), version=__version__,
-        machine=_machine(comparison.machine) if comparison.machine else '')
+        comparison=comparison,
+        figures=figures,
+        number=number,
+        tone=partial(tone, comparison),
+        version=__version__,
+        machine=_machine(comparison.machine) if comparison.machine else '',
+    )

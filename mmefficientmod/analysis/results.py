@@ -1,4 +1,5 @@
 """Reads what MMEngine left in work directories: metrics, training curves and the setting of every row."""
+
 from __future__ import annotations
 
 import json
@@ -30,6 +31,7 @@ class Setting:
         weights (str): What the backbone started from: ``'pretrained'`` or ``'random'``.
         seed (int, optional): Seed, None if it was drawn.
     """
+
     dataset: str
     val_images: int | None
     schedule: str
@@ -61,6 +63,7 @@ class Result:
         validations (dict[int, dict[str, float]]): Metrics during training, by iteration or epoch.
         setting (Setting, optional): What the metrics depend on.
     """
+
     row: Row
     config: Config | None = None
     split: str = 'test'
@@ -233,9 +236,12 @@ def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
     """What makes a data set another one: its class, its root, its annotations, its classes."""
     dataset = innermost_dataset(config, split)[1]
     classes = (dataset.get('metainfo') or {}).get('classes')
-    return (dataset.type, os.path.normpath(dataset.get('data_root') or '.'),
-            dataset.get('ann_file') or ' '.join((dataset.get('data_prefix') or {}).values()),
-            f'({len(classes)} classes)' if classes else '')
+    return (
+        dataset.type,
+        os.path.normpath(dataset.get('data_root') or '.'),
+        dataset.get('ann_file') or ' '.join((dataset.get('data_prefix') or {}).values()),
+        f'({len(classes)} classes)' if classes else '',
+    )
 
 
 def _check_dataset(results: Iterable[Result]) -> None:
@@ -263,7 +269,8 @@ def setting_of(config: Config, training: Config, split: str, processes: int, val
         test_size=_image_size(config, split),
         optimizer=_optimizer(training.optim_wrapper),
         weights='pretrained' if pretrained else 'random',
-        seed=(training.get('randomness') or {}).get('seed'))
+        seed=(training.get('randomness') or {}).get('seed'),
+    )
 
 
 def _optimizer(wrapper: Mapping) -> str:
@@ -304,7 +311,7 @@ def deviations(result: Result, task: Task) -> list[str]:
         found.append(f'an unknown number of validation images, {task.val_images} there')
     elif actual.val_images != task.val_images:
         found.append(f'{actual.val_images} validation images instead of {task.val_images}')
-    names = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights') if result.trained else ('test_size', )
+    names = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights') if result.trained else ('test_size',)
     for name in names:
         if expected and getattr(actual, name) != getattr(expected, name):
             label = 'training size' if name == 'size' else name.replace('_', ' ')

@@ -1,4 +1,5 @@
 """The rows of the comparison and the two tasks that they run in: names, configs, metrics."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,10 +12,28 @@ from pathlib import Path
 CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
 # Names of the paper's Table 7, in its order, and of the further rows; a config's name holds them in lower case.
-TABLE7 = ('ResNet-18', 'PoolFormer-S12', 'EfficientMod-s-Conv', 'PVT-Tiny', 'EfficientFormer-L1', 'PVTv2-B1',
-          'EfficientFormerV2-S2', 'EfficientMod-s')
-FURTHER = ('EfficientMod-xxs', 'EfficientMod-xs', 'VAN-B0', 'FocalNet-T-SRF', 'RepViT-M1.1', 'RepViT-M1.5',
-           'FasterNet-T2', 'MobileViTv2-1.0', 'MobileNetV2-1.0', 'EdgeViT-S')
+TABLE7 = (
+    'ResNet-18',
+    'PoolFormer-S12',
+    'EfficientMod-s-Conv',
+    'PVT-Tiny',
+    'EfficientFormer-L1',
+    'PVTv2-B1',
+    'EfficientFormerV2-S2',
+    'EfficientMod-s',
+)
+FURTHER = (
+    'EfficientMod-xxs',
+    'EfficientMod-xs',
+    'VAN-B0',
+    'FocalNet-T-SRF',
+    'RepViT-M1.1',
+    'RepViT-M1.5',
+    'FasterNet-T2',
+    'MobileViTv2-1.0',
+    'MobileNetV2-1.0',
+    'EdgeViT-S',
+)
 
 
 class CompareError(RuntimeError):
@@ -32,10 +51,11 @@ class Metric:
         scale (float): What turns the logged value into percent.
         detail (bool): Whether it stands at the end of the table.
     """
+
     name: str
     key: str
     published: str
-    scale: float = 1.
+    scale: float = 1.0
     detail: bool = False
 
 
@@ -56,6 +76,7 @@ class Task:
         cost_size (tuple[int, int]): Height and width in pixels that multiply-accumulates are counted at.
         cost (str, optional): Published multiply-accumulates (G) there.
     """
+
     name: str
     scope: str
     pattern: str
@@ -71,20 +92,37 @@ class Task:
 
 TASKS = {
     'detection': Task(
-        name='detection', scope='mmdet', pattern='mask-rcnn_{}_fpn_8xb4-1x_coco.py',
-        metrics=(Metric('box AP', 'coco/bbox_mAP', 'ap_box', 100),
-                 Metric('box AP50', 'coco/bbox_mAP_50', 'ap_box50', 100, detail=True),
-                 Metric('box AP75', 'coco/bbox_mAP_75', 'ap_box75', 100, detail=True),
-                 Metric('mask AP', 'coco/segm_mAP', 'ap_mask', 100),
-                 Metric('mask AP50', 'coco/segm_mAP_50', 'ap_mask50', 100, detail=True),
-                 Metric('mask AP75', 'coco/segm_mAP_75', 'ap_mask75', 100, detail=True)),
-        dataset='COCO', dataset_type='CocoDataset', val_images=5000, params='coco_params',
-        latencies={(512, 512): 'det_ms_512x512', (800, 1333): 'det_ms_800x1333'}, cost_size=(512, 512)),
+        name='detection',
+        scope='mmdet',
+        pattern='mask-rcnn_{}_fpn_8xb4-1x_coco.py',
+        metrics=(
+            Metric('box AP', 'coco/bbox_mAP', 'ap_box', 100),
+            Metric('box AP50', 'coco/bbox_mAP_50', 'ap_box50', 100, detail=True),
+            Metric('box AP75', 'coco/bbox_mAP_75', 'ap_box75', 100, detail=True),
+            Metric('mask AP', 'coco/segm_mAP', 'ap_mask', 100),
+            Metric('mask AP50', 'coco/segm_mAP_50', 'ap_mask50', 100, detail=True),
+            Metric('mask AP75', 'coco/segm_mAP_75', 'ap_mask75', 100, detail=True),
+        ),
+        dataset='COCO',
+        dataset_type='CocoDataset',
+        val_images=5000,
+        params='coco_params',
+        latencies={(512, 512): 'det_ms_512x512', (800, 1333): 'det_ms_800x1333'},
+        cost_size=(512, 512),
+    ),
     'segmentation': Task(
-        name='segmentation', scope='mmseg', pattern='fpn_{}_8xb4-40k_ade20k-512x512.py',
-        metrics=(Metric('mIoU', 'mIoU', 'miou'), ),
-        dataset='ADE20K', dataset_type='ADE20KDataset', val_images=2000, params='ade_params',
-        latencies={(512, 512): 'seg_ms_512x512'}, cost_size=(512, 512), cost='ade_flops'),
+        name='segmentation',
+        scope='mmseg',
+        pattern='fpn_{}_8xb4-40k_ade20k-512x512.py',
+        metrics=(Metric('mIoU', 'mIoU', 'miou'),),
+        dataset='ADE20K',
+        dataset_type='ADE20KDataset',
+        val_images=2000,
+        params='ade_params',
+        latencies={(512, 512): 'seg_ms_512x512'},
+        cost_size=(512, 512),
+        cost='ade_flops',
+    ),
 }
 
 
@@ -97,6 +135,7 @@ class Row:
         name (str): Its name in tables, e.g. ``'EfficientMod-s'``.
         config (Path): Its config for the task.
     """
+
     key: str
     name: str
     config: Path
@@ -106,7 +145,7 @@ def task_rows(task: Task) -> dict[str, Row]:
     """All rows of a task by key, those of Table 7 first."""
     names = {name.lower(): name for name in TABLE7 + FURTHER}
     head, tail = task.pattern.split('{}')
-    found = {path.name[len(head):-len(tail)]: path for path in (CONFIGS / task.name).glob(task.pattern.format('*'))}
+    found = {path.name[len(head) : -len(tail)]: path for path in (CONFIGS / task.name).glob(task.pattern.format('*'))}
     order = [key for key in names if key in found] + sorted(set(found) - set(names))
     return {key: Row(key, names.get(key, key), found[key]) for key in order}
 

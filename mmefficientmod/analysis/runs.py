@@ -1,4 +1,5 @@
 """Trains and tests rows through tools/train.py and tools/test.py, and continues where it was stopped."""
+
 from __future__ import annotations
 
 import contextlib
@@ -49,6 +50,7 @@ class Settings:
         gpus (int): Number of processes, one a GPU, for the launchers ``pytorch`` and ``slurm``.
         launcher_args (str): Arguments passed on to ``torch.distributed.run`` or ``srun``.
     """
+
     task: Task
     work_dir: Path
     overlays: Sequence[str] = ()
@@ -122,8 +124,10 @@ def _length(config: Config, settings: Settings) -> dict:
             options[f'param_scheduler.{i}.milestones'] = [max(1, round(step * ratio)) for step in scheduler.milestones]
     if not by_epoch:
         options['default_hooks.logger.interval'] = max(1, min(config.default_hooks.logger.interval, wanted // 20))
-        for key, interval in (('train_cfg.val_interval', config.train_cfg.val_interval),
-                              ('default_hooks.checkpoint.interval', config.default_hooks.checkpoint.interval)):
+        for key, interval in (
+            ('train_cfg.val_interval', config.train_cfg.val_interval),
+            ('default_hooks.checkpoint.interval', config.default_hooks.checkpoint.interval),
+        ):
             options[key] = max(1, round(interval * ratio))
     return options
 
@@ -211,8 +215,10 @@ def find_weights_file(row: Row, places: Sequence[str], option: str) -> str | Non
             if path.suffix in WEIGHT_SUFFIXES and normalise(path.stem) == normalise(row.key):
                 return str(path)
     if folders:
-        raise CompareError(f'{option}: {", ".join(folders)} holds no file for {row.key}, such as {row.key}.pth; '
-                           f'put it there or name it by {option} {row.key}=FILE')
+        raise CompareError(
+            f'{option}: {", ".join(folders)} holds no file for {row.key}, such as {row.key}.pth; '
+            f'put it there or name it by {option} {row.key}=FILE'
+        )
     return None
 
 
@@ -220,8 +226,14 @@ def command(script: str, operands: Sequence[str], settings: Settings) -> list[st
     """The command line that runs ``tools/train.py`` or ``tools/test.py`` under the chosen launcher."""
     extra = shlex.split(settings.launcher_args)
     if settings.launcher == 'pytorch':
-        start = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(settings.gpus),
-                 *(extra or ['--standalone'])]
+        start = [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node',
+            str(settings.gpus),
+            *(extra or ['--standalone']),
+        ]
     elif settings.launcher == 'slurm':
         start = ['srun', '--ntasks', str(settings.gpus), '--kill-on-bad-exit=1', *extra, sys.executable, '-u']
     else:
@@ -246,7 +258,7 @@ class RowRun:
         self.folder = settings.work_dir / row.key
         self.config_file = self.folder / Path(row.config).name
         self.checkpoint = self.options.get('load_from') if settings.checkpoints else None
-        self.steps = ('test', ) if self.checkpoint else ('train', 'test')
+        self.steps = ('test',) if self.checkpoint else ('train', 'test')
 
     @property
     def state(self) -> dict:
@@ -300,8 +312,10 @@ class RowRun:
         """Writes the config; refuses a folder in which the row ran with other settings."""
         began = self.state['commands'] and self.config_file.exists()
         if began and Config.fromfile(self.config_file).to_dict() != self.config.to_dict():
-            raise CompareError(f'{self.folder} holds a run of {self.row.key} with other settings: name another '
-                               '--work-dir, or delete that folder to run it anew')
+            raise CompareError(
+                f'{self.folder} holds a run of {self.row.key} with other settings: name another '
+                '--work-dir, or delete that folder to run it anew'
+            )
         self.config.dump(self.config_file)
 
     def run_step(self, step: str, lock: int, tick: Callable[[], None]) -> None:
@@ -312,13 +326,21 @@ class RowRun:
         """
         argv, log = self.command(step), self.folder / f'{step}.log'
         state = self.state
-        entry = dict(step=step, command=shlex.join(argv), directory=os.getcwd(), started=_now(), ended=None,
-                     exit_code=None, started_by=shlex.join(sys.orig_argv))
+        entry = dict(
+            step=step,
+            command=shlex.join(argv),
+            directory=os.getcwd(),
+            started=_now(),
+            ended=None,
+            exit_code=None,
+            started_by=shlex.join(sys.orig_argv),
+        )
         self.save({**state, 'error': None, 'commands': [*state['commands'], entry]})
         with open(log, 'ab') as out:
             begin = out.tell()
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock],
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[lock], start_new_session=True
+            )
             try:
                 while (code := _wait(process, 1)) is None:
                     tick()
@@ -339,7 +361,7 @@ class RowRun:
         try:
             last = json.loads(lines[-1])
         except (IndexError, json.JSONDecodeError):  # not yet there, or being written
-            return 0., ''
+            return 0.0, ''
         by_epoch = 'max_epochs' in self.config.train_cfg
         total = self.config.train_cfg['max_epochs' if by_epoch else 'max_iters']
         step = last['epoch'] if by_epoch else last['step']
@@ -357,8 +379,12 @@ def last_line(log: Path, begin: int = 0) -> str:
     with open(log, 'rb') as file:
         file.seek(max(begin, log.stat().st_size - 20000))
         lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r'(\[rank\d+\]: )?(error: |[\w.]*(Error|Exception|Interrupt)\b)', line)
-              and 'ChildFailedError' not in line]
+    errors = [
+        line
+        for line in lines
+        if re.match(r'(\[rank\d+\]: )?(error: |[\w.]*(Error|Exception|Interrupt)\b)', line)
+        and 'ChildFailedError' not in line
+    ]
     return [*errors[-1:], *lines[-1:], 'it printed nothing'][0]
 
 
@@ -395,8 +421,13 @@ def run_rows(rows: Sequence[Row], settings: Settings, console: Console) -> dict[
         dict[str, str | None]: For every row the reason why it is not done, None if it is.
     """
     outcomes: dict[str, str | None] = {}
-    columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[note]}'),
-               TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.fields[note]}'),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         overall = progress.add_task('rows', total=len(rows), note=f'0/{len(rows)}')
         queue = [(row, False) for row in rows]

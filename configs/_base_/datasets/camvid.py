@@ -1,12 +1,12 @@
-# CamVid semantic segmentation (Brostow et al.), 480 x 360, 11 classes, as an overlay of the ADE20K configs. The layout is
-# images/{train,val,test}/NAME.jpg and annotations/{train,val,test}/NAME.png, labels 0 to 10, 255 = void. The environment
-# variable CAMVID_ROOT replaces data/camvid.
+# CamVid semantic segmentation (Brostow et al.), 480 x 360, 11 classes, as an overlay of the ADE20K configs. The layout
+# is images/{train,val,test}/NAME.jpg and annotations/{train,val,test}/NAME.png, labels 0 to 10, 255 = void. The
+# environment variable CAMVID_ROOT replaces data/camvid.
 data_root = '{{$CAMVID_ROOT:data/camvid}}'
 metainfo = dict(
     classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol', 'fence', 'car', 'pedestrian',
              'bicyclist'),
-    palette=[(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128),
-             (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)])  # yapf: disable
+    palette=[(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+             (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)])  # yapf: disable
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
