@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock
-from .modulation import product
+from .pointwise import Pointwise
 
 
 class DeployModulationBlock(nn.Module):
@@ -15,13 +15,16 @@ class DeployModulationBlock(nn.Module):
 
     def __init__(self, embed_dims: int, ratio: int) -> None:
         super().__init__()
+        self.ratio = ratio
         self.context = ContextBranch(embed_dims)
-        self.fc1 = nn.Linear(embed_dims, ratio * embed_dims)
-        self.fc2 = nn.Linear(ratio * embed_dims, embed_dims)
+        self.fc1 = Pointwise(embed_dims, ratio * embed_dims)
+        self.fc2 = Pointwise(ratio * embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         u = F.layer_norm(x, x.shape[-1:])
-        return x + self.fc2(product(self.fc1(u), self.context(u)))
+        value, context = self.fc1(u, gelu=self.ratio > 1), self.context(u)
+        value = (value.unflatten(-1, (self.ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
+        return self.fc2(value, shortcut=x)
 
     @classmethod
     @torch.no_grad()
@@ -43,12 +46,12 @@ class DeployAttentionBlock(nn.Module):
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
         self.attn = Attention(embed_dims, qkv_bias=True)
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = Pointwise(embed_dims, hidden_dims)
+        self.fc2 = Pointwise(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(F.layer_norm(x, x.shape[-1:]))
-        return x + self.fc2(F.gelu(self.fc1(F.layer_norm(x, x.shape[-1:]))))
+        x = self.attn(F.layer_norm(x, x.shape[-1:]), shortcut=x)
+        return self.fc2(self.fc1(F.layer_norm(x, x.shape[-1:]), gelu=True), shortcut=x)
 
     @classmethod
     @torch.no_grad()
@@ -65,9 +68,9 @@ class DeployAttentionBlock(nn.Module):
 DEPLOY_FORM = {ModulationBlock: DeployModulationBlock, AttentionBlock: DeployAttentionBlock}
 
 
-def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> nn.Linear:
+def _fold_norm(norm: nn.LayerNorm, linear: Pointwise) -> Pointwise:
     """A linear layer that makes of plainly normalised input what ``linear`` makes of it after the norm's affine."""
-    folded = nn.Linear(linear.in_features, linear.out_features).to(linear.weight)
+    folded = Pointwise(linear.in_features, linear.out_features).to(linear.weight)
     folded.weight.copy_(linear.weight * norm.weight)
     bias = linear.weight @ norm.bias
     folded.bias.copy_(bias if linear.bias is None else bias + linear.bias)

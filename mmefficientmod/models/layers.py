@@ -1,10 +1,13 @@
 """The building blocks of EfficientMod. Activations are NHWC throughout: (B, H, W, C)."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .modulation import modulation, product
+from .pointwise import Pointwise
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -33,13 +36,13 @@ class ContextBranch(nn.Module):
 
     def __init__(self, embed_dims: int, kernel_size: int = 7) -> None:
         super().__init__()
-        self.f = nn.Linear(embed_dims, embed_dims)
+        self.f = Pointwise(embed_dims, embed_dims)
         self.dwconv = nn.Conv2d(embed_dims, embed_dims, kernel_size, 1, kernel_size // 2, groups=embed_dims)
-        self.g = nn.Linear(embed_dims, embed_dims)
+        self.g = Pointwise(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv(self.f(x).permute(0, 3, 1, 2))
-        return self.g(F.gelu(x.permute(0, 2, 3, 1)))
+        x = F.gelu(self.dwconv(self.f(x).permute(0, 3, 1, 2)))
+        return self.g(x.permute(0, 2, 3, 1))
 
 
 class ModulationBlock(nn.Module):
@@ -53,8 +56,8 @@ class ModulationBlock(nn.Module):
         self.drop_path_rate = drop_path_rate
         self.norm = nn.LayerNorm(embed_dims)
         self.context = ContextBranch(embed_dims)
-        self.fc1 = nn.Linear(embed_dims, ratio * embed_dims)
-        self.fc2 = nn.Linear(ratio * embed_dims, embed_dims)
+        self.fc1 = Pointwise(embed_dims, ratio * embed_dims)
+        self.fc2 = Pointwise(ratio * embed_dims, embed_dims)
         self.gamma = nn.Parameter(torch.full((embed_dims,), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,15 +76,15 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.head_dims = max(embed_dims // num_heads, 32)
-        self.qkv = nn.Linear(embed_dims, 3 * num_heads * self.head_dims, bias=qkv_bias)
-        self.proj = nn.Linear(num_heads * self.head_dims, embed_dims)
+        self.qkv = Pointwise(embed_dims, 3 * num_heads * self.head_dims, bias=qkv_bias)
+        self.proj = Pointwise(num_heads * self.head_dims, embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         b, h, w, _ = x.shape
-        qkv = self.qkv(x).view(b, h * w, 3, self.num_heads, self.head_dims)
+        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, self.head_dims)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW, head_dims)
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1), shortcut=shortcut)
 
 
 class AttentionBlock(nn.Module):
@@ -93,8 +96,8 @@ class AttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims)
         self.attn = Attention(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.fc1 = nn.Linear(embed_dims, int(ratio * embed_dims))
-        self.fc2 = nn.Linear(int(ratio * embed_dims), embed_dims)
+        self.fc1 = Pointwise(embed_dims, int(ratio * embed_dims))
+        self.fc2 = Pointwise(int(ratio * embed_dims), embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .pointwise import pointwise, pointwise_backward, pointwise_weight_backward
+
 
 def modulation(
     x: Tensor, norm: nn.LayerNorm, context: nn.Module, fc1: nn.Linear, fc2: nn.Linear, gamma: Tensor
@@ -66,10 +68,10 @@ class Modulation(torch.autograd.Function):
     def forward(ctx, x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b):
         u, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm_w.to(x.dtype), norm_b.to(x.dtype), eps)
         u = u.to(f_w.dtype)
-        conv = context_conv(F.linear(u, f_w, f_b), dw_w, dw_b)
-        context = F.linear(F.gelu(conv), g_w, g_b)
-        v = F.linear(u, fc1_w, fc1_b)
-        y = gamma * F.linear(product(v, context), fc2_w, fc2_b)
+        conv = context_conv(pointwise(u, f_w, f_b), dw_w, dw_b)
+        context = pointwise(F.gelu(conv), g_w, g_b)
+        v = pointwise(u, fc1_w, fc1_b)
+        y = gamma * pointwise(product(v, context), fc2_w, fc2_b)
         kept = mean, rstd, conv, context, v
         ctx.save_for_backward(x, gamma, norm_w, norm_b, f_w, f_b, dw_w, g_w, fc1_w, fc2_w, fc2_b, *kept)
         return y
@@ -86,23 +88,23 @@ class Modulation(torch.autograd.Function):
         value = F.gelu(v) if ratio > 1 else v
         product = (value.unflatten(-1, (ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
         # The output of fc2 is not kept: what gamma's gradient needs of it follows from that of gamma * fc2.
-        d_scaled_w, d_scaled_b = _weight_backward(grad.to(f_w.dtype), product)
+        d_scaled_w, d_scaled_b = pointwise_weight_backward(grad.to(f_w.dtype), product)
         d_gamma = (d_scaled_w.to(gamma.dtype) * fc2_w).sum(1) + d_scaled_b * fc2_b
         d_fc2_w, d_fc2_b = (gamma[:, None] * d_scaled_w).to(fc2_w.dtype), (gamma * d_scaled_b).to(fc2_b.dtype)
-        d_product = (gamma * grad).to(f_w.dtype) @ fc2_w
+        d_product = pointwise((gamma * grad).to(f_w.dtype), fc2_w.t())
 
         d_product = d_product.unflatten(-1, (ratio, -1))
         d_context = (d_product * value.unflatten(-1, (ratio, -1))).sum(-2)
-        d_v = (d_product * context.unsqueeze(-2)).flatten(-2)
+        d_v = d_product.mul_(context.unsqueeze(-2)).flatten(-2)
         if ratio > 1:
             d_v = torch.ops.aten.gelu_backward(d_v, v)
-        d_u, d_fc1_w, d_fc1_b = _linear_backward(d_v, u, fc1_w)
+        d_u, d_fc1_w, d_fc1_b = pointwise_backward(d_v, u, fc1_w)
 
-        d_conv, d_g_w, d_g_b = _linear_backward(d_context, F.gelu(conv), g_w)
+        d_conv, d_g_w, d_g_b = pointwise_backward(d_context, F.gelu(conv), g_w)
         d_conv = torch.ops.aten.gelu_backward(d_conv, conv)
         d_f, d_dw_w, d_dw_b = torch.ops.aten.convolution_backward(
             d_conv.permute(0, 3, 1, 2),
-            F.linear(u, f_w, f_b).permute(0, 3, 1, 2),
+            pointwise(u, f_w, f_b).permute(0, 3, 1, 2),
             dw_w,
             [channels],
             [1, 1],
@@ -113,7 +115,7 @@ class Modulation(torch.autograd.Function):
             channels,
             [True, True, True],
         )
-        d_u_context, d_f_w, d_f_b = _linear_backward(d_f.permute(0, 2, 3, 1), u, f_w)
+        d_u_context, d_f_w, d_f_b = pointwise_backward(d_f.permute(0, 2, 3, 1), u, f_w)
 
         d_x, d_norm_w, d_norm_b = torch.ops.aten.native_layer_norm_backward(
             (d_u + d_u_context).to(x.dtype), x, [channels], mean, rstd, norm_w, norm_b, [True, True, True]
@@ -135,14 +137,3 @@ class Modulation(torch.autograd.Function):
             d_fc2_w,
             d_fc2_b,
         )
-
-
-def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of F.linear(x, weight, bias) for the input, the weight and the bias."""
-    return grad @ weight, *_weight_backward(grad, x)
-
-
-def _weight_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of F.linear(x, weight, bias) for the weight and the bias."""
-    grad = grad.flatten(0, -2)
-    return grad.t() @ x.flatten(0, -2), grad.sum(0)
