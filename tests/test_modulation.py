@@ -1,10 +1,14 @@
 """The modulation operator: its backward pass is right everywhere, and it keeps as little as promised."""
 
 import importlib.util
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import require_shared
+from mmengine.model import MMDistributedDataParallel
+from test_deploy import trained
 
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
@@ -97,3 +101,34 @@ def test_keeps_little_for_the_backward_pass(arch):
     images = torch.rand(2, 3, 256, 256)
     ours = saved_bytes(EfficientMod(arch).train(), images)
     assert ours <= 0.55 * saved_bytes(released_form.build(arch).train(), images)
+
+
+def step(model, images):
+    """Gradients of one training step."""
+    model.zero_grad()
+    torch.stack([level.square().mean() for level in model(images)]).mean().backward()
+    return {name.removeprefix('module.'): parameter.grad for name, parameter in model.named_parameters()}
+
+
+def distributed_steps(rank, folder, images, with_cp):
+    """What each of two processes does: two steps of MMEngine's data-parallel model on a half of the images."""
+    torch.set_num_threads(1)
+    meeting = dict(init_method=f'file://{folder}/meeting', timeout=timedelta(seconds=120))
+    dist.init_process_group('gloo', rank=rank, world_size=2, **meeting)
+    model = trained('xxs', drop_path_rate=0.0, with_cp=with_cp).train()
+    model = MMDistributedDataParallel(model, find_unused_parameters=False)
+    for i in range(2):  # the second step raises an error if the first left a parameter without a gradient
+        torch.save(step(model, images.chunk(2)[rank]), folder / f'{rank}-{i}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_distributed_training_gives_the_gradients_of_the_whole_batch(with_cp, tmp_path):
+    images = torch.rand(4, 3, 64, 64)
+    expected = step(trained('xxs', drop_path_rate=0.0).train(), images)
+    torch.multiprocessing.spawn(distributed_steps, (tmp_path, images, with_cp), nprocs=2)
+    for rank, i in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        grads = torch.load(tmp_path / f'{rank}-{i}.pth')
+        assert grads.keys() == expected.keys()
+        for name, grad in expected.items():
+            assert (grads[name] - grad).abs().max() <= 1e-5 * grad.abs().max(), name
