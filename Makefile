@@ -4,6 +4,7 @@
 STACK ?= openmmlab
 TESTS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 PYTHON ?=
 export PYTHON
 
@@ -12,7 +13,7 @@ $(error unknown STACK '$(STACK)'; choose STACK=openmmlab or STACK=onedl)
 endif
 VENV := .venv/$(STACK)
 
-.PHONY: help env demo test lint package clean
+.PHONY: help env demo bench test lint package clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +24,9 @@ env:  ## create the virtual environment .venv/$STACK (once)
 
 demo: env  ## train and evaluate both tasks on a small generated data set, on the CPU
 	$(VENV)/bin/python tools/demo.py
+
+bench: env  ## measure the network's forms against the plain one, on the CPU; BENCH_ARGS='--rows efficientmod-s' goes to the tool
+	$(VENV)/bin/python tools/benchmark_forms.py $(BENCH_ARGS)
 
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)

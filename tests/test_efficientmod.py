@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmefficientmod.checkpoint import to_released_name
 from mmefficientmod.models import EfficientMod
+from mmefficientmod.models.layers import Attention
 
 
 def build(arch='xxs', seed=0, **kwargs):
@@ -323,3 +324,34 @@ def test_layer_wise_learning_rate_decay():
     assert scales['backbone.patch_embeds.3.proj.weight'] == scales['backbone.stages.3.0.norm.weight'] == 0.5**4
     assert scales['backbone.stages.0.0.gamma'] == 0.5**num_blocks
     assert scales['backbone.patch_embeds.0.proj.weight'] == 0.5 ** (num_blocks + 1)
+
+
+def test_bounded_attention_is_exact_where_it_is_not_needed():
+    images = torch.rand(1, 3, 64, 96)  # 4 x 6 pixels in stage 3
+    model, bounded = EfficientMod('xxs').eval(), EfficientMod('xxs', attn_max_keys=24).eval()
+    bounded.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for level, expected in zip(bounded(images), model(images)):
+            assert torch.equal(level, expected)
+
+
+def test_bounded_attention_averages_keys_and_values():
+    torch.manual_seed(0)
+    attention = Attention(8, num_heads=2, max_keys=6).double()
+    x = torch.randn(1, 5, 6, 8, dtype=torch.float64)  # windows of 3 x 3, the lower ones 2 x 3: 2 x 2 keys
+    q, k, v = attention.qkv(x).unflatten(-1, (3, 2, -1)).unbind(3)  # each (1, 5, 6, heads, head_dims)
+    k, v = (torch.stack([y[:, i : i + 3, j : j + 3].mean((1, 2)) for i in (0, 3) for j in (0, 3)], 2) for y in (k, v))
+    weights = torch.einsum('bnhd,bhmd->bhnm', q.flatten(1, 2), k)
+    expected = torch.einsum('bhnm,bhmd->bnhd', (weights * attention.head_dims**-0.5).softmax(-1), v)
+    torch.testing.assert_close(attention(x), attention.proj(expected.reshape(1, 5, 6, -1)))
+
+
+def test_bounded_attention_in_deploy_form():
+    model, images = EfficientMod('xxs', attn_max_keys=9).eval(), torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        expected = model(images)
+        model.switch_to_deploy()
+        for level, reference in zip(model(images), expected):
+            assert (level - reference).abs().max() <= 1e-5 * reference.abs().max()
+    with pytest.raises(ValueError, match='attn_max_keys must be None or at least 1, got 0'):
+        EfficientMod('xxs', attn_max_keys=0)

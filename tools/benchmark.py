@@ -59,10 +59,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--modes',
         nargs='+',
-        choices=['eager', 'compiled'],
+        choices=latency.MODES,
         default=['eager'],
         metavar='MODE',
-        help='eager, compiled (torch.compile); default eager',
+        help=f'some of {", ".join(latency.MODES)}: with torch.compile, in the inference form of the rows that have '
+        'one; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")

@@ -30,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from .rows import TASKS, Row, task_rows
 
 PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation'}  # the task whose config it is
+MODES = ('eager', 'compiled', 'deploy', 'deploy-compiled')
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')  # behind them, shapes depend on the proposals
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
@@ -44,7 +45,7 @@ class Case:
         size (tuple[int, int]): Height and width of the image in pixels, before it is padded to multiples of 32.
         batch (int): Images at once.
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
-        mode (str): ``'eager'`` or ``'compiled'``.
+        mode (str): One of :data:`MODES`; ``'deploy'`` is the inference form, of the rows that have one.
     """
 
     part: str
@@ -116,10 +117,14 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device, backend: st
     100 of them through the mask head), for a segmentor everything up to the logits; what follows depends on the
     weights.
     """
-    if case.mode == 'compiled':
+    if case.mode.startswith('deploy'):
+        backbone = model if case.part == 'backbone' else model.backbone
+        getattr(backbone, 'switch_to_deploy', lambda: None)()
+    if case.mode.endswith('compiled'):
         compiled = [model] if case.part == 'backbone' else [getattr(model, name, None) for name in COMPILED_PARTS]
         for module in filter(None, compiled):
-            module.compile(dynamic=False, backend=backend)
+            options = dict(freezing=True) if backend == 'inductor' else None  # weights are constants
+            module.compile(dynamic=False, backend=backend, options=options)
     height, width = case.input_size
     images = torch.rand(case.batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     arguments: tuple = (images,)

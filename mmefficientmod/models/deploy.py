@@ -43,9 +43,9 @@ class DeployModulationBlock(nn.Module):
 class DeployAttentionBlock(nn.Module):
     """:class:`AttentionBlock` without parameters of its norms; the same result."""
 
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+    def __init__(self, embed_dims: int, hidden_dims: int, max_keys: int | None = None) -> None:
         super().__init__()
-        self.attn = Attention(embed_dims, qkv_bias=True)
+        self.attn = Attention(embed_dims, qkv_bias=True, max_keys=max_keys)
         self.fc1 = Pointwise(embed_dims, hidden_dims)
         self.fc2 = Pointwise(hidden_dims, embed_dims)
 
@@ -57,7 +57,8 @@ class DeployAttentionBlock(nn.Module):
     @torch.no_grad()
     def fold(cls, block: AttentionBlock) -> DeployAttentionBlock:
         """The inference form of a trained block."""
-        deployed = cls(block.fc1.in_features, block.fc1.out_features).to(block.fc1.weight)
+        dims = block.fc1.in_features, block.fc1.out_features
+        deployed = cls(*dims, block.attn.max_keys).to(block.fc1.weight)
         deployed.attn.qkv = _fold_norm(block.norm1, block.attn.qkv)
         deployed.attn.proj.load_state_dict(block.attn.proj.state_dict())
         deployed.fc1 = _fold_norm(block.norm2, block.fc1)

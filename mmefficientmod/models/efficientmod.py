@@ -48,6 +48,10 @@ class EfficientMod(BaseModule):
             evaluation mode. Defaults to -1.
         drop_path_rate (float, optional): Stochastic depth of the last block; it grows linearly from 0 at the first.
             Defaults to the arch's own.
+        attn_max_keys (int, optional): Bounds the cost of attention on large images, which grows with the square of
+            their area: where a stage has more pixels than this, its keys and values are averaged over square windows
+            until there are at most as many. That is **not the published network**: see ``docs/speed.md`` for what it
+            saves and changes. Defaults to None, no bound.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
         contiguous_outputs (bool, optional): Copy the outputs to contiguous NCHW maps. MMCV's RoIAlign and deformable
             convolutions read any map as contiguous, without an error, and would take wrong pixels from a channels-last
@@ -62,7 +66,7 @@ class EfficientMod(BaseModule):
         out_strides (tuple[int]): Their strides in pixels, e.g. ``(4, 8, 16, 32)``.
 
     Raises:
-        ValueError: If ``arch``, ``out_indices`` or ``frozen_stages`` is not one of the values above.
+        ValueError: If ``arch``, ``out_indices``, ``frozen_stages`` or ``attn_max_keys`` is not one of the values above.
 
     Example:
         >>> import torch
@@ -92,6 +96,7 @@ class EfficientMod(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         drop_path_rate: float | None = None,
+        attn_max_keys: int | None = None,
         with_cp: bool = False,
         contiguous_outputs: bool | None = None,
         deploy: bool = False,
@@ -110,6 +115,8 @@ class EfficientMod(BaseModule):
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        if attn_max_keys is not None and attn_max_keys < 1:
+            raise ValueError(f'attn_max_keys must be None or at least 1, got {attn_max_keys}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.contiguous_outputs = contiguous_outputs
@@ -124,7 +131,10 @@ class EfficientMod(BaseModule):
                 PatchEmbed(in_channels, dims, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dims, 3, 2)
             )
             blocks = [ModulationBlock(dims, setting['ratio'] if j % 2 else 1, next(rates)) for j in range(depths[i])]
-            blocks += [AttentionBlock(dims, setting['attn_ratios'][i], next(rates)) for _ in range(attn_depths[i])]
+            blocks += [
+                AttentionBlock(dims, setting['attn_ratios'][i], next(rates), attn_max_keys)
+                for _ in range(attn_depths[i])
+            ]
             self.stages.append(nn.ModuleList(blocks))
         self._freeze_stages()
         if deploy:

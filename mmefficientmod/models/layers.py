@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,10 +72,16 @@ class ModulationBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all pixels; a head is at least 32 wide. (B, H, W, C) -> (B, H, W, C)."""
+    """Multi-head self-attention over all pixels; a head is at least 32 wide. (B, H, W, C) -> (B, H, W, C).
 
-    def __init__(self, embed_dims: int, num_heads: int = 8, qkv_bias: bool = False) -> None:
+    Where there are more than ``max_keys`` pixels, keys and values are averaged over square windows until there are not.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int = 8, qkv_bias: bool = False, max_keys: int | None = None
+    ) -> None:
         super().__init__()
+        self.max_keys = max_keys
         self.num_heads = num_heads
         self.head_dims = max(embed_dims // num_heads, 32)
         self.qkv = Pointwise(embed_dims, 3 * num_heads * self.head_dims, bias=qkv_bias)
@@ -81,20 +89,32 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         b, h, w, _ = x.shape
-        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, self.head_dims)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW, head_dims)
+        width = self.num_heads * self.head_dims
+        q, kv = self.qkv(x).split([width, 2 * width], -1)
+        if self.max_keys and h * w > self.max_keys:
+            kv = average_windows(kv, self.max_keys)
+        q = q.unflatten(-1, (self.num_heads, -1)).flatten(1, 2).transpose(1, 2)  # (B, heads, HW, head_dims)
+        k, v = kv.unflatten(-1, (2, self.num_heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4).unbind(0)  # fewer pixels
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(b, h, w, -1), shortcut=shortcut)
+
+
+def average_windows(x: Tensor, max_pixels: int) -> Tensor:
+    """Averages (B, H, W, C) over the smallest square windows that leave at most ``max_pixels`` pixels."""
+    h, w = x.shape[1:3]
+    side = next(n for n in range(2, max(h, w) + 1) if math.ceil(h / n) * math.ceil(w / n) <= max_pixels)
+    x = F.avg_pool2d(x.permute(0, 3, 1, 2), side, ceil_mode=True, count_include_pad=False)
+    return x.permute(0, 2, 3, 1)
 
 
 class AttentionBlock(nn.Module):
     """Pre-norm transformer block: attention, then a two-layer MLP, each with a shortcut. No LayerScale."""
 
-    def __init__(self, embed_dims: int, ratio: float, drop_path_rate: float = 0.0) -> None:
+    def __init__(self, embed_dims: int, ratio: float, drop_path_rate: float = 0.0, max_keys: int | None = None) -> None:
         super().__init__()
         self.drop_path_rate = drop_path_rate
         self.norm1 = nn.LayerNorm(embed_dims)
-        self.attn = Attention(embed_dims)
+        self.attn = Attention(embed_dims, max_keys=max_keys)
         self.norm2 = nn.LayerNorm(embed_dims)
         self.fc1 = Pointwise(embed_dims, int(ratio * embed_dims))
         self.fc2 = Pointwise(int(ratio * embed_dims), embed_dims)

@@ -138,6 +138,12 @@ class TimmBackbone(BaseModule):
         self.load_pretrained(self._published_weights(source))
         print_log(f'{self.model_name}: loaded the weights of {source}', logger='current')
 
+    def switch_to_deploy(self) -> None:
+        """Turns a trained model into its inference form, where timm has one for it: fused branches and norms."""
+        from timm.utils import reparameterize_model
+
+        self.model = reparameterize_model(self.model, inplace=True)
+
     def load_pretrained(self, weights: dict[str, Tensor]) -> None:
         """Loads weights named as in ``self.model``, all of them."""
         self.model.load_state_dict(weights)
