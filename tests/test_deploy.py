@@ -1,13 +1,19 @@
 """The inference form equals the trained one, alone and inside built models, and survives saving."""
 
 import copy
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import ARCHS, REPO, build_model
 from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from torch._inductor import config as inductor
 
 from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.launch import find_script
 from mmefficientmod.models import EfficientMod
 
 
@@ -78,3 +84,47 @@ def test_gradients_reach_the_input_in_deploy_form():
     images = torch.rand(1, 3, 64, 64, requires_grad=True)
     sum(level.sum() for level in model(images)).backward()
     assert images.grad.isfinite().all() and images.grad.any()
+
+
+@pytest.mark.both_stacks
+def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
+    """Its own script, as its users type it: CONFIG CHECKPOINT SAVE_PATH."""
+    pytest.importorskip('mmpretrain')
+    settings = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
+    )
+    config, checkpoint, converted = (tmp_path / name for name in ('config.py', 'trained.pth', 'deploy.pth'))
+    config.write_text(f'default_scope = "mmpretrain"\nmodel = {settings}\n')
+    model, images = build_model(Config.fromfile(config)).eval(), torch.rand(2, 3, 64, 64)
+    model.backbone.load_state_dict(trained('xxs').state_dict())
+    torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
+
+    script = find_script('mmpretrain', 'model_converters/reparameterize_model')
+    done = subprocess.run(
+        [sys.executable, script, str(config), str(checkpoint), str(converted)],
+        text=True,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+    settings['backbone']['deploy'] = True
+    deployed = build_model(Config(dict(model=settings, default_scope='mmpretrain'))).eval()
+    load_checkpoint(deployed, str(converted), strict=True)
+    with torch.no_grad():
+        assert_close([deployed(images)], [model(images)])
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ('c++', 'g++', 'clang++'))), reason='torch.compile needs a C++ compiler')
+def test_compiled_with_constant_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))  # nothing from an earlier run
+    model, images = trained('xxs', out_indices=(0, 1, 2)), torch.rand(1, 3, 64, 96)
+    with torch.inference_mode(), inductor.patch(freezing=True):
+        expected = model(images)
+        model.switch_to_deploy()
+        assert_close(torch.compile(model, fullgraph=True)(images), expected)
