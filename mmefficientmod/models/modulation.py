@@ -128,7 +128,7 @@ class Modulation(torch.autograd.Function):
             None,
             d_f_w,
             d_f_b,
-            d_dw_w,
+            d_dw_w.view_as(dw_w),  # the strides of the weight, as distributed training wants them
             d_dw_b,
             d_g_w,
             d_g_b,

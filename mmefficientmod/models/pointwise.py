@@ -6,6 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # an older torch, which cannot tell while it compiles
+
+    def has_static_value(size: int) -> bool:
+        return False
+
+
 # What oneDNN's convolution computes, where torch has it.
 CONVOLVED = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_available() else ()
 
@@ -68,7 +76,10 @@ def pointwise_weight_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolves(x: Tensor) -> bool:
-    return x.device.type == 'cpu' and x.dtype in CONVOLVED
+    if x.device.type != 'cpu' or x.dtype not in CONVOLVED:
+        return False
+    # torch.compile (2.13) gets the memory format of a convolution wrong where sizes are symbols.
+    return not torch.compiler.is_compiling() or all(has_static_value(size) for size in x.shape)
 
 
 class Pointwise(nn.Linear):
