@@ -10,6 +10,7 @@ import torch
 from conftest import ARCHS, REPO, build_model
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
+from torch._inductor import config as inductor
 
 from mmefficientmod.checkpoint import CheckpointError
 from mmefficientmod.launch import find_script
@@ -126,8 +127,8 @@ def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     model = trained(arch, out_indices=(1,))
     compiled = copy.deepcopy(model)
     compiled.switch_to_deploy()
-    compiled = torch.compile(compiled, fullgraph=True, options={'freezing': True})
-    with torch.inference_mode():
+    compiled = torch.compile(compiled, fullgraph=True)
+    with torch.inference_mode(), inductor.patch(freezing=True):
         for shape in ((1, 3, 64, 96), (2, 3, 65, 97)):  # at the second, torch compiles for any size
             images = torch.rand(shape)
             assert_close(compiled(images), model(images))

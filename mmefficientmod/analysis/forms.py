@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,7 +85,7 @@ def inference_forms(backbone: nn.Module) -> dict[str, Callable[[Tensor], tuple[T
     A backbone of another family has no plain form; its inference form is what its ``switch_to_deploy()`` makes, if it
     has one. The compiled forms compile at their first call; all are to be called under ``torch.inference_mode()``.
     """
-    backbone = backbone.eval()
+    backbone.eval()  # some backbones return nothing here
     deploy = copy.deepcopy(backbone)
     getattr(deploy, 'switch_to_deploy', lambda: None)()
     compiled, compiled_bf16 = (compile_for_inference(copy.deepcopy(deploy)) for _ in range(2))
@@ -99,9 +100,15 @@ def inference_forms(backbone: nn.Module) -> dict[str, Callable[[Tensor], tuple[T
     return forms
 
 
-def compile_for_inference(model: nn.Module) -> nn.Module:
-    """``torch.compile`` with the weights as constants, laid out once for the kernels that use them."""
-    return torch.compile(model, dynamic=False, options={'freezing': True})
+def compile_for_inference(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """``torch.compile`` for one image size, weights being constants that are laid out once for the kernels' sake."""
+    compiled = torch.compile(model, dynamic=False)
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with inductor.patch(freezing=True):  # looked at while compiling, which `options=` is too late for
+            return compiled(images)
+
+    return run
 
 
 def output_error(levels: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:

@@ -25,6 +25,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 
 from .rows import TASKS, Row, task_rows
@@ -123,8 +124,7 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device, backend: st
     if case.mode.endswith('compiled'):
         compiled = [model] if case.part == 'backbone' else [getattr(model, name, None) for name in COMPILED_PARTS]
         for module in filter(None, compiled):
-            options = dict(freezing=True) if backend == 'inductor' else None  # weights are constants
-            module.compile(dynamic=False, backend=backend, options=options)
+            module.compile(dynamic=False, backend=backend)
     height, width = case.input_size
     images = torch.rand(case.batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     arguments: tuple = (images,)
@@ -139,7 +139,8 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device, backend: st
     dtype = PRECISIONS[case.precision]
 
     def run() -> object:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+        with torch.inference_mode(), autocast, inductor.patch(freezing=True):  # compiled: weights are constants
             return model(*arguments, **keywords)
 
     return run
