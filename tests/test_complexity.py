@@ -10,6 +10,7 @@ from torch import nn
 
 from mmefficientmod.analysis.complexity import Complexity, measure_config, measure_model
 from mmefficientmod.analysis.published import PUBLISHED, published
+from mmefficientmod.models.pointwise import Pointwise
 
 DETECTION, SEGMENTATION = (
     {row: REPO / 'configs' / pattern.format(row.lower()) for row in published('downstream')}
@@ -107,6 +108,9 @@ def test_counter_of_mmcv_gives_the_published_cost_to_the_digit(row):
     config = Config.fromfile(SEGMENTATION[row])
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(config.model).to('meta').eval()
+    for module in model.modules():
+        if type(module) is Pointwise:  # this counter looks for exact types
+            module.__class__ = torch.nn.Linear
     macs, _ = get_model_complexity_info(model, (3, 512, 512), print_per_layer_stat=False, as_strings=False)
     assert round(macs / G, 1) == published('downstream')[row]['ade_flops']
 
