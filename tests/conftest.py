@@ -1,8 +1,10 @@
 """What several tests share: the reference data beside the checkout, the golden weights, released-style checkpoints."""
 
+import importlib.util
 import json
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,6 +23,23 @@ def require_shared(part: str) -> Path:
     if not path.exists():
         pytest.skip(f'reference data {part} is not beside this checkout')
     return path
+
+
+def released_form() -> ModuleType:
+    """The released sequence of operations, a module beside this checkout; skips where it is absent."""
+    spec = importlib.util.spec_from_file_location('released_form', require_shared('reference/released_form.py'))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """The network with parameters that all matter, as after training."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, float(name.endswith('weight') or 'gamma' in name), 0.1)
+    return model
 
 
 def build_model(config: Config) -> torch.nn.Module:

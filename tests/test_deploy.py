@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ARCHS, REPO, build_model
+from conftest import ARCHS, REPO, build_model, randomised
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
@@ -20,11 +20,7 @@ from mmefficientmod.models import EfficientMod
 def trained(arch, **kwargs):
     """A backbone whose every parameter matters, as after training."""
     torch.manual_seed(0)
-    model = EfficientMod(arch, **kwargs)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, float(name.endswith('weight') or 'gamma' in name), 0.1)
-    return model.eval()
+    return randomised(EfficientMod(arch, **kwargs)).eval()
 
 
 def assert_close(levels, expected, tolerance=1e-5):

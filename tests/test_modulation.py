@@ -1,15 +1,15 @@
 """The modulation operator: its backward pass is right everywhere, and it keeps as little as promised."""
 
-import importlib.util
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import require_shared
+from conftest import released_form
 from mmengine.model import MMDistributedDataParallel
 from test_deploy import trained
 
+from mmefficientmod.analysis.forms import saved_bytes
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
 
@@ -77,30 +77,11 @@ def test_compiled(ratio):
         torch.testing.assert_close(compiled[name], value)
 
 
-def saved_bytes(model, images):
-    """Bytes kept for the backward pass beside the parameters, every storage counted once."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage  # holding it keeps its address from being used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images)
-    return sum(storage.nbytes() for storage in kept.values())
-
-
 @pytest.mark.parametrize('arch', ['s', 's_conv'])
 def test_keeps_little_for_the_backward_pass(arch):
-    spec = importlib.util.spec_from_file_location('released_form', require_shared('reference/released_form.py'))
-    released_form = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(released_form)
     images = torch.rand(2, 3, 256, 256)
     ours = saved_bytes(EfficientMod(arch).train(), images)
-    assert ours <= 0.55 * saved_bytes(released_form.build(arch).train(), images)
+    assert ours <= 0.55 * saved_bytes(released_form().build(arch).train(), images)
 
 
 def step(model, images):

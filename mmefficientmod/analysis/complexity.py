@@ -66,6 +66,14 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
         )
 
 
+def operations(module: nn.Module, *args, **kwargs) -> dict[object, int]:
+    """Floating-point operations of a forward pass by torch operator, 2 a multiply-add; see :class:`Complexity`."""
+    # The plain kernel takes attention apart into the matrix products that the counter knows on every device.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(*args, **kwargs)
+    return counter.get_flop_counts().get('Global', {})
+
+
 def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args, **kwargs) -> Complexity:
     """Counts for a module that takes an image (1, 3, H, W), on the device that it is on.
 
@@ -76,10 +84,8 @@ def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args, *
     """
     parameters = list(model.parameters())
     image = torch.zeros(1, 3, *size, device=parameters[0].device)
-    # The plain kernel takes attention apart into the matrix products that the counter knows on every device.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.eval()(image, *args, **kwargs)
-    flops = counter.get_flop_counts().get('Global', {})
+    model.eval()  # some backbones return nothing here
+    flops = operations(model, image, *args, **kwargs)
     attention = sum(flops.get(product, 0) for product in (torch.ops.aten.bmm, torch.ops.aten.baddbmm))
     return Complexity(
         params=sum(p.numel() for p in parameters),

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._inductor import config as inductor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import EfficientMod
 from ..models.layers import AttentionBlock, ContextBranch, ModulationBlock, PatchEmbed, drop_path
@@ -141,11 +139,3 @@ def saved_bytes(form: nn.Module, images: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         form(images)
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def operations(form: nn.Module, images: Tensor) -> int:
-    """Floating-point operations of a forward pass in matrix products, convolutions and attention; 2 a multiply-add."""
-    # The counter knows attention by its products, which the fused kernels hide.
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        form(images)
-    return counter.get_total_flops()

@@ -258,9 +258,13 @@ def measure(
     return list(results.values())
 
 
+def quartiles(times: Sequence[float]) -> list[float]:
+    """Lower quartile, median and upper quartile."""
+    return statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else [*times] * 3
+
+
 def _summarise(result: Measurement, times: Sequence[float], batch: int) -> None:
-    quartiles = statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else times * 3
-    result.q25_ms, result.median_ms, result.q75_ms = quartiles
+    result.q25_ms, result.median_ms, result.q75_ms = quartiles(times)
     result.images_per_second = 1000 * batch / result.median_ms
 
 

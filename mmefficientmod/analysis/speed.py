@@ -5,26 +5,27 @@ from __future__ import annotations
 import gc
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from .complexity import operations
 from .forms import (
     TOLERANCE,
     PlainForm,
     inference_forms,
-    operations,
     output_error,
     saved_bytes,
     training_step,
 )
-from .latency import build, describe
+from .latency import build, describe, quartiles, time_once
 from .published import published
 from .rows import TASKS, normalise, task_rows
+
+CPU = torch.device('cpu')
 
 
 @dataclass
@@ -107,7 +108,7 @@ def measure_inference(
         row = task_rows(TASKS['detection'])[key]
         try:
             backbone = build(row, 'backbone')
-            forms, gflop = inference_forms(backbone), operations(backbone, images) / 1e9
+            forms, gflop = inference_forms(backbone), sum(operations(backbone, images).values()) / 1e9
             with torch.inference_mode():
                 expected = backbone(images)
         except Exception as error:  # about this row; the others go on
@@ -132,22 +133,15 @@ def measure_inference(
     for i in range(repeats):
         tick(f'round {i + 1}/{repeats}')
         for _, run, times in order.sample(ready, len(ready)):
-            times.append(_time(run, images))
+            with torch.inference_mode():
+                times.append(time_once(partial(run, images), CPU))
     for result, _, times in ready:
-        result.q25_ms, result.median_ms, result.q75_ms = statistics.quantiles(times, n=4, method='inclusive')
+        result.q25_ms, result.median_ms, result.q75_ms = quartiles(times)
     plain = {result.row: result.median_ms for result in results if result.form == 'plain'}
     for result in results:
         if result.median_ms and plain.get(result.row):
             result.ratio = plain[result.row] / result.median_ms
     return results
-
-
-def _time(run: Callable[[Tensor], object], images: Tensor) -> float:
-    """Milliseconds of one call."""
-    with torch.inference_mode():
-        start = time.perf_counter()
-        run(images)
-        return (time.perf_counter() - start) * 1000
 
 
 def measure_training(
@@ -178,10 +172,9 @@ def measure_training(
         times: list[list[float]] = [[], []]
         for i in range(repeats + 1):  # the first round warms up
             for step, passed in zip(steps, times):
-                start = time.perf_counter()
-                step()
+                milliseconds = time_once(step, CPU)
                 if i:
-                    passed.append((time.perf_counter() - start) * 1000)
+                    passed.append(milliseconds)
         plain_ms, median_ms = map(statistics.median, times)
         ratios = plain_ms / median_ms, saved[1] / saved[0]
         results.append(Training(row.key, row.name, size, plain_ms, median_ms, ratios[0], *saved, saved_ratio=ratios[1]))
@@ -198,10 +191,12 @@ def product_peaks(repeats: int = 10) -> dict[str, float]:
     a, weight = torch.rand(n, n), torch.rand(channels, channels, 1, 1)
     maps = torch.rand(1, channels, side, side).contiguous(memory_format=torch.channels_last)
     work = {
-        'matmul': (lambda _: a @ a, 2 * n**3),
-        'convolution': (lambda _: F.conv2d(maps, weight), 2 * side**2 * channels**2),
+        'matmul': (lambda: a @ a, 2 * n**3),
+        'convolution': (lambda: F.conv2d(maps, weight), 2 * side**2 * channels**2),
     }
-    return {name: flop / min(_time(run, a) for _ in range(repeats)) / 1e6 for name, (run, flop) in work.items()}
+    with torch.inference_mode():
+        best = {name: min(time_once(run, CPU) for _ in range(repeats)) for name, (run, _) in work.items()}
+    return {name: flop / best[name] / 1e6 for name, (_, flop) in work.items()}
 
 
 def published_ap(key: str) -> float | None:
