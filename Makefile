@@ -25,8 +25,8 @@ env:  ## create the virtual environment .venv/$STACK (once)
 demo: env  ## train and evaluate both tasks on a small generated data set, on the CPU
 	$(VENV)/bin/python tools/demo.py
 
-bench: env  ## measure the network's forms against the plain one, on the CPU; BENCH_ARGS='--rows efficientmod-s' goes to the tool
-	$(VENV)/bin/python tools/benchmark_forms.py $(BENCH_ARGS)
+bench: env  ## measure EfficientMod's speed against the reference, on the CPU; BENCH_ARGS='--modes all ...' in place of the default
+	$(VENV)/bin/python tools/benchmark.py $(or $(BENCH_ARGS),--backbones efficientmod --parts backbone training --modes all --sizes 512x512)
 
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)

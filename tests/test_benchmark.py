@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and a row that fails or takes too much memory does not stop the others."""
+"""The benchmark measures what it says, and a backbone that fails or takes too much memory does not stop the others."""
 
 import csv
 import importlib.util
@@ -13,12 +13,12 @@ from torch import nn
 
 from mmefficientmod.compare.plots import plot_cost
 from mmefficientmod.measure import latency, records
-from mmefficientmod.measure.records import PARTS, Case, Measurement
-from mmefficientmod.zoo.backbones import task_backbones
-from mmefficientmod.zoo.tasks import TASKS
+from mmefficientmod.measure.models import build_part
+from mmefficientmod.measure.records import MODES, Case, Measurement
+from mmefficientmod.measure.reference import Reference
 
 CPU = torch.device('cpu')
-ROWS = ('efficientmod-xxs', 'mobilenetv2-1.0')
+BACKBONES = ('efficientmod-xxs', 'mobilenetv2-1.0')
 
 
 def load_tool():
@@ -28,32 +28,74 @@ def load_tool():
     return module
 
 
+@pytest.mark.ops
 @pytest.mark.parametrize(
     'case',
     [
         Case('backbone', (64, 64)),
         Case('segmentor', (64, 64), 2, 'fp16'),
         Case('detector', (64, 70), 1, 'bf16', 'compiled'),
+        Case('training', (64, 64), 2),
     ],
     ids=str,
 )
-def test_measures_every_row(case):
-    results = latency.measure(case, ROWS, CPU, repeats=3, warmup=1, baseline=ROWS[1], backend='eager')
-    assert [result.backbone for result in results] == list(ROWS)
+def test_measures_every_backbone(case):
+    results = latency.measure([case], BACKBONES, CPU, repeats=3, warmup=1, baseline=BACKBONES[1], backend='eager')[case]
+    assert [result.backbone for result in results] == list(BACKBONES)
     for result in results:
         assert result.error is None, result.error
         assert 0 < result.q25_ms <= result.median_ms <= result.q75_ms
         assert result.images_per_second == pytest.approx(1000 * case.batch / result.median_ms)
-        assert result.ratio == pytest.approx(result.median_ms / results[1].median_ms)
+        assert result.speed_up_over_baseline == pytest.approx(results[1].median_ms / result.median_ms)
         assert result.peak_memory_mb > result.params * 4 / 2**20  # the weights are in it
-    assert results[1].ratio == 1
+        assert (result.kept_mb or 0) > 0 if case.part == 'training' else result.kept_mb is None
+    assert results[1].speed_up_over_baseline == 1
+
+
+def test_modes_are_compared_with_their_like():
+    """Without a compiler behind it: what is compiled is compared with the compiled reference alone."""
+    cases = [Case('backbone', (64, 64), mode=mode) for mode in MODES]
+    before = torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing
+    results = latency.measure(cases, BACKBONES, CPU, repeats=2, warmup=1, backend='eager')
+    assert (torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing) == before
+    times = {case.mode: found[0].median_ms for case, found in results.items()}
+    for case, found in results.items():
+        ours, *others = found
+        reference = 'reference-compiled' if 'compiled' in case.mode else 'reference'
+        assert ours.error is None and ours.difference <= 1e-5
+        assert ours.speed_up_over_reference == pytest.approx(times[reference] / times[case.mode])
+        # another family has no reference
+        assert [other.speed_up_over_reference for other in others] == ([] if case.mode == reference else [None])
+
+
+def test_the_check_of_outputs_sees_a_wrong_branch(monkeypatch):
+    """LayerScale starts at 1e-4: with it, what a block computes would hardly count."""
+    right = Reference.context
+    monkeypatch.setattr(Reference, 'context', lambda self, branch, x: right(self, branch, x) * 1.01)
+    case = Case('backbone', (64, 64), mode='reference')
+    (result,) = latency.measure([case], BACKBONES[:1], CPU, repeats=1, warmup=1)[case]
+    assert result.median_ms is None and result.error.startswith('ArithmeticError: the output is off by')
+
+
+def test_compiler_that_does_not_work_is_said_before_anything_is_measured():
+    with pytest.raises(RuntimeError, match=r'^torch [\d.+a-z]+ cannot compile here \(.*no-such-backend'):
+        latency.check_compiler('no-such-backend')
+
+
+@pytest.mark.compiled
+def test_compiled_modes_with_the_compiler():
+    latency.check_compiler()
+    cases = [Case('backbone', (64, 64), mode=mode) for mode in ('reference-compiled', 'compiled', 'deploy-compiled')]
+    for case, (result,) in latency.measure(cases, BACKBONES[:1], CPU, repeats=1, warmup=1).items():
+        assert result.error is None, (case, result.error)
 
 
 def run_part(part: str):
-    row = task_backbones(TASKS[PARTS[part]])['efficientmod-xxs']
-    return latency.forward_pass(latency.build(row, part), Case(part, (64, 70)), CPU)()
+    case = Case(part, (64, 70))
+    return latency.forward_pass(build_part('efficientmod-xxs', part), case, CPU)()
 
 
+@pytest.mark.ops
 def test_the_parts_are_what_they_say():
     assert [tuple(level.shape) for level in run_part('backbone')] == [  # 70 is padded to 96
         (1, 32, 16, 24),
@@ -78,10 +120,11 @@ def test_peak_memory_on_the_cpu_is_exact():
     assert latency.peak_memory(linear, two_temporaries, CPU) == pytest.approx(7, abs=1e-3)
 
 
-def test_a_row_that_fails_is_named_with_its_reason():
+def test_a_backbone_that_fails_is_named_with_its_reason():
     case = Case('backbone', (64, 64), mode='compiled')
-    for result in latency.measure(case, ROWS, CPU, repeats=1, warmup=1, backend='no-such-backend'):
-        assert 'no-such-backend' in result.error and result.median_ms is None and result.ratio is None
+    for result in latency.measure([case], BACKBONES, CPU, repeats=1, warmup=1, backend='no-such-backend')[case]:
+        assert 'no-such-backend' in result.error and result.median_ms is None
+        assert result.speed_up_over_baseline is None
 
 
 def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
@@ -115,18 +158,20 @@ def test_output(tmp_path, capsys):
     assert 'backbone, 64 x 96, batch 2, fp32, eager' in printed and 'torch ' + torch.__version__ in printed
     content = json.loads((tmp_path / 'benchmark.json').read_text())
     assert content['machine']['threads'] == torch.get_num_threads()
+    assert content['machine']['vector_extensions'] in printed and set(content['peaks']) == {'matmul', 'convolution'}
     assert content['settings']['baseline'] == 'efficientmod-xxs'
-    cases = records.read_records(content)
+    cases, _ = records.read_benchmark(tmp_path / 'benchmark.json')
     assert len(cases) == 4 and list(records.records(cases)) == [
         {**record, 'size': tuple(record['size'])} for record in content['measurements']
     ]
+    assert '| EfficientMod-xxs | ' in (tmp_path / 'benchmark.md').read_text()
     for name in ('backbone-resolution', 'backbone-batch'):
         assert (tmp_path / f'{name}.png').stat().st_size > 10000
         assert '<svg' in (tmp_path / f'{name}.svg').read_text()
 
 
-def test_plots_leave_failed_rows_out():
-    measurements = [Measurement('a', 'A', 1, 2.0, 1.0, 3.0, 500.0, 4.0), Measurement('b', 'B', error='failed')]
+def test_plots_leave_failed_backbones_out():
+    measurements = [Measurement('a', 'A', 1, 1, 2.0, 1.0, 3.0, 500.0, 4.0), Measurement('b', 'B', error='failed')]
     cases = {Case('backbone', (side, side)): measurements for side in (64, 128)}
     ((name, figure),) = plot_cost(cases, dict(cpu='some', threads=1, torch='2'))
     assert name == 'backbone-resolution'
@@ -158,9 +203,18 @@ def test_bad_numbers(argv, capsys):
     assert error.value.code == 2 and argv.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_renamed_option_and_key_are_refused_with_the_new_name(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        load_tool().main(['--rows', 'resnet-18'])
+    assert error.value.code == 2 and 'error: --rows is now called --backbones' in capsys.readouterr().err
+    (tmp_path / 'old.json').write_text('{"measurements": [{"row": "resnet-18"}]}')
+    with pytest.raises(ValueError, match="the key 'row' is now called 'backbone': measure again"):
+        records.read_benchmark(tmp_path / 'old.json')
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_gpu():
-    device = torch.device('cuda')
-    for result in latency.measure(Case('backbone', (64, 64), precision='fp16'), ROWS, device, repeats=3, warmup=2):
+    device, case = torch.device('cuda'), Case('backbone', (64, 64), precision='fp16')
+    for result in latency.measure([case], BACKBONES, device, repeats=3, warmup=2)[case]:
         assert result.error is None and result.median_ms > 0
         assert result.peak_memory_mb > result.params * 4 / 2**20

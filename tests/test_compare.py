@@ -408,7 +408,7 @@ def test_benchmark_files(work_dir, tmp_path):
     def write(name: str, *cases: Case, **machine) -> Path:
         content = dict(
             machine=dict(torch='2', cpu='x') | machine,
-            measurements=list(records({case: [Measurement('resnet-18', 'ResNet-18', 1, 2.0)] for case in cases})),
+            measurements=list(records({case: [Measurement('resnet-18', 'ResNet-18', 1, 1, 2.0)] for case in cases})),
         )
         (tmp_path / name).write_text(json.dumps(content))
         return tmp_path / name

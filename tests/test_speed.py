@@ -1,6 +1,8 @@
-"""The plain form is the released sequence of operations, and the benchmark of the forms reports what it runs."""
+"""The reference is the released sequence of operations, and the benchmark reports what it runs."""
 
+import copy
 import json
+import platform
 import subprocess
 import sys
 
@@ -8,51 +10,54 @@ import pytest
 import torch
 from conftest import ARCHS, REPO, randomised, released_form
 
-from mmefficientmod.measure import speed
 from mmefficientmod.measure.complexity import operations
-from mmefficientmod.measure.reference import FORMS, PlainForm, inference_forms, output_error, saved_bytes
+from mmefficientmod.measure.latency import arrange, output_error
+from mmefficientmod.measure.records import MODES, Case
+from mmefficientmod.measure.reference import Reference
+from mmefficientmod.measure.training import saved_bytes, training_step
 from mmefficientmod.models import EfficientMod
+
+OPTIONS = ['--backbones', 'efficientmod-xxs', '--sizes', '64', '--repeats', '2', '--warmup', '1']
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_plain_form_is_the_released_one(arch):
+def test_reference_is_the_released_sequence(arch):
     released = randomised(released_form().build(arch)).eval()
     model = EfficientMod(arch).eval()
     model.load_state_dict(released.state_dict())
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        levels = PlainForm(model)(images)
+        levels = Reference(model)(images)
         assert output_error(levels, released(images)) <= 1e-6
         assert all(level.is_contiguous() for level in levels)
 
 
-def test_plain_form_keeps_as_much_for_the_backward_pass_as_the_released_one():
+def test_reference_keeps_as_much_for_the_backward_pass_as_the_released_one():
     images = torch.rand(1, 3, 64, 64)
-    released, plain = released_form().build('xxs').train(), PlainForm(EfficientMod('xxs'))
-    assert saved_bytes(plain, images) == saved_bytes(released, images)
+    released, reference = released_form().build('xxs').train(), Reference(EfficientMod('xxs'))
+    assert saved_bytes(reference, images) == saved_bytes(released, images)
 
 
-def test_plain_form_trains_the_same_parameters():
+def test_reference_trains_the_same_parameters():
     model, images = randomised(EfficientMod('xxs')).train(), torch.rand(2, 3, 64, 64)
     gradients = []
-    for form in (PlainForm(model), model):
+    for form in (Reference(model), model):
         model.zero_grad()
-        speed.training_step(form, images)()
+        training_step(form, images)()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert (gradients[1][name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-9, name
 
 
-def test_forms_have_equal_outputs():
-    model, images = randomised(EfficientMod('xxs')), torch.rand(1, 3, 64, 64)
-    forms = inference_forms(model)
-    assert tuple(forms) == FORMS
+def test_modes_have_equal_outputs():
+    model, images = randomised(EfficientMod('xxs')).eval(), torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        expected = forms['plain'](images)
-        for form in ('training form', 'deploy'):
-            assert output_error(forms[form](images), expected) <= 1e-5
+        expected = model(images)
+        deploy = arrange(copy.deepcopy(model), Case('backbone', (64, 64), mode='deploy'))
+        for form in (Reference(model), deploy):
+            assert output_error(form(images), expected) <= 1e-5
         expected[0].mul_(1.1)
-        assert output_error(forms['deploy'](images), expected) == pytest.approx(0.1 / 1.1, rel=1e-3)
+        assert output_error(deploy(images), expected) == pytest.approx(0.1 / 1.1, rel=1e-3)
 
 
 def test_operations_count_attention():
@@ -63,37 +68,38 @@ def test_operations_count_attention():
     assert sum(operations(Product(), torch.rand(2, 3, 50, 8)).values()) == 2 * 2 * (2 * 3 * 50 * 50 * 8)
 
 
-def test_a_form_with_another_output_is_an_error(monkeypatch):
-    monkeypatch.setattr(speed, 'inference_forms', lambda model: {'deploy': lambda x: [2 * y for y in model.eval()(x)]})
-    (result,) = speed.measure_inference(['efficientmod-xxs'], (64, 64), repeats=2)
-    assert result.median_ms is None
-    assert 'off by 1.0e+00' in result.error
-
-
 def run_tool(*args):
-    command = [sys.executable, str(REPO / 'tools/benchmark_forms.py'), *map(str, args)]
+    command = [sys.executable, str(REPO / 'tools/benchmark.py'), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO)
 
 
+@pytest.mark.compiled
 def test_tool(tmp_path):
-    result = run_tool(
-        '--rows', 'efficientmod-xxs', '--sizes', 64, '--train-size', 64, '--repeats', 2, '--out', tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    assert 'share of peak' in result.stdout and 'times faster' in result.stdout
-    content = json.loads((tmp_path / 'bench.json').read_text())
-    assert [entry['form'] for entry in content['inference']] == list(FORMS)
-    by_form = {entry['form']: entry for entry in content['inference']}
-    for entry in by_form.values():
-        assert entry['ratio'] == pytest.approx(by_form['plain']['median_ms'] / entry['median_ms'])
-        assert entry['difference'] <= (2e-2 if entry['form'].startswith('bf16') else 1e-5)
-    (training,) = content['training']
-    assert training['saved_ratio'] == pytest.approx(training['saved_mib'] / training['plain_mib'])
-    assert training['saved_ratio'] < 0.6
+    result, inference = run_tool(*OPTIONS, '--parts', 'backbone', '--modes', 'all', '--out', tmp_path), {}
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'share of peak' in result.stdout and 'speed-up over the reference' in result.stdout
+    for entry in json.loads((tmp_path / 'benchmark.json').read_text())['measurements']:
+        inference[entry['mode']] = entry
+    assert tuple(inference) == MODES
+    for mode, entry in inference.items():
+        reference = inference['reference-compiled' if 'compiled' in mode else 'reference']
+        assert entry['speed_up_over_reference'] == pytest.approx(reference['median_ms'] / entry['median_ms'])
+        assert entry['difference'] <= 1e-5
+    assert 'vector_extensions AVX' in (tmp_path / 'benchmark.md').read_text() or platform.machine() != 'x86_64'
 
 
-def test_tool_refuses_an_unknown_row(tmp_path):
-    result = run_tool('--rows', 'efficientmod-xl', '--out', tmp_path)
+def test_training(tmp_path):
+    result = run_tool(*OPTIONS, '--parts', 'training', '--modes', 'reference', 'eager', 'deploy', '--out', tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    reference, eager = json.loads((tmp_path / 'benchmark.json').read_text())['measurements']
+    assert eager['speed_up_over_reference'] == pytest.approx(reference['median_ms'] / eager['median_ms'])
+    assert max(reference['difference'], eager['difference']) <= 1e-3
+    assert eager['kept_mb'] / reference['kept_mb'] < 0.6
+    assert 'eager keeps (MiB)' in (tmp_path / 'benchmark.md').read_text()
+
+
+def test_tool_refuses_an_unknown_backbone(tmp_path):
+    result = run_tool('--backbones', 'efficientmod-xl', '--out', tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: there is no backbone 'efficientmod-xl': did you mean")
     assert not list(tmp_path.iterdir())

@@ -1,22 +1,21 @@
-"""Measures the latency of rows of the comparison: backbone, whole detector, whole segmentor, on a CPU or a GPU."""
+"""Measures time and memory of backbones, detectors, segmentors and training steps, on a CPU or a GPU."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from mmefficientmod.compare.plots import plot_cost, save_figure
-from mmefficientmod.measure import latency, records
-from mmefficientmod.utils import RenamedOption, parse_positive, parse_size
+from mmefficientmod.measure import latency, machine, records, tables
+from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
 from mmefficientmod.zoo.backbones import normalise, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
@@ -24,72 +23,69 @@ from mmefficientmod.zoo.tasks import TASKS
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Lists combine: every part at every size, batch size, precision and mode. Backbones '
-        'take turns within one run, so that a change of the machine meets all of them.',
+        epilog='Lists combine: every part at every size, batch size, precision and mode. All modes of all backbones '
+        'take turns, so that a change of the machine meets all of them. A speed-up above 1 is faster.',
     )
-    parser.add_argument(
+
+    def add_list(name: str, default: list, choices: tuple = (), **keywords: object) -> None:
+        some = f'some of {", ".join(choices)}; ' if choices else ''
+        keywords['help'] = f'{some}{keywords["help"]}'
+        parser.add_argument(name, nargs='+', default=default, choices=choices or None, **keywords)
+
+    add_list(
         '--backbones',
-        nargs='+',
-        default=['table7'],
+        ['table7'],
         metavar='BACKBONE',
-        help='names such as efficientmod-s, "table7" (the default) or "all"',
+        help='names such as efficientmod-s, "table7" (the default), "efficientmod" (its four) or "all"',
     )
     parser.add_argument('--rows', action=RenamedOption, const='--backbones')
-    parser.add_argument(
-        '--parts',
-        nargs='+',
-        choices=records.PARTS,
-        default=list(records.PARTS),
-        metavar='PART',
-        help=f'some of {", ".join(records.PARTS)}; default all',
-    )
-    parser.add_argument(
+    default = [part for part in records.PARTS if part != 'training']
+    add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but training')
+    add_list(
         '--sizes',
-        nargs='+',
+        None,
         type=parse_size,
         metavar='HxW',
         help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors',
     )
-    parser.add_argument('--batch-sizes', nargs='+', type=parse_positive, default=[1], metavar='N', help='default 1')
-    parser.add_argument(
-        '--precisions',
-        nargs='+',
-        choices=latency.PRECISIONS,
-        default=['fp32'],
-        metavar='PRECISION',
-        help='some of fp32, bf16, fp16 (the latter two by autocast); default fp32',
-    )
-    parser.add_argument(
+    add_list('--batch-sizes', [1], type=parse_positive, metavar='N', help='default 1')
+    add_list('--precisions', ['fp32'], records.PRECISIONS, metavar='PRECISION', help='by autocast; default fp32')
+    add_list(
         '--modes',
-        nargs='+',
-        choices=records.MODES,
-        default=['eager'],
+        ['eager'],
+        (*records.MODES, 'all'),
         metavar='MODE',
-        help=f'some of {", ".join(records.MODES)}: with torch.compile, in the inference form of the rows that have '
-        'one; default eager',
+        help="reference is the sequence of operations of EfficientMod's authors, compiled is by torch.compile, deploy "
+        'the inference form of the backbones that have one; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")
-    parser.add_argument('--repeats', type=parse_positive, default=20, help='measured passes of each row; default 20')
+    parser.add_argument('--repeats', type=parse_positive, default=20, help='measured passes each; default 20')
     parser.add_argument('--warmup', type=parse_positive, default=3, help='passes before; default 3')
     parser.add_argument(
-        '--baseline', metavar='BACKBONE', help='backbone that ratios refer to; default efficientmod-s, else the first'
+        '--baseline',
+        metavar='BACKBONE',
+        help='backbone that the others are compared with; default efficientmod-s, else the first',
     )
     parser.add_argument(
-        '--memory-limit', type=float, metavar='GB', help='on a CPU, memory the rows may take; default: all that is free'
+        '--memory-limit', type=float, metavar='GB', help='on a CPU, memory to take; default: all that is free'
     )
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile; default inductor')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of JSON, CSV and plots')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of JSON, CSV, Markdown and plots'
+    )
     args = parser.parse_args(argv)
     if args.memory_limit is not None and args.memory_limit <= 0:
         parser.error('--memory-limit must be above 0')
+    if 'all' in args.modes:
+        args.modes = list(records.MODES)
     return args
 
 
-def choose_rows(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
-    """Keys of the rows, the baseline among them, and one line for every name that is none."""
-    rows, problems = select_backbones(TASKS['detection'], args.backbones)
-    keys = [row.key for row in rows]
+def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
+    """Keys of the backbones, the baseline among them, and one line for every name that is none."""
+    backbones, problems = select_backbones(TASKS['detection'], args.backbones)
+    keys = [backbone.key for backbone in backbones]
     if not keys:
         raise SystemExit(f'error: {"; ".join(problems)}')
     if args.baseline is None:
@@ -100,99 +96,91 @@ def choose_rows(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     return keys, baseline, problems
 
 
-def show(case: records.Case, measurements: list[records.Measurement], baseline: str, console: Console) -> None:
-    """Prints one case's table."""
-    table = Table(title=str(case), title_justify='left')
-    table.add_column('row')
-    for heading in (
-        'parameters (M)',
-        'median (ms)',
-        'quartiles (ms)',
-        'images/s',
-        'peak memory (MiB)',
-        f'time / {baseline}',
-    ):
-        table.add_column(heading, justify='right')
-    for m in measurements:
-        if m.error:
-            table.add_row(m.name, '', 'failed')
-            continue
-        table.add_row(
-            m.name,
-            f'{m.params / 1e6:.1f}',
-            f'{m.median_ms:.1f}',
-            f'{m.q25_ms:.1f} - {m.q75_ms:.1f}',
-            f'{m.images_per_second:.1f}',
-            '-' if m.peak_memory_mb is None else f'{m.peak_memory_mb:.0f}',
-            f'{m.ratio:.2f}' if m.ratio else '-',
-        )
+def show(title: str, frame: pd.DataFrame, console: Console) -> None:
+    """Prints a table."""
+    table = Table(title=title, title_justify='left')
+    for i, heading in enumerate(frame.columns):
+        table.add_column(heading, justify='right' if i else 'left', no_wrap=not i)
+    for row in frame.astype(str).values.tolist():
+        table.add_row(*row)
     console.print(table)
-    for m in measurements:
-        if m.error:
-            console.print(f'{m.name}: {m.error}', style='red', markup=False, soft_wrap=True)
 
 
-def save(out: Path, content: dict) -> None:
-    """Writes benchmark.json and benchmark.csv."""
-    out.mkdir(parents=True, exist_ok=True)
-    draft = out / '.benchmark.json'
-    draft.write_text(json.dumps(content, indent=1))
-    os.replace(draft, out / 'benchmark.json')
-    with open(out / 'benchmark.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, content['measurements'][0])
-        writer.writeheader()
-        writer.writerows({**record, 'size': '{}x{}'.format(*record['size'])} for record in content['measurements'])
+@contextlib.contextmanager
+def torch_settings(args: argparse.Namespace) -> Iterator[None]:
+    """Threads, memory and cuDNN's search for the fastest algorithm; as before at the end."""
+    threads, search = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(args.threads or threads)
+    torch.backends.cudnn.benchmark = True
+    try:
+        with machine.memory_limit(args.memory_limit) if args.device == 'cpu' else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = search
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
+        if any(mode.endswith('compiled') for mode in args.modes) and args.compile_backend == 'inductor':
+            latency.check_compiler()
     except (RuntimeError, AssertionError) as error:
-        raise SystemExit(f'error: device {args.device} cannot be used: {str(error).splitlines()[0]}') from None
-    keys, baseline, problems = choose_rows(args)
+        what = 'the compiled modes' if 'cannot compile' in str(error) else f'device {args.device}'
+        raise SystemExit(f'error: {what} cannot be used: {first_line(error)}') from None
+    keys, baseline, problems = choose_backbones(args)
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.backends.cudnn.benchmark = True
-    facts = latency.machine(device)
+    with torch_settings(args):
+        results = measure(args, keys, baseline, device)
+    failed = {m.name for found in results.values() for m in found if m.error}
+    if failed or problems or not any(results.values()):
+        names = ', '.join([*sorted(failed), *problems]) or 'no backbone here has these modes'
+        raise SystemExit(f'error: not everything was measured: {names}')
+
+
+def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device) -> records.Results:
+    """Measures all cases; shows and writes those of a setting as soon as they are there."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    content = dict(
+        machine=machine.describe_machine(device),
+        peaks=machine.product_peaks() if device.type == 'cpu' else {},
+        settings=dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, backend=args.compile_backend),
+    )
+    facts = content['machine']
     console.print(', '.join(f'{name} {value}' for name, value in facts.items()), markup=False, soft_wrap=True)
     if facts['load'] > 0.5:
         print(f'warning: the machine is busy (load {facts["load"]}): do not trust these times', file=sys.stderr)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results: dict[records.Case, list[records.Measurement]] = {}
+    for cases in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
+        with console.status(cases[0].setting) as status:
 
-    with latency.memory_limit(args.memory_limit) if device.type == 'cpu' else contextlib.nullcontext():
-        results = measure(args, keys, baseline, device, facts, console)
+            def tick(text: str, setting: str = cases[0].setting) -> None:
+                status.update(f'{setting}: {text}')
+
+            found = latency.measure(
+                cases, keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick
+            )
+        results.update(found)
+        for case in filter(found.get, cases):
+            show(str(case), tables.case_table(case, found[case], baseline), console)
+        if len(cases) > 1:
+            title = f'{cases[0].setting}: ms (speed-up over the reference)'
+            show(title, tables.mode_table(found, max(content['peaks'].values(), default=None)), console)
+        for m in (m for case in cases for m in found[case] if m.error):
+            console.print(f'{m.name}: {m.error}', style='red', markup=False, soft_wrap=True)
+        records.write_benchmark(args.out / 'benchmark.json', results, **content)
+        frame = pd.DataFrame(list(records.records(results)))
+        frame.assign(size=['{}x{}'.format(*size) for size in frame['size']]).to_csv(
+            args.out / 'benchmark.csv', index=False
+        )
+        replace_file(args.out / 'benchmark.md', tables.report(results, content))
     for name, figure in plot_cost(results, facts):
         save_figure(figure, args.out / name)
     console.print(f'written to {args.out}', markup=False)
-    failed = {m.name for measurements in results.values() for m in measurements if m.error}
-    if failed or problems:
-        raise SystemExit(f'error: not everything was measured: {", ".join([*sorted(failed), *problems])}')
-
-
-def measure(
-    args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device, facts: dict, console: Console
-) -> dict[records.Case, list[records.Measurement]]:
-    """Measures every case, and shows and saves each as soon as it is there."""
-    settings = dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, compile_backend=args.compile_backend)
-    results = {}
-    for case in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
-        with console.status(str(case)) as status:
-            results[case] = latency.measure(
-                case,
-                keys,
-                device,
-                args.repeats,
-                args.warmup,
-                baseline,
-                args.compile_backend,
-                lambda text, case=case, status=status: status.update(f'{case}: {text}'),
-            )
-        show(case, results[case], baseline, console)
-        save(args.out, dict(machine=facts, settings=settings, measurements=list(records.records(results))))
     return results
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ..measure.records import Case, Measurement
+from ..measure.records import Case, Measurement, Results
 from ..zoo.backbones import FURTHER, TABLE7
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
@@ -187,7 +187,7 @@ def _moving_average(values: Sequence[float], width: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def plot_cost(results: Mapping[Case, Sequence[Measurement]], machine: Mapping) -> list[tuple[str, Figure]]:
+def plot_cost(results: Results, machine: Mapping) -> list[tuple[str, Figure]]:
     """Latency against resolution and against batch size, for every part that was measured at several.
 
     Returns:

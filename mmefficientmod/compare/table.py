@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..measure.records import Case, Measurement, read_records
+from ..measure.records import Case, Measurement, read_benchmark
 from ..utils import describe_error
 from ..zoo.backbones import task_backbones
 from ..zoo.published import published
@@ -231,9 +229,7 @@ def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
     try:
         from ..measure.complexity import measure_config  # needs torch, which the rest of a report does not
 
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # what the libraries say while a model is built
-            return measure_config(config, task.cost_size), ''
+        return measure_config(config, task.cost_size), ''
     except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
         return None, describe_error(error)
 
@@ -243,12 +239,17 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
     task = comparison.task
     cases: dict[Case, dict[str, Measurement]] = {}
     for path in benchmarks:
-        content = read_benchmark(path)
+        try:
+            results, content = read_benchmark(path)
+        except FileNotFoundError:
+            raise CompareError(f'benchmark file {path} does not exist: make it by tools/benchmark.py') from None
+        except ValueError as error:
+            raise CompareError(str(error)) from None
         machine = {name: value for name, value in content['machine'].items() if name != 'load'}
         if comparison.machine not in (None, machine):
             raise CompareError('the benchmark files come from different machines: report each machine by itself')
         comparison.machine = machine
-        for case, measurements in read_records(content).items():
+        for case, measurements in results.items():
             if case in cases:
                 raise CompareError(f'two benchmark files hold {case}: backbones are only comparable within one run')
             if case.part == task.part:
@@ -270,23 +271,6 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
                 comparison.warnings.append(f'{found.name} was not measured ({case}): {found.error}')
             figure = published('downstream').get(comparison.name(key), {}).get(reference) if reference else None
             cells.append(Cell(found and found.median_ms, figure))
-
-
-def read_benchmark(path: Path) -> dict:
-    """The content of a JSON file of tools/benchmark.py.
-
-    Raises:
-        CompareError: If it is none.
-    """
-    try:
-        content = json.loads(path.read_text())
-        read_records(content)
-        content['machine']['torch']
-    except FileNotFoundError:
-        raise CompareError(f'benchmark file {path} does not exist: make it by tools/benchmark.py') from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CompareError(f'{path} is no JSON file of tools/benchmark.py ({type(error).__name__}: {error})') from None
-    return content
 
 
 def _remark(result: Result) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from .models import build_quietly, detection_samples
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,26 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
     scope, settings = config.get('default_scope'), deepcopy(config.model)
     if scope == 'mmdet' and 'rpn' in settings.get('test_cfg', {}):
         settings.test_cfg.rpn.nms.iou_threshold = 1.0  # suppresses nothing: always the same number of proposals
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(settings)
-        if scope != 'mmdet':
-            return measure_model(model.to('meta'), size, mode='tensor')
-        from mmdet.structures import DetDataSample
-
-        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
-        return measure_model(
-            model, size, [DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0)))], mode='tensor'
-        )
+    model = build_quietly(settings, scope)
+    if scope != 'mmdet':
+        return measure_model(model.to('meta'), size, mode='tensor')
+    return measure_model(model, size, detection_samples(1, size), mode='tensor')
 
 
 def operations(module: nn.Module, *args, **kwargs) -> dict[object, int]:
     """Floating-point operations of a forward pass by torch operator, 2 a multiply-add; see :class:`Complexity`."""
-    # The plain kernel takes attention apart into the matrix products that the counter knows on every device.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _attention_by_products(), FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
     return counter.get_flop_counts().get('Global', {})
+
+
+def _attention_by_products() -> contextlib.AbstractContextManager:
+    """Takes attention apart into the matrix products that the counter knows on every device."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # before torch 2.3
+        return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_math=True, enable_mem_efficient=False)
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args, **kwargs) -> Complexity:

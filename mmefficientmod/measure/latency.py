@@ -1,105 +1,247 @@
-"""Measures the latency and memory of backbones, whole detectors and whole segmentors, which take turns in one run."""
+"""The benchmark: time and memory of backbones, detectors, segmentors and training steps, in turns."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import itertools
 import json
 import os
-import platform
 import random
-import resource
 import statistics
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '10')  # the profiler that counts memory announces itself otherwise
 
 import torch
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 
+from ..models import EfficientMod
 from ..utils import describe_error, first_line
-from ..zoo.backbones import Backbone, task_backbones
+from ..zoo.backbones import task_backbones
 from ..zoo.tasks import TASKS
-from .records import PARTS, Case, Measurement
+from .complexity import measure_model
+from .machine import time_once
+from .models import build_part, detection_samples, make_images
+from .records import PARTS, Case, Measurement, add_speed_ups
+from .reference import Reference
+from .training import gradients, prepare_for_training, saved_bytes, training_step
 
-PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+TOLERANCE = {'fp32': (1e-5, 1e-3), 'fp16': (2e-2, 2e-1), 'bf16': (1e-1, 5e-1)}  # of outputs, of gradients
 COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')  # behind them, shapes depend on the proposals
 
 
-def build(backbone: Backbone, part: str) -> nn.Module:
-    """A backbone, its detector or segmentor in evaluation mode, with random weights: they do not change the work."""
-    config = Config.fromfile(backbone.config)
-    config.model.backbone.init_cfg = None
-    with DefaultScope.overwrite_default_scope(config.default_scope), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # what the libraries say while a model is built
-        model = MODELS.build(config.model.backbone if part == 'backbone' else config.model)
-    model = revert_sync_batchnorm(model)
-    model.eval()  # some backbones return nothing here
+@dataclass
+class Subject:
+    """A backbone in a case: how to run it, and the times so far."""
+
+    case: Case
+    result: Measurement
+    run: Callable[[], object] | None = None
+    times: list[float] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Notes an error, whatever it is: it is about this backbone, and the others go on."""
+        try:
+            yield
+        except Exception as error:
+            self.result.error, self.run = describe(error), None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def measure(
+    cases: Sequence[Case],
+    backbones: Sequence[str],
+    device: torch.device,
+    repeats: int = 20,
+    warmup: int = 3,
+    baseline: str = '',
+    backend: str = 'inductor',
+    tick: Callable[[str], None] = lambda text: None,
+) -> dict[Case, list[Measurement]]:
+    """Measures cases that differ in the mode alone: one pass of each backbone in each, in a new random order a round.
+
+    A mode that a backbone does not have is left out; one that fails, or whose output is not that of eager float32, is
+    an error in place of a figure. The weights are the same in all modes.
+
+    Args:
+        cases (Sequence[Case]): The cases.
+        backbones (Sequence[str]): Keys of the backbones.
+        device (torch.device): A CPU or a GPU.
+        repeats (int): Rounds. Defaults to 20.
+        warmup (int): Passes of each backbone that are not counted. Defaults to 3.
+        baseline (str): Key of the backbone that the others are compared with. Defaults to none.
+        backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
+        tick (Callable): Called with what is being done.
+    """
+    results: dict[Case, list[Measurement]] = {case: [] for case in cases}
+    subjects: list[Subject] = []
+    with compiler_settings(len(cases) * len(backbones)):
+        for key in backbones:
+            tick(f'{key}: building')
+            for subject in prepare(key, cases, device, warmup, backend, tick):
+                results[subject.case].append(subject.result)
+                subjects.append(subject)
+        order = random.Random(0)
+        for i in range(repeats):
+            tick(f'round {i + 1}/{repeats}')
+            ready = [subject for subject in subjects if subject.run]
+            for subject in order.sample(ready, len(ready)):
+                with subject.guard():
+                    subject.times.append(time_once(subject.run, device))
+    for subject in subjects:
+        if subject.run:
+            result, times = subject.result, subject.times
+            quartiles = statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else times * 3
+            result.q25_ms, result.median_ms, result.q75_ms = quartiles
+            result.images_per_second = 1000 * subject.case.batch / result.median_ms
+    add_speed_ups(results, baseline)
+    return results
+
+
+@contextlib.contextmanager
+def compiler_settings(count: int) -> Iterator[None]:
+    """Lets torch keep ``count`` compiled forms of the same code; its settings and caches are as before at the end."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(cache_size_limit=8 + count):
+        yield
+    torch.compiler.reset()
+
+
+def prepare(
+    key: str,
+    cases: Sequence[Case],
+    device: torch.device,
+    warmup: int,
+    backend: str,
+    tick: Callable[[str], None] = lambda text: None,
+) -> Iterator[Subject]:
+    """Builds a backbone once, and yields it in every case that it has, checked and warmed up."""
+    case = cases[0]
+    first = Measurement(key, task_backbones(TASKS[PARTS[case.part]])[key].name)
+    built = Subject(case, first)
+    with built.guard():
+        torch.manual_seed(0)
+        model = build_part(key, case.part)
+        first.params = sum(parameter.numel() for parameter in model.parameters())
+        if case.part != 'detector':  # the work of which depends on the weights
+            arguments = dict(mode='tensor') if case.part == 'segmentor' else {}
+            first.macs = measure_model(copy.deepcopy(model).to('meta'), case.input_size, **arguments).macs
+        model = model.to(device)
+        if case.part == 'training':
+            prepare_for_training(model)
+        expected = outputs(copy.deepcopy(model), Case(case.part, case.size, case.batch), device)
+    for case in cases:
+        subject = Subject(case, copy.copy(first))
+        if first.error:
+            yield subject
+        elif has_mode(model, case):
+            tick(f'{key}, {case.mode}: warm-up')
+            with subject.guard():
+                form = arrange(copy.deepcopy(model), case, backend)
+                subject.run = forward_pass(form, case, device)
+                subject.result.difference = output_error(outputs(form, case, device), expected)
+                limit = tolerance(case, device)
+                if not subject.result.difference <= limit:
+                    error = subject.result.difference
+                    raise ArithmeticError(f'the output is off by {error:.1e} of the largest value, more than {limit}')
+                for _ in range(warmup):
+                    subject.run()
+                subject.result.peak_memory_mb = peak_memory(form, subject.run, device)
+                if case.part == 'training' and not case.compiled:
+                    subject.result.kept_mb = saved_bytes(form, make_images(case, device)) / 2**20
+            yield subject
+
+
+def has_mode(model: nn.Module, case: Case) -> bool:
+    """Whether there is such a mode: a reference of EfficientMod alone, the inference form not in training."""
+    if case.mode.startswith('reference'):
+        return isinstance(getattr(model, 'backbone', model), EfficientMod)
+    return not (case.part == 'training' and case.mode.startswith('deploy'))
+
+
+def arrange(model: nn.Module, case: Case, backend: str = 'inductor') -> nn.Module:
+    """Brings a model into a case's mode; it compiles at its first call."""
+    whole = hasattr(model, 'backbone')
+    backbone = model.backbone if whole else model
+    if case.mode.startswith('reference'):
+        backbone = Reference(backbone)
+    elif case.mode.startswith('deploy'):
+        getattr(backbone, 'switch_to_deploy', lambda: None)()
+    if whole:
+        model.backbone = backbone
+    else:
+        model = backbone
+    if case.compiled:
+        parts = [getattr(model, name, None) for name in COMPILED_PARTS] if whole else [model]
+        for module in filter(None, parts):
+            module.compile(dynamic=False, backend=backend)
     return model
 
 
-def _to_float32(output: Tensor | Sequence) -> Tensor | Sequence:
-    return output.float() if isinstance(output, Tensor) else type(output)(_to_float32(item) for item in output)
-
-
-def forward_pass(model: nn.Module, case: Case, device: torch.device, backend: str = 'inductor') -> Callable[[], object]:
-    """The function to be timed: one forward pass over a fixed random batch.
+def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable[[], object]:
+    """The function to be timed: one pass over a fixed random batch; in training a step.
 
     For a detector it is everything up to the second stage's outputs for the proposals of the first (1000 an image,
     100 of them through the mask head), for a segmentor everything up to the logits; what follows depends on the
     weights.
     """
-    if case.mode.startswith('deploy'):
-        backbone = model if case.part == 'backbone' else model.backbone
-        getattr(backbone, 'switch_to_deploy', lambda: None)()
-    if case.mode.endswith('compiled'):
-        compiled = [model] if case.part == 'backbone' else [getattr(model, name, None) for name in COMPILED_PARTS]
-        for module in filter(None, compiled):
-            module.compile(dynamic=False, backend=backend)
-    height, width = case.input_size
-    images = torch.rand(case.batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
-    arguments: tuple = (images,)
+    images, keywords = make_images(case, device), {}
+    arguments = [images]
     if case.part == 'detector':
-        from mmdet.structures import DetDataSample
-
-        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
-        arguments = images, [DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0))) for _ in range(case.batch)]
+        arguments.append(detection_samples(case.batch, case.input_size))
         for module in (model.neck, model.rpn_head):  # MMCV's NMS and RoIAlign take float32
             module.register_forward_hook(lambda module, inputs, output: _to_float32(output))
-    keywords = {} if case.part == 'backbone' else dict(mode='tensor')
-    dtype = PRECISIONS[case.precision]
+    if case.part in ('detector', 'segmentor'):
+        keywords['mode'] = 'tensor'
+    step = training_step(model, images)
 
     def run() -> object:
-        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-        with torch.inference_mode(), autocast, inductor.patch(freezing=True):  # compiled: weights are constants
-            return model(*arguments, **keywords)
+        with _autocast(case, device):
+            if case.part == 'training':
+                return step()
+            with torch.inference_mode(), _constant_weights():
+                return model(*arguments, **keywords)
 
     return run
 
 
-def time_once(run: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call: by events on a GPU, by the wall clock on a CPU."""
-    if device.type == 'cuda':
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1000
+def outputs(model: nn.Module, case: Case, device: torch.device) -> list[Tensor]:
+    """What must be the same in every mode: a detector's maps before the proposals, logits, levels, gradients."""
+    if case.part == 'detector':
+        with torch.inference_mode(), _autocast(case, device), _constant_weights():
+            return list(model.extract_feat(make_images(case, device)))
+    found = forward_pass(model, case, device)()
+    if case.part == 'training':
+        return [*(level.detach() for level in found), *gradients(model)]
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def output_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference in any tensor, as a share of its largest value, or of 1e-3 of the largest of all."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return float('inf')
+    scales = [tensor.float().abs().max().item() for tensor in expected]
+    floor = max(scales) * 1e-3
+    errors = [(a.float() - b.float()).abs().max().item() for a, b in zip(found, expected)]
+    return max(error / max(scale, floor) for error, scale in zip(errors, scales))
+
+
+def tolerance(case: Case, device: torch.device) -> float:
+    """How far an output may be off: rounding, of TensorFloat-32 on a GPU that uses it."""
+    training = case.part == 'training'  # gradients add up what the levels are off by
+    if case.precision == 'fp32' and device.type == 'cuda' and torch.backends.cudnn.allow_tf32:
+        return 1e-1 if training else 1e-2
+    return TOLERANCE[case.precision][training]
 
 
 def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.device) -> float:
@@ -129,84 +271,15 @@ def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.devic
     return (weights + working) / 2**20
 
 
-def measure(
-    case: Case,
-    backbones: Sequence[str],
-    device: torch.device,
-    repeats: int = 20,
-    warmup: int = 3,
-    baseline: str = '',
-    backend: str = 'inductor',
-    tick: Callable[[str], None] = lambda text: None,
-) -> list[Measurement]:
-    """Measures backbones in one case, one pass of each in turn, in a new random order every round.
-
-    One that cannot be built, runs out of memory or fails otherwise is left out of the rounds, and the rest goes on.
-
-    Args:
-        case (Case): The setting.
-        backbones (Sequence[str]): Keys of the backbones.
-        device (torch.device): A CPU or a GPU.
-        repeats (int): Rounds. Defaults to 20.
-        warmup (int): Passes of each backbone that are not counted. Defaults to 3.
-        baseline (str): Key of the backbone that ratios refer to. Defaults to none.
-        backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
-        tick (Callable): Called with what is being done.
-    """
-    torch.compiler.reset()  # backbones and cases share code, of which only so many compiled forms are kept
-    torch._dynamo.config.cache_size_limit = 8 + len(backbones)
-    results = {key: Measurement(key, task_backbones(TASKS[PARTS[case.part]])[key].name) for key in backbones}
-    ready: dict[str, Callable] = {}
-
-    def attempt(key: str, action: Callable[[], object]) -> object:
-        try:
-            return action()
-        except Exception as error:  # whatever it is, it is about this backbone, and the others go on
-            results[key].error = describe(error)
-            ready.pop(key, None)
-        gc.collect()
-        if device.type == 'cuda':
-            torch.cuda.empty_cache()
-        return None
-
-    def prepare(key: str) -> None:
-        backbone = task_backbones(TASKS[PARTS[case.part]])[key]
-        model = build(backbone, case.part).to(device)
-        run = forward_pass(model, case, device, backend)
-        for _ in range(warmup):
-            run()
-        results[key].params = sum(parameter.numel() for parameter in model.parameters())
-        results[key].peak_memory_mb = peak_memory(model, run, device)
-        ready[key] = run
-
-    for key in backbones:
-        tick(f'{key}: warm-up')
-        attempt(key, lambda key=key: prepare(key))
-    times: dict[str, list[float]] = {key: [] for key in backbones}
-    order = random.Random(0)
-    for i in range(repeats):
-        tick(f'round {i + 1}/{repeats}')
-        for key in order.sample(list(ready), len(ready)):
-            passed = attempt(key, lambda key=key: time_once(ready[key], device))
-            if passed is not None:
-                times[key].append(passed)
-    for key in ready:
-        _summarise(results[key], times[key], case.batch)
-    reference = results[baseline].median_ms if baseline in results else None
-    for result in results.values():
-        if reference and result.median_ms:
-            result.ratio = result.median_ms / reference
-    return list(results.values())
-
-
-def quartiles(times: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile."""
-    return statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else [*times] * 3
-
-
-def _summarise(result: Measurement, times: Sequence[float], batch: int) -> None:
-    result.q25_ms, result.median_ms, result.q75_ms = quartiles(times)
-    result.images_per_second = 1000 * batch / result.median_ms
+def check_compiler(backend: str = 'inductor') -> None:
+    """Raises RuntimeError, with one line that says why, where this torch cannot compile on this machine."""
+    try:
+        module = nn.Linear(8, 8)
+        module.compile(dynamic=False, backend=backend)
+        with torch.inference_mode(), _constant_weights():
+            module(torch.zeros(1, 8))
+    except Exception as error:
+        raise RuntimeError(f'torch {torch.__version__} cannot compile here ({describe_error(error)})') from error
 
 
 def describe(error: Exception) -> str:
@@ -220,52 +293,17 @@ def describe(error: Exception) -> str:
     return describe_error(error)
 
 
-@contextlib.contextmanager
-def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
-    """Lets the process take so many GiB more, by default all that are free: what needs more fails by itself.
-
-    Without it Linux would end the whole process. Other systems are left as they are.
-    """
-    status, meminfo = Path('/proc/self/status'), Path('/proc/meminfo')
-    if not (status.exists() and meminfo.exists()):
-        yield
-        return
-    used, free = (
-        int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith(key))) * 1024
-        for file, key in ((status, 'VmData:'), (meminfo, 'MemAvailable:'))
-    )
-    bound = Path('/sys/fs/cgroup/memory.max')
-    if bound.exists() and (text := bound.read_text().strip()) != 'max':
-        free = min(free, int(text) - int(bound.with_name('memory.current').read_text()))
-    more = int(free * 0.95) if gigabytes is None else int(gigabytes * 2**30)
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+def _autocast(case: Case, device: torch.device) -> torch.autocast:
+    dtype = DTYPES[case.precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def machine(device: torch.device) -> dict:
-    """What the figures were measured on."""
-    cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    model = next((line.partition(':')[2].strip() for line in cpuinfo.splitlines() if line.startswith('model name')), '')
-    facts = dict(
-        device=device.type,
-        cpu=model or platform.processor() or platform.machine(),
-        cores=os.cpu_count(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        system=platform.platform(),
-        load=round(os.getloadavg()[0], 1),
-    )
-    if device.type == 'cuda':
-        facts |= dict(
-            gpu=torch.cuda.get_device_name(device),
-            cuda=torch.version.cuda,
-            cudnn=torch.backends.cudnn.version(),
-            tf32_convolutions=torch.backends.cudnn.allow_tf32,
-            tf32_products=torch.backends.cuda.matmul.allow_tf32,
-        )
-    return facts
+def _constant_weights() -> contextlib.AbstractContextManager:
+    """Lets torch.compile lay out the weights once; it looks while it compiles, which ``options=`` is too late for."""
+    from torch._inductor import config
+
+    return config.patch(freezing=True)
+
+
+def _to_float32(output: Tensor | Sequence) -> Tensor | Sequence:
+    return output.float() if isinstance(output, Tensor) else type(output)(_to_float32(item) for item in output)

@@ -1,25 +1,35 @@
-"""Measurements, and the JSON that holds them; no torch, so that they can be read anywhere."""
+"""Measurements and the JSON file that holds them; no torch, so that they can be read anywhere."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation'}  # the task whose config it is
-MODES = ('eager', 'compiled', 'deploy', 'deploy-compiled')
+from ..utils import replace_file
+
+# Part -> the task whose config it is built from.
+PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation', 'training': 'detection'}
+MODES = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
+PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
+DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)]}  # those of the paper's Table 11
+RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One setting that all backbones are measured in.
+    """What is measured of a backbone, and how.
 
     Attributes:
-        part (str): ``'backbone'``, ``'detector'`` or ``'segmentor'``.
+        part (str): ``'backbone'``, ``'detector'``, ``'segmentor'``, or ``'training'``: a step of the backbone, forward
+            and backward.
         size (tuple[int, int]): Height and width of the image in pixels, before it is padded to multiples of 32.
         batch (int): Images at once.
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
-        mode (str): One of :data:`MODES`; ``'deploy'`` is the inference form, of the backbones that have one.
+        mode (str): One of :data:`MODES`. ``'reference'`` is the sequence of operations of EfficientMod's authors,
+            ``'deploy'`` the inference form of the backbones that have one.
     """
 
     part: str
@@ -33,10 +43,24 @@ class Case:
         """Height and width that the network sees."""
         return tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.size)
 
-    def __str__(self) -> str:
+    @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` is used."""
+        return self.mode.endswith('compiled')
+
+    @property
+    def like(self) -> Case:
+        """The reference that it is compared with: compiled with compiled, eager with eager."""
+        return replace(self, mode='reference-compiled' if self.compiled else 'reference')
+
+    @property
+    def setting(self) -> str:
+        """All but the mode, in words."""
         padded = '' if self.input_size == self.size else f' (padded to {self.input_size[0]} x {self.input_size[1]})'
-        size = f'{self.size[0]} x {self.size[1]}{padded}'
-        return f'{self.part}, {size}, batch {self.batch}, {self.precision}, {self.mode}'
+        return f'{self.part}, {self.size[0]} x {self.size[1]}{padded}, batch {self.batch}, {self.precision}'
+
+    def __str__(self) -> str:
+        return f'{self.setting}, {self.mode}'
 
 
 @dataclass
@@ -44,47 +68,56 @@ class Measurement:
     """One backbone in one case; the figures are None where ``error`` says why there are none.
 
     Attributes:
-        row (str): Key of the row.
+        backbone (str): Key of the backbone, e.g. ``'efficientmod-s'``.
         name (str): Its name.
         params (int, optional): Parameters of the part.
-        median_ms (float, optional): Median time of a forward pass over the batch in ms.
+        macs (int, optional): Multiply-accumulates of a forward pass over one image, not counted for detectors.
+        median_ms (float, optional): Median time of a pass over the batch in ms.
         q25_ms (float, optional): A quarter of the passes took at most this.
         q75_ms (float, optional): Three quarters of the passes took at most this.
         images_per_second (float, optional): Batch over median time.
         peak_memory_mb (float, optional): Weights and what a pass allocates at its peak in MiB.
-        ratio (float, optional): Median time over that of the baseline; above 1 is slower.
+        kept_mb (float, optional): What a forward pass keeps for the backward pass in MiB, eager training only.
+        difference (float, optional): Largest difference from the eager float32 output, as a share of the largest value;
+            in training of the gradients, too.
+        speed_up_over_reference (float, optional): Median time of the reference, compiled if this is, over this one.
+        speed_up_over_baseline (float, optional): Median time of the baseline in the same case over this one.
         error (str, optional): Why it was not measured.
     """
 
     backbone: str
     name: str
     params: int | None = None
+    macs: int | None = None
     median_ms: float | None = None
     q25_ms: float | None = None
     q75_ms: float | None = None
     images_per_second: float | None = None
     peak_memory_mb: float | None = None
-    ratio: float | None = None
+    kept_mb: float | None = None
+    difference: float | None = None
+    speed_up_over_reference: float | None = None
+    speed_up_over_baseline: float | None = None
     error: str | None = None
 
 
-def records(cases: Mapping[Case, Sequence[Measurement]]) -> Iterator[dict]:
-    """Every measurement with its case, flat, as JSON and CSV hold it."""
-    for case, measurements in cases.items():
-        for measurement in measurements:
-            yield {**asdict(case), **asdict(measurement)}
+Results = Mapping[Case, Sequence[Measurement]]
 
 
-def read_records(content: Mapping) -> dict[Case, list[Measurement]]:
-    """The inverse of :func:`records`, from the JSON file's ``measurements``."""
-    cases: dict[Case, list[Measurement]] = {}
-    for record in content['measurements']:
-        if 'row' in record:
-            raise ValueError("the key 'row' is now called 'backbone': measure again")
-        record = dict(record, size=tuple(record['size']))
-        case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
-        cases.setdefault(case, []).append(Measurement(**record))
-    return cases
+def add_speed_ups(results: Results, baseline: str = '') -> None:
+    """Sets the speed-ups, which are above 1 where something is faster.
+
+    Args:
+        results (Mapping[Case, Sequence[Measurement]]): Cases that were measured in one run.
+        baseline (str): Key of the backbone that the others are compared with. Defaults to none.
+    """
+    times = {(case, m.backbone): m.median_ms for case, found in results.items() for m in found if m.median_ms}
+    for case, found in results.items():
+        for m in found:
+            if m.median_ms:
+                reference, other = times.get((case.like, m.backbone)), times.get((case, baseline))
+                m.speed_up_over_reference = reference and reference / m.median_ms
+                m.speed_up_over_baseline = other and other / m.median_ms
 
 
 def make_cases(
@@ -93,14 +126,45 @@ def make_cases(
     batches: Sequence[int],
     precisions: Sequence[str],
     modes: Sequence[str],
-) -> list[Case]:
-    """Every combination; without sizes, those of the paper's Table 11."""
-    defaults = {'backbone': [(512, 512)], 'detector': [(512, 512), (800, 1333)], 'segmentor': [(512, 512)]}
+) -> list[list[Case]]:
+    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of Table 11."""
     return [
-        Case(part, size, batch, precision, mode)
+        [Case(part, size, batch, precision, mode) for mode in modes]
         for part in parts
-        for size in sizes or defaults[part]
+        for size in sizes or DEFAULT_SIZES.get(part, [(512, 512)])
         for batch in batches
         for precision in precisions
-        for mode in modes
     ]
+
+
+def records(results: Results) -> Iterator[dict]:
+    """Every measurement with its case, flat, as JSON and CSV hold it."""
+    for case, measurements in results.items():
+        for measurement in measurements:
+            yield {**asdict(case), **asdict(measurement)}
+
+
+def write_benchmark(path: Path, results: Results, **facts: object) -> None:
+    """Writes the measurements, with what else is known about them, as JSON."""
+    replace_file(path, json.dumps(dict(facts, measurements=list(records(results))), indent=1))
+
+
+def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
+    """The measurements of a JSON file of tools/benchmark.py, and what else it holds, ``machine`` for one.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+        results: dict[Case, list[Measurement]] = {}
+        for record in content.pop('measurements'):
+            for old in RENAMED.keys() & record.keys():
+                raise ValueError(f'the key {old!r} is now called {RENAMED[old]!r}: measure again')
+            record['size'] = tuple(record['size'])
+            case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
+            results.setdefault(case, []).append(Measurement(**record))
+        content['machine']['torch']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is no JSON file of tools/benchmark.py ({type(error).__name__}: {error})') from None
+    return results, content

@@ -1,30 +1,22 @@
-"""The forms of EfficientMod whose speed is compared: plain, training, inference; their outputs, work and memory."""
+"""EfficientMod as its authors' code runs it: the reference that speed-ups refer to."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._inductor import config as inductor
 
 from ..models import EfficientMod
 from ..models.layers import AttentionBlock, ContextBranch, ModulationBlock, PatchEmbed, drop_path
 
-FORMS = ('plain', 'training form', 'deploy', 'deploy, compiled', 'bf16, compiled')
-TOLERANCE = {form: 2e-2 if form.startswith('bf16') else 1e-5 for form in FORMS}
 
-
-class PlainForm(nn.Module):
-    """An EfficientMod in training form, run as the authors' code runs it: the yardstick that ratios refer to.
+class Reference(nn.Module):
+    """The authors' sequence of operations with the weights of an EfficientMod.
 
     NHWC activations, a copy wherever the layout changes, the context repeated to the value's width, one operation after
     the other. The parameters are those of the given model, not copies.
 
     Args:
-        model (EfficientMod): The network.
+        model (EfficientMod): The network, not in its inference form.
     """
 
     def __init__(self, model: EfficientMod) -> None:
@@ -75,67 +67,3 @@ class PlainForm(nn.Module):
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """``F.linear``, whatever the layer itself does."""
     return F.linear(x, layer.weight, layer.bias)
-
-
-def inference_forms(backbone: nn.Module) -> dict[str, Callable[[Tensor], tuple[Tensor, ...]]]:
-    """One function per name of :data:`FORMS`, images (B, 3, H, W) -> levels, all with the weights of ``backbone``.
-
-    A backbone of another family has no plain form; its inference form is what its ``switch_to_deploy()`` makes, if it
-    has one. The compiled forms compile at their first call; all are to be called under ``torch.inference_mode()``.
-    """
-    backbone.eval()  # some backbones return nothing here
-    deploy = copy.deepcopy(backbone)
-    getattr(deploy, 'switch_to_deploy', lambda: None)()
-    compiled, compiled_bf16 = (compile_for_inference(copy.deepcopy(deploy)) for _ in range(2))
-
-    def bf16(images: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return compiled_bf16(images)
-
-    forms = {'deploy': deploy, 'deploy, compiled': compiled, 'bf16, compiled': bf16}
-    if isinstance(backbone, EfficientMod):
-        forms = {'plain': PlainForm(backbone), 'training form': backbone, **forms}
-    return forms
-
-
-def compile_for_inference(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """``torch.compile`` for one image size, weights being constants that are laid out once for the kernels' sake."""
-    compiled = torch.compile(model, dynamic=False)
-
-    def run(images: Tensor) -> tuple[Tensor, ...]:
-        with inductor.patch(freezing=True):  # looked at while compiling, which `options=` is too late for
-            return compiled(images)
-
-    return run
-
-
-def output_error(levels: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    """The largest difference on any level, as a share of the level's largest value."""
-    pairs = zip(levels, expected, strict=True)
-    return max(((a.float() - b.float()).abs().max() / b.float().abs().max()).item() for a, b in pairs)
-
-
-def training_step(form: nn.Module, images: Tensor) -> Callable[[], None]:
-    """The function to be timed: forward and backward pass, gradients of all parameters."""
-
-    def run() -> None:
-        form.zero_grad(set_to_none=True)
-        sum(level.square().mean() for level in form(images)).backward()
-
-    return run
-
-
-def saved_bytes(form: nn.Module, images: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass beside the parameters, every storage counted once."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in form.parameters()}
-    kept = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage  # holding it keeps its address from being used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        form(images)
-    return sum(storage.nbytes() for storage in kept.values())

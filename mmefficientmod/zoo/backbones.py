@@ -62,14 +62,18 @@ def task_backbones(task: Task) -> dict[str, Backbone]:
 
 
 def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone], list[str]]:
-    """The backbones that are asked for, ``table7`` and ``all`` standing for several.
+    """The backbones that are asked for, ``table7``, ``efficientmod`` and ``all`` for several.
 
     Returns:
         tuple[list[Backbone], list[str]]: The backbones, and one line for every name that is none.
     """
     backbones, chosen, problems = task_backbones(task), [], []
     by_name = {normalise(key): key for key in backbones}
-    groups = {'all': list(backbones), 'table7': [name.lower() for name in TABLE7]}
+    groups = {
+        'all': list(backbones),
+        'table7': [name.lower() for name in TABLE7],
+        'efficientmod': [f'efficientmod-{arch}' for arch in ('xxs', 'xs', 's', 's-conv')],
+    }
     for name in wanted:
         if name in groups:
             chosen += groups[name]

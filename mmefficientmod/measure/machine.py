@@ -1,0 +1,113 @@
+"""The machine that is measured on: its description, its peak, its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.utils.dl_utils import collect_env
+
+CPU = torch.device('cpu')
+
+
+def describe_machine(device: torch.device) -> dict:
+    """What the figures were measured on: hardware, versions, settings, and the load before."""
+    cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    cpu = re.search(r'^model name\s*:\s*(.*\S)', cpuinfo, re.MULTILINE)
+    environment = collect_env()
+    facts = dict(
+        device=device.type,
+        cpu=cpu[1] if cpu else platform.processor() or platform.machine(),
+        vector_extensions=vector_extensions(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        torch=environment['PyTorch'],
+        python=platform.python_version(),
+        mmengine=environment['MMEngine'],
+        system=platform.platform(),
+        load=round(os.getloadavg()[0], 1),
+    )
+    if device.type == 'cuda':
+        facts.update(
+            gpu=torch.cuda.get_device_name(device),
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
+            tf32_convolutions=torch.backends.cudnn.allow_tf32,
+            tf32_products=torch.backends.cuda.matmul.allow_tf32,
+        )
+    return facts
+
+
+def vector_extensions() -> str:
+    """The vector instructions that torch's own CPU kernels use, e.g. ``'AVX2'`` or ``'AVX512'``."""
+    if hasattr(torch.backends, 'cpu'):
+        return torch.backends.cpu.get_cpu_capability()
+    found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
+    return found[1] if found else 'unknown'
+
+
+def time_once(run: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call: by events on a GPU, by the wall clock on a CPU."""
+    if device.type == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1000
+
+
+def product_peaks(repeats: int = 10) -> dict[str, float]:
+    """The CPU's own matrix products, float32, in GFLOP/s, by the two libraries behind torch.
+
+    Returns:
+        dict[str, float]: ``'matmul'``, as ``torch.mm`` computes it, and ``'convolution'``, as a 1x1 convolution.
+    """
+    n, channels, side = 2048, 1024, 64
+    a, weight = torch.rand(n, n), torch.rand(channels, channels, 1, 1)
+    maps = torch.rand(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+    work = {
+        'matmul': (lambda: a @ a, 2 * n**3),
+        'convolution': (lambda: F.conv2d(maps, weight), 2 * side**2 * channels**2),
+    }
+    with torch.inference_mode():
+        best = {name: min(time_once(run, CPU) for _ in range(repeats)) for name, (run, _) in work.items()}
+    return {name: flop / best[name] / 1e6 for name, (_, flop) in work.items()}
+
+
+@contextlib.contextmanager
+def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
+    """Lets the process take so many GiB more, by default all that are free: what needs more fails by itself.
+
+    Without it Linux would end the whole process. Other systems are left as they are.
+    """
+    status, meminfo = Path('/proc/self/status'), Path('/proc/meminfo')
+    if not (status.exists() and meminfo.exists()):
+        yield
+        return
+    used, free = (
+        int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith(key))) * 1024
+        for file, key in ((status, 'VmData:'), (meminfo, 'MemAvailable:'))
+    )
+    bound = Path('/sys/fs/cgroup/memory.max')
+    if bound.exists() and (text := bound.read_text().strip()) != 'max':
+        free = min(free, int(text) - int(bound.with_name('memory.current').read_text()))
+    more = int(free * 0.95) if gigabytes is None else int(gigabytes * 2**30)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

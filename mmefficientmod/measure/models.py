@@ -1,0 +1,57 @@
+"""Builds what is measured, with random weights, and the inputs that it takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from ..zoo.backbones import task_backbones
+from ..zoo.tasks import TASKS
+from .records import PARTS, Case
+
+
+def build_quietly(settings: Mapping, scope: str) -> nn.Module:
+    """A model in evaluation mode, without what the libraries warn of while they build it.
+
+    Args:
+        settings (Mapping): The model's dict in a config.
+        scope (str): The codebase that it belongs to.
+    """
+    with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = revert_sync_batchnorm(MODELS.build(settings))
+    model.eval()  # some backbones return nothing here
+    return model
+
+
+def build_part(key: str, part: str) -> nn.Module:
+    """The part of the benchmark of that name with a backbone, with random weights: they do not change the work."""
+    config = Config.fromfile(task_backbones(TASKS[PARTS[part]])[key].config)
+    config.model.backbone.init_cfg = None
+    whole = part in ('detector', 'segmentor')
+    model = build_quietly(config.model if whole else config.model.backbone, config.default_scope)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith('gamma'):  # LayerScale starts at 1e-4, which would hide a wrong branch from the check
+                parameter.fill_(0.5)
+    return model
+
+
+def detection_samples(batch: int, size: tuple[int, int]) -> list:
+    """What MMDetection is told about each image: height and width in pixels."""
+    from mmdet.structures import DetDataSample
+
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+    return [DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0))) for _ in range(batch)]
+
+
+def make_images(case: Case, device: torch.device) -> torch.Tensor:
+    """Random images of a case, always the same (B, 3, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(case.batch, 3, *case.input_size, generator=generator).to(device)
