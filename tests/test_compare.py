@@ -294,7 +294,7 @@ def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
     other = tmp_path / 'efficientmod-s'  # the same results, as of another backbone on another data set
     shutil.move(tmp_path / 'elsewhere', other)
     for path in list(other.rglob('*.py')):
-        text = path.read_text().replace("ADEChallengeData2016'", "Other'")
+        text = path.read_text().replace("ADEChallengeData2016'", "Other'").replace("'resnet-18'", "'efficientmod-s'")
         path.with_name(path.name.replace('resnet-18', 'efficientmod-s')).write_text(text)
         if 'resnet-18' in path.name:
             path.unlink()
@@ -457,8 +457,9 @@ def test_without_options_every_backbone_keeps_the_published_setting(task):
     for backbone in task_backbones(task).values():
         config, options = backbone_config(backbone, Settings(task))
         assert set(options) == {'randomness.seed', 'default_hooks.checkpoint.max_keep_ckpts'}
+        assert config.mmefficientmod.to_dict() == dict(task=task.name, backbone=backbone.key, settings=options)
         changed, original = config.to_dict(), Config.fromfile(backbone.config).to_dict()
-        del changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
+        del changed['mmefficientmod'], changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
         assert changed == original
 
 
@@ -600,6 +601,37 @@ def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
 def test_launchers(launcher, start, tmp_path, capsys):
     arguments = ['--backbones', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
     load_tool().main(['run', 'detection', *arguments])
-    train, test = (line for line in capsys.readouterr().out.splitlines() if not line.startswith('#'))
+    commands = capsys.readouterr().out.partition('#!/bin/bash')[0]
+    train, test = (line for line in commands.splitlines() if not line.startswith('#'))
     assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
     assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')
+
+
+def test_slurm_job_array_runs_one_backbone_a_task(tmp_path, capsys):
+    """The printed script as Slurm would run it; on a machine without Slurm, ``srun`` fails in the end."""
+    work_dir = tmp_path / 'work dir'
+    launcher = ['--launcher', 'slurm', '--gpus', '2', '--launcher-args=-p gpu']
+    backbones = ['--backbones', 'resnet-18', 'pvt-tiny', '--work-dir', str(work_dir)]
+    load_tool().main(['run', 'segmentation', *backbones, *launcher, '--dry-run'])
+    printed = capsys.readouterr().out
+    script = printed[printed.index('#!/bin/bash') :]
+    options = [line.split(' ', 1)[1] for line in script.splitlines() if line.startswith('#SBATCH ')]
+    assert options == ['--job-name=compare-segmentation', '--array=0-1', '--ntasks=2', '-p gpu']
+    environment = dict(os.environ, SLURM_ARRAY_TASK_ID='1', PATH='/usr/bin:/bin')
+    done = subprocess.run(['bash'], input=script, env=environment, capture_output=True, text=True)
+    if shutil.which('srun', path='/usr/bin:/bin') is None:
+        assert done.returncode == 1 and "No such file or directory: 'srun'" in done.stderr
+    assert [path.name for path in work_dir.iterdir()] == ['pvt-tiny']
+    assert state_of(work_dir, 'pvt-tiny')['commands'][0]['command'].startswith(
+        'srun --ntasks 2 --kill-on-bad-exit=1 -p'
+    )
+
+
+def test_a_run_knows_who_it_is(work_dir, tmp_path):
+    """Whatever its folders and config are called."""
+    shutil.copytree(work_dir / 'resnet-18' / 'train', tmp_path / 'moved' / 'elsewhere')
+    for config in (tmp_path / 'moved' / 'elsewhere').glob('*.py'):
+        config.rename(config.with_name('renamed.py'))
+    result = collect([tmp_path])[1]['resnet-18']
+    assert result.backbone.name == 'ResNet-18'
+    assert result.training.mmefficientmod.settings['train_cfg.max_iters'] == ITERS

@@ -42,7 +42,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         '--work-dir', type=Path, help='each backbone works in WORK_DIR/BACKBONE; default work_dirs/compare-TASK'
     )
-    run.add_argument('--dry-run', action='store_true', help='print the settings and commands, start nothing')
+    run.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='print the settings and commands, with --launcher slurm a job array as well; start nothing',
+    )
 
     data = run.add_argument_group('data and schedule (default: as the config says, which is the published setting)')
     data.add_argument('--data-root', help='root folder of the data set')
@@ -118,6 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     report.add_argument('--out', type=Path, help='folder to write; default FOLDER/report of the first FOLDER')
     args = parser.parse_args(argv)
+    args.command_line = [sys.executable, str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)]
     if args.command == 'run' and args.launcher == 'none' and (args.launcher_args or args.gpus > 1):
         parser.error('--gpus and --launcher-args need --launcher pytorch or slurm')
     return args
@@ -143,6 +148,8 @@ def run(args: argparse.Namespace) -> None:
     plans, outcomes = plan(backbones, settings, launcher, work_dir)
     if args.dry_run:
         dry_run(plans)
+        if launcher.kind == 'slurm' and plans:
+            print(launcher.job_array(f'compare-{task.name}', [job.name for job, _ in plans], args.command_line))
     else:
         outcomes.update(run_jobs([job for job, _ in plans], Console()))
     failed = [f'{name}: {reason}' for name, reason in outcomes.items() if reason]

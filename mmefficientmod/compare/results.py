@@ -173,7 +173,13 @@ def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Backbone:
-    """The backbone of a run, by the name of the config that MMEngine put into its folder, else by the folder's."""
+    """The backbone of a run, by what `compare run` wrote into its config.
+
+    A run of another tool goes by the name of the config that MMEngine put into its folder, else by the folder's.
+    """
+    key = run.identity.get('backbone')
+    if key:
+        return backbones.get(key) or Backbone(key, key, run.work_dir)
     head = task.pattern.partition('{}')[0]
     folder = run.work_dir
     name = folder.parent.name if folder.name in ('train', 'test') else folder.name

@@ -54,6 +54,22 @@ class Launcher:
         end = [] if self.kind == 'none' else ['--launcher', self.kind]
         return [*start, str(TOOLS / f'{script}.py'), *operands, *end]
 
+    def job_array(self, name: str, backbones: Sequence[str], command_line: Sequence[str]) -> str:
+        """A batch script for ``sbatch`` in which every task of a job array runs one backbone.
+
+        Args:
+            name (str): Name of the job.
+            backbones (Sequence[str]): Keys of the backbones.
+            command_line (Sequence[str]): The command that runs all of them, ``--dry-run`` included.
+        """
+        command = shlex.join(word for word in command_line if word != '--dry-run')
+        options = [f'--job-name={name}', f'--array=0-{len(backbones) - 1}', f'--ntasks={self.gpus}']
+        lines = [f'#SBATCH {option}' for option in options]
+        if self.arguments:
+            lines.append(f'#SBATCH {self.arguments}')
+        lines += [f'cd {shlex.quote(os.getcwd())}', f'backbones=({" ".join(backbones)})']
+        return '\n'.join(['#!/bin/bash', *lines, f'exec {command} --backbones "${{backbones[$SLURM_ARRAY_TASK_ID]}}"'])
+
 
 @dataclass(frozen=True)
 class Job:

@@ -14,7 +14,7 @@ from ..utils import describe_error
 from ..zoo.backbones import Backbone, normalise
 from ..zoo.tasks import Task
 from . import CompareError
-from .workdir import innermost_dataset, training_length
+from .workdir import IDENTITY, innermost_dataset, training_length
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -84,6 +84,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     options.update(settings.cfg_options)
     try:
         config.merge_from_dict(options)
+        config.merge_from_dict({IDENTITY: dict(task=settings.task.name, backbone=backbone.key, settings=options)})
     except Exception as error:
         raise CompareError(f'the settings do not fit its config: {describe_error(error)}') from error
     return config, options

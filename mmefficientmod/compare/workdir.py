@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+IDENTITY = 'mmefficientmod'  # the key of a config under which `compare run` writes the task, the backbone, the settings
+
 
 class Run:
     """One start of a training or a test.
@@ -23,6 +25,7 @@ class Run:
         config (Config): The config that it ran with.
         log (str): What it logged, empty if there is no log.
         processes (int): Number of its processes.
+        identity (Mapping): ``task``, ``backbone`` and ``settings`` of `compare run`, empty if another tool ran it.
 
     Raises:
         Exception: Whatever the config raises: a config is a program, and a kill may have cut it off.
@@ -33,6 +36,7 @@ class Run:
         self.config = Config.fromfile(folder / 'vis_data' / 'config.py', import_custom_modules=False)
         log = folder / f'{folder.name}.log'
         self.log = log.read_text(errors='replace') if log.exists() else ''
+        self.identity = self.config.get(IDENTITY) or {}
         processes = re.search(r'GPU number: (\d+)', self.log)
         self.processes = int(processes[1]) if processes else 1
 
