@@ -21,7 +21,7 @@ from mmefficientmod.compare.report import html as render
 from mmefficientmod.compare.results import collect
 from mmefficientmod.compare.runs import Job
 from mmefficientmod.compare.settings import Settings, backbone_config, find_weights_file
-from mmefficientmod.compare.table import Cell, compare
+from mmefficientmod.compare.table import compare
 from mmefficientmod.compare.workdir import last_line
 from mmefficientmod.measure.records import Case, Measurement, records
 from mmefficientmod.synthetic import make_dataset
@@ -248,10 +248,11 @@ def test_page_fetches_nothing(report):
 def test_page_sorts_in_a_browser(work_dir, report, tmp_path):
     """A real browser clicks on headings; rows without a figure stay last either way."""
     comparison = compare([work_dir])
-    result, cells = comparison.results['resnet-18'], comparison.table['resnet-18']
+    result, accuracy = comparison.results['resnet-18'], ('mIoU', 'measured')
     for name, value in (('low', -5.0), ('none', None), ('high', 99.5)):
         comparison.results[name] = type(result)(type(result.backbone)(name, name, result.backbone.config))
-        comparison.table[name], comparison.remarks[name] = [Cell(value), *cells[1:]], ''
+        comparison.table.loc[name] = comparison.table.loc['resnet-18']
+        comparison.table.loc[name, accuracy], comparison.remarks[name] = value, ''
     script = """<script>
       const orders = [];
       for (const index of [1, 1, 0]) {
@@ -363,7 +364,7 @@ def test_a_backbone_in_the_published_setting_is_comparable(tmp_path):
     make_run(folder, '20260103_000000', config, '{"mIoU": 33.4}', 'GPU number: 3\nIter(test) [667/667]  mIoU: 33.4')
     comparison = compare([tmp_path])
     assert comparison.warnings == [] and comparison.comparable == {'resnet-18'}
-    assert comparison.table['resnet-18'][0].difference == pytest.approx(0.5)
+    assert comparison.table.loc['resnet-18', ('mIoU', 'difference')] == pytest.approx(0.5)
     page = render(comparison, {})
     assert 'class="difference better" data-value="0.5' in page and 'class="difference worse"' not in page
 
@@ -378,7 +379,7 @@ def test_validated_and_tested_backbones_side_by_side(tmp_path):
     data = dict(comparison.setting)['data set']
     assert 'images/test annotations/test (11 classes) (ResNet-18)' in data and 'images/val' in data
     assert 'The backbones were not run alike: see data set.' in comparison.warnings
-    assert comparison.columns[0].labels['published'] == 'published, ADE20K' and not comparison.comparable
+    assert comparison.columns['mIoU'].label('published') == 'published, ADE20K' and not comparison.comparable
 
 
 def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_path, capsys):
@@ -417,8 +418,9 @@ def test_benchmark_files(work_dir, tmp_path):
     one = write('one', case, Case('segmentor', (512, 512), precision='fp16'), load=1)
     other = write('other', Case('segmentor', (64, 64)), Case('detector', (64, 64)), load=2)
     comparison = compare([work_dir], [one, other])
-    latencies = [column for column in comparison.columns if column.kind == 'latency']
-    assert [column.parts for column in latencies] == [('measured', 'published'), ('measured',), ('measured',)]
+    latencies = [heading for heading, column in comparison.columns.items() if column.kind == 'latency']
+    parts = [tuple(comparison.table[heading]) for heading in latencies]
+    assert parts == [('measured', 'published'), ('measured',), ('measured',)]
     with pytest.raises(CompareError, match='two benchmark files hold segmentor, 512 x 512'):
         compare([work_dir], [one, write('again', case)])
     with pytest.raises(CompareError, match='different machines'):

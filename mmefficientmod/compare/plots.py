@@ -1,4 +1,4 @@
-"""The comparison's plots: accuracy against cost, training curves, cost against resolution and batch."""
+"""The plots: accuracy against cost, training curves, cost against resolution and batch size; no torch needed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ..measure.records import Case, Measurement, Results
-from ..zoo.backbones import FURTHER, TABLE7
+from ..measure.records import Results, records
+from ..zoo.backbones import NAMES
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
@@ -31,6 +32,7 @@ RC = {
     'legend.frameon': False,
     'font.size': 10,
 }
+PLACES = (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)  # of a name beside its point: right, up
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Point:
 def style(name: str) -> dict:
     """Colour, marker and line of a backbone, the same in every plot: EfficientMod is red and bold."""
     ours = is_ours(name)
-    names = [other for other in TABLE7 + FURTHER if is_ours(other) == ours]
+    names = [other for other in NAMES if is_ours(other) == ours]
     index = names.index(name) if name in names else len(names)
     return dict(
         color=RED if ours else COLORS[index % len(COLORS)],
@@ -68,24 +70,15 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         for point in points:
             look = style(point.name)
-            axes.scatter(
-                point.x,
-                point.y,
-                s=55,
-                marker=look['marker'],
-                edgecolors=look['color'],
-                linewidths=1.4,
-                color='none' if point.published else look['color'],
-                zorder=3,
-                clip_on=False,
-            )
+            color, fill = look['color'], 'none' if point.published else look['color']
+            marker = dict(s=55, marker=look['marker'], edgecolors=color, linewidths=1.4, color=fill)
+            axes.scatter(point.x, point.y, **marker, zorder=3, clip_on=False)
         axes.margins(0.14, 0.12)
         axes.set_xlim(left=max(0, axes.get_xlim()[0]))
         axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         if any(point.published for point in points):
-            axes.set_title('filled: measured, hollow: published', fontsize=9, loc='left', color='0.35')
-        elif note:
-            axes.set_title(note, fontsize=9, loc='left', color='0.35')
+            note = 'filled: measured, hollow: published'
+        axes.set_title(note or '', fontsize=9, loc='left', color='0.35')
         _label(figure, axes, points)
     return figure
 
@@ -98,17 +91,19 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         x, y = axes.transData.transform((point.x, point.y))
         taken.append(matplotlib.transforms.Bbox.from_bounds(x - 5, y - 5, 10, 10))
-    places = [
-        ((7, 0), 'left', 'center'),
-        ((-7, 0), 'right', 'center'),
-        ((0, 7), 'center', 'bottom'),
-        ((0, -7), 'center', 'top'),
-        ((7, 9), 'left', 'bottom'),
-        ((7, -9), 'left', 'top'),
-        ((-7, 9), 'right', 'bottom'),
-        ((-7, -9), 'right', 'top'),
-    ]
     area = axes.get_window_extent(renderer)
+
+    def annotate(point: Point, right: int, up: int) -> Annotation:
+        return axes.annotate(
+            point.name,
+            (point.x, point.y),
+            (7 * right, (9 if right else 7) * up),
+            textcoords='offset points',
+            ha={1: 'left', 0: 'center', -1: 'right'}[right],
+            va={1: 'bottom', 0: 'center', -1: 'top'}[up],
+            fontsize=8.5,
+            fontweight='bold' if is_ours(point.name) else 'normal',
+        )
 
     def cost(label: Annotation) -> float:
         box = label.get_window_extent(renderer)
@@ -118,20 +113,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         if point.published and any(p.name == point.name and not p.published for p in points):
             continue  # the measured point carries the name
-        weight = 'bold' if is_ours(point.name) else 'normal'
-        labels = [
-            axes.annotate(
-                point.name,
-                (point.x, point.y),
-                offset,
-                textcoords='offset points',
-                ha=ha,
-                va=va,
-                fontsize=8.5,
-                fontweight=weight,
-            )
-            for offset, ha, va in places
-        ]
+        labels = [annotate(point, right, up) for right, up in PLACES]
         best = min(labels, key=cost)
         for label in labels:
             if label is not best:
@@ -166,10 +148,11 @@ def plot_curves(
         right.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=f'validation {metric} (%)')
         for axes, curves in ((left, losses), (right, validations)):
             for name, values in curves.items():
-                steps, heights = zip(*sorted(values.items()))
+                curve = pd.Series(values).sort_index()
                 if axes is left and smoothed:
-                    heights = _moving_average(heights, max(2, len(heights) // 40))
-                axes.plot(steps, heights, markersize=4, markevery=max(1, len(steps) // 12), label=name, **style(name))
+                    curve = curve.rolling(2 * max(2, len(curve) // 40) + 1, center=True, min_periods=1).mean()
+                markers = dict(markersize=4, markevery=max(1, len(curve) // 12))
+                axes.plot(curve.index, curve, label=name, **markers, **style(name))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _add_legend(figure)
     return figure
@@ -181,40 +164,27 @@ def _add_legend(figure: Figure) -> None:
     figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5, handlelength=3)
 
 
-def _moving_average(values: Sequence[float], width: int) -> list[float]:
-    """Mean over up to ``width`` values before and after each."""
-    windows = (values[max(0, i - width) : i + width + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
-
-
 def plot_cost(results: Results, machine: Mapping) -> list[tuple[str, Figure]]:
     """Latency against resolution and against batch size, for every part that was measured at several.
 
     Returns:
         list[tuple[str, Figure]]: File name without suffix, and figure.
     """
+    frame = pd.DataFrame(list(records(results)))
+    frame = frame[frame['error'].isna()]
+    places = {case.size: case.input_size[0] * case.input_size[1] for case in results}
+    frame = frame.assign(resolution=frame['size'].map(places))
     figures = []
-    parts = dict.fromkeys(case.part for case in results)
-    for part in parts:
-        cases = [case for case in results if case.part == part and not all(m.error for m in results[case])]
-        for kind in ('resolution', 'batch'):
-            panels: dict[tuple, list[Case]] = {}
-            for case in cases:
-                fixed = case.batch if kind == 'resolution' else case.size
-                panels.setdefault((fixed, case.precision, case.mode), []).append(case)
-            panels = {panel: group for panel, group in panels.items() if len(group) > 1}
+    for part, group in frame.groupby('part', sort=False):
+        for kind, fixed in (('resolution', 'batch'), ('batch', 'size')):
+            groups = group.groupby([fixed, 'precision', 'mode'], sort=False)
+            panels = [(held, panel) for held, panel in groups if panel[kind].nunique() > 1]
             if panels:
-                figures.append((f'{part}-{kind}', _cost_figure(part, kind, panels, results, machine)))
+                figures.append((f'{part}-{kind}', _cost_figure(part, kind, panels, machine)))
     return figures
 
 
-def _cost_figure(
-    part: str,
-    kind: str,
-    panels: Mapping[tuple, Sequence[Case]],
-    results: Mapping[Case, Sequence[Measurement]],
-    machine: Mapping,
-) -> Figure:
+def _cost_figure(part: str, kind: str, panels: Sequence[tuple[tuple, pd.DataFrame]], machine: Mapping) -> Figure:
     with matplotlib.rc_context(RC):
         wide = min(len(panels), 3)
         high = math.ceil(len(panels) / wide)
@@ -222,31 +192,19 @@ def _cost_figure(
         grid = list(figure.subplots(high, wide, squeeze=False).flat)
         for axes in grid[len(panels) :]:
             axes.remove()
-        for axes, ((fixed, precision, mode), cases) in zip(grid, panels.items()):
-            held = f'batch {fixed}' if kind == 'resolution' else f'{fixed[0]} x {fixed[1]}'
+        for axes, ((fixed, precision, mode), panel) in zip(grid, panels):
+            held = f'batch {fixed}' if kind == 'resolution' else '{} x {}'.format(*fixed)
             axes.set_title(f'{part}, {held}, {precision}, {mode}', fontsize=9, loc='left')
-            lines: dict[str, list[tuple[int, Measurement]]] = {}
-            for case in sorted(cases, key=lambda case: _place(case, kind)):
-                for measured in results[case]:
-                    if not measured.error:
-                        lines.setdefault(measured.name, []).append((_place(case, kind), measured))
-            for name, line in lines.items():
-                look, x = style(name), [place for place, _ in line]
-                axes.plot(x, [m.median_ms for _, m in line], label=name, markersize=4, **look)
-                axes.fill_between(
-                    x, [m.q25_ms for _, m in line], [m.q75_ms for _, m in line], color=look['color'], alpha=0.15
-                )
-            labels = {
-                _place(case, kind): 'x'.join(map(str, dict.fromkeys(case.size))) if kind == 'resolution' else case.batch
-                for case in cases
-            }
+            for name, line in panel.sort_values(kind).groupby('name', sort=False):
+                look = style(name)
+                axes.plot(line[kind], line['median_ms'], label=name, markersize=4, **look)
+                axes.fill_between(line[kind], line['q25_ms'], line['q75_ms'], color=look['color'], alpha=0.15)
+            names = {place: 'x'.join(map(str, dict.fromkeys(size))) for place, size in zip(panel[kind], panel['size'])}
+            side = 'side of the image (pixels)'
             axes.set(
-                xscale='log',
-                yscale='log',
-                ylabel='ms a batch',
-                xlabel='side of the image (pixels)' if kind == 'resolution' else 'batch size',
+                xscale='log', yscale='log', ylabel='ms a batch', xlabel=side if kind == 'resolution' else 'batch size'
             )
-            axes.set_xticks(list(labels), labels.values())
+            axes.set_xticks(list(names), list(names.values() if kind == 'resolution' else names))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             axes.yaxis.set_major_formatter('{x:g}')
@@ -255,10 +213,6 @@ def _cost_figure(
         where = machine.get('gpu') or f'{machine["cpu"]}, threads: {machine["threads"]}'
         figure.supxlabel(f'{where}, torch {machine["torch"]}; median, band: quartiles', fontsize=8, color='0.35')
     return figure
-
-
-def _place(case: Case, kind: str) -> int:
-    return case.input_size[0] * case.input_size[1] if kind == 'resolution' else case.batch
 
 
 def save_figure(figure: Figure, path: Path) -> str:

@@ -17,69 +17,54 @@ from ..zoo.tasks import TASKS, Task
 from . import CompareError
 from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
 
+# What of a Setting makes a figure another one than the published, beside the data; all but the test size train.
+PUBLISHED_SETTINGS = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What a figure of accuracy depends on apart from the backbone.
+    """What a figure of accuracy depends on apart from the backbone."""
 
-    Attributes:
-        dataset (str): Class of the data set, its root and which part of it.
-        val_images (int, optional): Images that the metrics are computed on; None if no log says it.
-        schedule (str): Length of the training, e.g. ``'40000 iterations'``.
-        batch (int): Images a step, all processes together.
-        size (str): Crop or bound of the training images in pixels, e.g. ``'512 x 512'``.
-        test_size (str): Bound of the test images.
-        optimizer (str): Its type, learning rate, weight decay and precision.
-        weights (str): What the backbone started from: ``'pretrained'`` or ``'random'``.
-        seed (int, optional): Seed, None if it was drawn.
-    """
+    dataset: str  # class of the data set, its root and which part of it
+    val_images: int | None  # images that the metrics are computed on; None if no log says it
+    schedule: str  # length of the training, e.g. '40000 iterations'
+    batch: int  # images a step, all processes together
+    size: str  # crop or bound of the training images in pixels, e.g. '512 x 512'
+    test_size: str  # bound of the test images
+    optimizer: str  # its type, learning rate, weight decay and precision
+    weights: str  # what the backbone started from: 'pretrained' or 'random'
+    seed: int | None  # seed, None if it was drawn
 
-    dataset: str
-    val_images: int | None
-    schedule: str
-    batch: int
-    size: str
-    test_size: str
-    optimizer: str
-    weights: str
-    seed: int | None
+    def words(self, name: str) -> str:
+        """One of them in words."""
+        value = getattr(self, name)
+        return 'unknown' if value is None else str(value)
 
 
 @dataclass
 class Result:
-    """What was found for one backbone.
+    """What was found for one backbone."""
 
-    Attributes:
-        backbone (Backbone): The backbone.
-        config (Config): The config that its newest metrics were computed with.
-        split (str): Whose data they were computed on: ``'val'`` or ``'test'``.
-        training (Config): The config of the training, that of the metrics if there was none.
-        folders (set[Path]): The work directories that it was read from.
-        metrics (dict[str, float]): Figures as logged, empty if there are none.
-        source (str): What computed them, e.g. ``'test of iter_40000.pth'``.
-        trained (str): How far the training went, e.g. ``'40000/40000 iterations'``; empty if there was none.
-        finished (bool): Whether that is its end.
-        processes (int): Processes of the training.
-        val_images (int, optional): Images that the newest metrics were computed on.
-        losses (dict[int, float]): Training loss by iteration.
-        validations (dict[int, dict[str, float]]): Metrics during training, by iteration or epoch.
-        setting (Setting, optional): What the metrics depend on.
-    """
-
-    backbone: Backbone
-    config: Config | None = None
-    split: str = 'test'
-    training: Config | None = None
-    folders: set[Path] = field(default_factory=set)
-    metrics: dict[str, float] = field(default_factory=dict)
-    source: str = ''
-    trained: str = ''
-    finished: bool = True
-    processes: int = 1
-    val_images: int | None = None
-    losses: dict[int, float] = field(default_factory=dict)
+    backbone: Backbone  # the backbone
+    config: Config | None = None  # the config that its newest metrics were computed with
+    split: str = 'test'  # whose data they were computed on: 'val' or 'test'
+    training: Config | None = None  # the config of the training, that of the metrics if there was none
+    folders: set[Path] = field(default_factory=set)  # the work directories that it was read from
+    metrics: dict[str, float] = field(default_factory=dict)  # figures as logged, empty if there are none
+    source: str = ''  # what computed them, e.g. 'test of iter_40000.pth'
+    trained: str = ''  # how far the training went, e.g. '40000/40000 iterations'; empty if there was none
+    finished: bool = True  # whether that is its end
+    processes: int = 1  # processes of the training
+    val_images: int | None = None  # images that the newest metrics were computed on
+    losses: dict[int, float] = field(default_factory=dict)  # training loss by iteration
+    # metrics during training, by iteration or epoch
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
-    setting: Setting | None = None
+    setting: Setting | None = None  # what the metrics depend on
+
+    @property
+    def remark(self) -> str:
+        """What the metrics come from."""
+        return '; '.join(filter(None, [self.source, self.trained and f'trained {self.trained}']))
 
     def add(self, run: Run, task: Task) -> None:
         """Adds a run; they come oldest first."""
@@ -283,7 +268,7 @@ def deviations(result: Result, task: Task) -> list[str]:
         found.append(f'an unknown number of validation images, {task.val_images} there')
     elif actual.val_images != task.val_images:
         found.append(f'{actual.val_images} validation images instead of {task.val_images}')
-    names = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights') if result.trained else ('test_size',)
+    names = [name for name in PUBLISHED_SETTINGS if result.trained or name == 'test_size']
     for name in names:
         if expected and getattr(actual, name) != getattr(expected, name):
             label = 'training size' if name == 'size' else name.replace('_', ' ')

@@ -28,17 +28,11 @@ TOOLS = (Path(__file__).parents[1] / '.mim' / 'tools').resolve()
 
 @dataclass(frozen=True)
 class Launcher:
-    """How ``tools/train.py`` and ``tools/test.py`` are started.
+    """How ``tools/train.py`` and ``tools/test.py`` are started."""
 
-    Attributes:
-        kind (str): ``'none'``, ``'pytorch'`` or ``'slurm'``.
-        gpus (int): Number of processes, one a GPU; with ``'none'`` there is one process.
-        arguments (str): Passed on to ``torch.distributed.run`` or ``srun``.
-    """
-
-    kind: str = 'none'
-    gpus: int = 1
-    arguments: str = ''
+    kind: str = 'none'  # 'none', 'pytorch' or 'slurm'
+    gpus: int = 1  # number of processes, one a GPU; with 'none' there is one process
+    arguments: str = ''  # passed on to torch.distributed.run or srun
 
     def command(self, script: str, operands: Sequence[str]) -> list[str]:
         """The command line that runs one of the two tools."""
@@ -77,23 +71,15 @@ class Job:
 
     The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, what they printed
     (``train.log``, ``test.log``) and ``state.json``: every command that was started, and which steps are done.
-
-    Attributes:
-        name (str): What it is called on the screen.
-        folder (Path): Where it works.
-        config (Config): What it runs.
-        config_name (str): File name of the config in the folder.
-        checkpoint (str, optional): A whole model to test in place of a training.
-        launcher (Launcher): How the steps are started.
-        environment (Mapping[str, str]): Environment variables of the steps, beside those of this process.
     """
 
-    name: str
-    folder: Path
-    config: Config
-    config_name: str
-    checkpoint: str | None = None
-    launcher: Launcher = field(default_factory=Launcher)
+    name: str  # what it is called on the screen
+    folder: Path  # where it works
+    config: Config  # what it runs
+    config_name: str  # file name of the config in the folder
+    checkpoint: str | None = None  # A whole model to test in place of a training
+    launcher: Launcher = field(default_factory=Launcher)  # how the steps are started
+    # environment variables of the steps, beside those of this process
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -21,37 +21,21 @@ WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 @dataclass(frozen=True)
 class Settings:
-    """What is laid over every config; what is not given stays as the config says.
+    """What is laid over every config; what is not given stays as the config says."""
 
-    Attributes:
-        task (Task): Detection or segmentation.
-        overlays (Sequence[str]): Config files merged over every backbone's config, e.g. another data set.
-        data_root (str, optional): Root folder of the data set.
-        iters (int, optional): Length of a training that counts iterations; the schedule shrinks or grows with it.
-        epochs (int, optional): The same for one that counts epochs.
-        size (tuple[int, int], optional): Height and width in pixels: the crop (segmentation), the bound (detection).
-        batch_size (int, optional): Images a step and process.
-        workers (int, optional): Data loading processes.
-        seed (int): Seed of every backbone.
-        amp (bool): Mixed precision in training.
-        pretrained (Sequence[str]): ``none``, a folder, or ``BACKBONE=FILE``: the weights to start from.
-        checkpoints (Sequence[str]): A folder, or ``BACKBONE=FILE``: whole models to test in place of training.
-        cfg_options (Mapping): Further settings, applied last.
-    """
-
-    task: Task
-    overlays: Sequence[str] = ()
-    data_root: str | None = None
-    iters: int | None = None
-    epochs: int | None = None
-    size: tuple[int, int] | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    seed: int = 0
-    amp: bool = False
-    pretrained: Sequence[str] = ()
-    checkpoints: Sequence[str] = ()
-    cfg_options: Mapping = field(default_factory=dict)
+    task: Task  # detection or segmentation
+    overlays: Sequence[str] = ()  # config files merged over every backbone's config, e.g. another data set
+    data_root: str | None = None  # root folder of the data set
+    iters: int | None = None  # length of a training that counts iterations; the schedule shrinks or grows with it
+    epochs: int | None = None  # the same for one that counts epochs
+    size: tuple[int, int] | None = None  # height and width in pixels: the crop (segmentation), the bound (detection)
+    batch_size: int | None = None  # images a step and process
+    workers: int | None = None  # data loading processes
+    seed: int = 0  # seed of every backbone
+    amp: bool = False  # mixed precision in training
+    pretrained: Sequence[str] = ()  # none, a folder, or BACKBONE=FILE: the weights to start from
+    checkpoints: Sequence[str] = ()  # a folder, or BACKBONE=FILE: whole models to test in place of training
+    cfg_options: Mapping = field(default_factory=dict)  # further settings, applied last
 
 
 def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dict]:

@@ -16,19 +16,12 @@ NAME = 'state.json'
 
 @dataclass
 class State:
-    """The content of the file.
+    """The content of the file."""
 
-    Attributes:
-        name (str): Name of the job, that of the backbone in a comparison.
-        done (list[str]): Steps that ended well, out of ``'train'`` and ``'test'``.
-        error (str, optional): Why the newest command failed.
-        commands (list[dict]): Every command: ``step``, ``command``, ``directory``, ``started``, ``ended``,
-            ``exit_code`` and ``started_by``, the command line of the comparison.
-    """
-
-    name: str
-    done: list[str] = field(default_factory=list)
-    error: str | None = None
+    name: str  # name of the job, that of the backbone in a comparison
+    done: list[str] = field(default_factory=list)  # steps that ended well, out of 'train' and 'test'
+    error: str | None = None  # why the newest command failed
+    # every command: step, command, directory, started, ended, exit_code, and the command of the comparison: started_by
     commands: list[dict] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:

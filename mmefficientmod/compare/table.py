@@ -1,24 +1,22 @@
-"""Puts the results of the backbones beside the published figures, with what they depend on."""
+"""The comparison as a table: measured figures beside the published ones, and what they depend on; no torch needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..measure.records import Case, Measurement, read_benchmark
+import pandas as pd
+
+from ..measure.records import Case, read_benchmark
 from ..utils import describe_error
 from ..zoo.backbones import task_backbones
 from ..zoo.published import published
-from ..zoo.tasks import Metric, Task
+from ..zoo.tasks import Task
 from . import CompareError
-from .results import Result, collect, deviations, on_published_data
+from .results import PUBLISHED_SETTINGS, Result, collect, deviations, on_published_data
 from .state import State, read_states
-
-if TYPE_CHECKING:
-    from ..measure.complexity import Complexity
 
 SETTINGS = {  # name in Setting -> name in the report
     'dataset': 'data set',
@@ -34,73 +32,37 @@ SETTINGS = {  # name in Setting -> name in the report
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure with the published one beside it, both in the table's unit; either may be missing."""
-
-    measured: float | None
-    published: float | None = None
-
-    @property
-    def difference(self) -> float | None:
-        """Measured minus published."""
-        return None if None in (self.measured, self.published) else self.measured - self.published
-
-
-@dataclass(frozen=True)
 class Column:
-    """A figure that every backbone has.
+    """What a group of columns is about."""
 
-    Attributes:
-        name (str): Heading, with the unit.
-        kind (str): ``'accuracy'``, ``'parameters'``, ``'cost'`` or ``'latency'``.
-        parts (tuple[str]): What of a :class:`Cell` is shown.
-        beside (str): Data set or machine of the published figure where it is another one.
-    """
+    kind: str  # 'accuracy', 'parameters', 'cost' or 'latency'
+    beside: str = ''  # data set or machine of the published figure where it is another one
 
-    name: str
-    kind: str
-    parts: tuple[str, ...] = ('measured',)
-    beside: str = ''
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Heading of each part."""
-        published = ', '.join(filter(None, ['published', self.beside]))
-        return dict(measured='measured', published=published, difference='difference')
+    def label(self, part: str) -> str:
+        """Heading of a part."""
+        return f'{part}, {self.beside}' if part == 'published' and self.beside else part
 
 
 @dataclass
 class Comparison:
-    """All that the three formats show.
+    """All that the three formats show."""
 
-    Attributes:
-        task (Task): The task.
-        results (dict[str, Result]): Every backbone that was found in the work directories.
-        columns (list[Column]): Headings of the figures.
-        table (dict[str, list[Cell]]): Key -> one cell a column, for the backbones that have metrics.
-        remarks (dict[str, str]): Key -> what its accuracy comes from.
-        missing (dict[str, list[str]]): Why there are no metrics -> names of the backbones without.
-        setting (list[tuple[str, str]]): What all backbones share, as name and value.
-        warnings (list[str]): What a reader has to know before the figures.
-        problems (list[str]): Those of them that are about what could not be used.
-        machine (dict, optional): What latency was measured on.
-        started_by (list[str]): The commands that started the jobs, `compare run` that is.
-        commands (dict[str, list[str]]): Key -> the commands that those started, failed ones too.
-        comparable (set[str]): Keys of the backbones whose accuracy was measured in the published setting, at its end.
-    """
-
-    task: Task
-    results: dict[str, Result]
-    columns: list[Column] = field(default_factory=list)
-    table: dict[str, list[Cell]] = field(default_factory=dict)
-    remarks: dict[str, str] = field(default_factory=dict)
+    task: Task  # the task
+    results: dict[str, Result]  # every backbone that was found in the work directories
+    columns: dict[str, Column] = field(default_factory=dict)  # heading, with the unit -> what the figures are about
+    # a row for each backbone with metrics, by key; columns (heading, part): measured, and maybe published, difference
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    remarks: dict[str, str] = field(default_factory=dict)  # key -> what its accuracy comes from
+    # why there are no metrics -> names of the backbones without
     missing: dict[str, list[str]] = field(default_factory=dict)
-    setting: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    machine: dict | None = None
-    started_by: list[str] = field(default_factory=list)
+    setting: list[tuple[str, str]] = field(default_factory=list)  # what all backbones share, as name and value
+    warnings: list[str] = field(default_factory=list)  # what a reader has to know before the figures
+    problems: list[str] = field(default_factory=list)  # those of them that are about what could not be used
+    machine: dict | None = None  # what latency was measured on
+    started_by: list[str] = field(default_factory=list)  # the commands that started the jobs, `compare run` that is
+    # key -> the commands that those started, failed ones too
     commands: dict[str, list[str]] = field(default_factory=dict)
+    # keys of the backbones whose accuracy was measured in the published setting, at its end
     comparable: set[str] = field(default_factory=set)
 
     @property
@@ -111,6 +73,19 @@ class Comparison:
     def name(self, key: str) -> str:
         """A backbone's name in the table."""
         return self.results[key].backbone.name
+
+    def add(self, heading: str, column: Column, measured: Mapping, reference: str | None, difference: bool) -> None:
+        """Adds the columns of a figure: the measured one by key, and the published one of that name, if any."""
+        self.columns[heading] = column
+        parts = {'measured': pd.Series(measured, dtype=float)}
+        if reference:
+            known = published('downstream')
+            figures = {key: known.get(self.name(key), {}).get(reference) for key in measured}
+            parts['published'] = pd.Series(figures, dtype=float)
+            if difference:
+                parts['difference'] = parts['measured'] - parts['published']
+        new = pd.concat({(heading, part): values for part, values in parts.items()}, axis=1)
+        self.table = pd.concat([self.table, new], axis=1) if len(self.table.columns) else new
 
 
 def compare(
@@ -124,55 +99,41 @@ def compare(
     task, results, problems = collect(paths)
     comparison = Comparison(task, results, warnings=list(problems), problems=problems)
     measured = {key: result for key, result in results.items() if result.metrics}
-    figures = published('downstream')
     same_data = on_published_data(next(iter(measured.values())), task)
-    beside = ('measured', 'published', 'difference'), ''
-    if not same_data:
-        beside = ('measured', 'published'), task.dataset
+    beside = '' if same_data else task.dataset
     _describe_setting(comparison, measured, same_data)
 
-    table: dict[str, list[Cell]] = {key: [] for key in measured}
+    def add_accuracies(detail: bool) -> None:
+        for metric in task.metrics:
+            values = {key: result.metrics.get(metric.key) for key, result in measured.items()}
+            if metric.detail == detail and any(value is not None for value in values.values()):
+                figures = {key: None if value is None else value * metric.scale for key, value in values.items()}
+                comparison.add(metric.name, Column('accuracy', beside), figures, metric.published, same_data)
 
-    def add_accuracy(metric: Metric) -> None:
-        if any(metric.key in result.metrics for result in measured.values()):
-            comparison.columns.append(Column(metric.name, 'accuracy', *beside))
-            for key, result in measured.items():
-                value = result.metrics.get(metric.key)
-                reference = figures.get(result.backbone.name, {}).get(metric.published)
-                table[key].append(Cell(None if value is None else value * metric.scale, reference))
-
-    for metric in task.metrics:
-        if not metric.detail:
-            add_accuracy(metric)
-    height, width = task.cost_size
-    comparison.columns.append(Column('parameters (M)', 'parameters', *beside))
-    cost_column = Column(f'MACs (G), {height} x {width}', 'cost')
-    comparison.columns.append(replace(cost_column, parts=beside[0], beside=beside[1]) if task.cost else cost_column)
-    failed: dict[str, list[str]] = {}
+    add_accuracies(detail=False)
+    costs, failed = {}, []
     for key, result in measured.items():
         tick(f'{key}: parameters and cost')
-        cost, error = _complexity(result, task)
-        if error:
-            failed.setdefault(error, []).append(result.backbone.name)
-        reference = figures.get(result.backbone.name, {})
-        table[key].append(Cell(cost and cost.params / 1e6, reference.get(task.params)))
-        table[key].append(Cell(cost and cost.macs / 1e9, reference.get(task.cost)))
-    for error, names in failed.items():
+        try:
+            costs[key] = _complexity(result, task)
+        except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
+            failed.append((describe_error(error), result.backbone.name))
+            costs[key] = None, None
+    for error, names in _group(failed).items():
         comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {error}')
-    _add_latency(comparison, table, benchmarks)
-    for metric in task.metrics:
-        if metric.detail:
-            add_accuracy(metric)
-    comparison.table = table
-    comparison.remarks = {key: _remark(result) for key, result in measured.items()}
+    params, macs = ({key: cost[i] for key, cost in costs.items()} for i in range(2))
+    comparison.add('parameters (M)', Column('parameters', beside), params, task.params, same_data)
+    heading = 'MACs (G), {} x {}'.format(*task.cost_size)
+    comparison.add(heading, Column('cost', beside), macs, task.cost, same_data)
+    _add_latency(comparison, benchmarks)
+    add_accuracies(detail=True)
+
     states = read_states(paths)
+    comparison.remarks = {key: result.remark for key, result in measured.items()}
     comparison.missing = _missing(results, states, task)
     comparison.commands = {key: [entry['command'] for entry in state.commands] for key, state in states.items()}
-    comparison.started_by = list(
-        dict.fromkeys(
-            entry['started_by'] for state in states.values() for entry in state.commands if 'started_by' in entry
-        )
-    )
+    entries = [entry for state in states.values() for entry in state.commands]
+    comparison.started_by = list(dict.fromkeys(entry['started_by'] for entry in entries if 'started_by' in entry))
     return comparison
 
 
@@ -180,9 +141,9 @@ def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], sa
     """Says what setting the backbones share, where they differ, and how far they are from the published one."""
     trained = any(result.trained for result in measured.values())
     for name, label in SETTINGS.items():
-        if not trained and name in ('schedule', 'batch', 'size', 'optimizer', 'weights', 'seed'):
+        if not trained and name != 'test_size' and name in (*PUBLISHED_SETTINGS, 'seed'):
             continue
-        values = _group((_words(getattr(result.setting, name)), result.backbone.name) for result in measured.values())
+        values = _group((result.setting.words(name), result.backbone.name) for result in measured.values())
         comparison.setting.append((label, _with_names(values)))
         if len(values) > 1:
             comparison.warnings.append(f'The backbones were not run alike: see {label}.')
@@ -191,16 +152,13 @@ def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], sa
         comparison.warnings.append(f'Not at the end of their training: {", ".join(unfinished)}.')
     found = {key: deviations(result, comparison.task) for key, result in measured.items()}
     comparison.comparable = {key for key, deviation in found.items() if not deviation and measured[key].finished}
-    apart = _group((text, measured[key].backbone.name) for key, deviation in found.items() for text in deviation)
+    apart = _group((text, comparison.name(key)) for key, deviation in found.items() for text in deviation)
     if apart:
-        comparison.warnings.append(
-            f'This is not the published setting: {_with_names(apart, len(measured))}. '
-            + (
-                'The differences from the published accuracy tell nothing about the published figures.'
-                if same_data
-                else f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'
-            )
-        )
+        hint = f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'
+        if same_data:
+            hint = 'The differences from the published accuracy tell nothing about the published figures.'
+        text = _with_names(apart, len(measured))
+        comparison.warnings.append(f'This is not the published setting: {text}. {hint}')
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -217,27 +175,19 @@ def _with_names(groups: Mapping[str, Sequence[str]], total: int | None = None) -
     return '; '.join(text if len(names) == total else f'{text} ({", ".join(names)})' for text, names in groups.items())
 
 
-def _words(value: object) -> str:
-    """A setting in words."""
-    return 'unknown' if value is None else str(value)
+def _complexity(result: Result, task: Task) -> tuple[float, float]:
+    """Parameters (M) and multiply-accumulates (G) of the very model that was measured."""
+    from ..measure.complexity import measure_config  # needs torch, which the rest of a report does not
 
-
-def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
-    """Parameters and multiply-accumulates of the very model that was measured, or why there are none."""
     config = deepcopy(result.config)
     config.model.backbone.init_cfg = None
-    try:
-        from ..measure.complexity import measure_config  # needs torch, which the rest of a report does not
-
-        return measure_config(config, task.cost_size), ''
-    except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
-        return None, describe_error(error)
+    cost = measure_config(config, task.cost_size)
+    return cost.params / 1e6, cost.macs / 1e9
 
 
-def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmarks: Sequence[Path]) -> None:
+def _add_latency(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
     """One column for every case of the whole model in the benchmark's files."""
-    task = comparison.task
-    cases: dict[Case, dict[str, Measurement]] = {}
+    task, cases = comparison.task, {}
     for path in benchmarks:
         try:
             results, content = read_benchmark(path)
@@ -255,37 +205,30 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
             if case.part == task.part:
                 cases[case] = {m.backbone: m for m in measurements}
     if benchmarks and not cases:
-        part = task.part
-        comparison.problems.append(f'the benchmark holds no {part}: run tools/benchmark.py with --parts {part}')
+        comparison.problems.append(
+            f'the benchmark holds no {task.part}: run tools/benchmark.py with --parts {task.part}'
+        )
         comparison.warnings.append(comparison.problems[-1])
-    for case, measurements in cases.items():
-        published_case = case == Case(case.part, case.size)  # batch 1, fp32, eager
-        reference = task.latencies.get(case.size) if published_case else None
-        parts = ('measured', 'published') if reference else ('measured',)
-        height, width = case.size
-        name = f'ms, {height} x {width}, batch {case.batch}, {case.precision}, {case.mode}'
-        comparison.columns.append(Column(name, 'latency', parts, 'A100'))
-        for key, cells in table.items():
-            found = measurements.get(key)
-            if found and found.error:
-                comparison.warnings.append(f'{found.name} was not measured ({case}): {found.error}')
-            figure = published('downstream').get(comparison.name(key), {}).get(reference) if reference else None
-            cells.append(Cell(found and found.median_ms, figure))
-
-
-def _remark(result: Result) -> str:
-    return '; '.join(filter(None, [result.source, result.trained and f'trained {result.trained}']))
+    for case, found in cases.items():
+        reference = task.latencies.get(case.size) if case == Case(case.part, case.size) else None  # fp32, eager
+        heading = 'ms, {} x {}, batch {}, {}, {}'.format(*case.size, case.batch, case.precision, case.mode)
+        times = {key: found[key].median_ms if key in found else None for key in comparison.table.index}
+        comparison.add(heading, Column('latency', 'A100'), times, reference, difference=False)
+        for m in found.values():
+            if m.error and m.backbone in times:
+                comparison.warnings.append(f'{m.name} was not measured ({case}): {m.error}')
 
 
 def _missing(results: Mapping[str, Result], states: Mapping[str, State], task: Task) -> dict[str, list[str]]:
-    missing: dict[str, list[str]] = {}
+    """Why there are no metrics -> names of the backbones without."""
     backbones = {**task_backbones(task), **{key: result.backbone for key, result in results.items()}}
+    missing = []
     for key, backbone in backbones.items():
         result = results.get(key)
-        if result and result.metrics:
-            continue
-        reason = states[key].error if key in states else None
-        if not reason and result:
-            reason = f'{f"trained {result.trained}" if result.trained else "began"}, neither validated nor tested yet'
-        missing.setdefault(reason or 'not run', []).append(backbone.name)
-    return missing
+        if not (result and result.metrics):
+            reason = states[key].error if key in states else None
+            if not reason and result:
+                began = f'trained {result.trained}' if result.trained else 'began'
+                reason = f'{began}, neither validated nor tested yet'
+            missing.append((reason or 'not run', backbone.name))
+    return _group(missing)

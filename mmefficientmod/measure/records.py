@@ -20,23 +20,13 @@ RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured of a backbone, and how.
+    """What is measured of a backbone, and how."""
 
-    Attributes:
-        part (str): ``'backbone'``, ``'detector'``, ``'segmentor'``, or ``'training'``: a step of the backbone, forward
-            and backward.
-        size (tuple[int, int]): Height and width of the image in pixels, before it is padded to multiples of 32.
-        batch (int): Images at once.
-        precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
-        mode (str): One of :data:`MODES`. ``'reference'`` is the sequence of operations of EfficientMod's authors,
-            ``'deploy'`` the inference form of the backbones that have one.
-    """
-
-    part: str
-    size: tuple[int, int]
-    batch: int = 1
-    precision: str = 'fp32'
-    mode: str = 'eager'
+    part: str  # 'backbone', 'detector', 'segmentor', or 'training': a step of the backbone, forward and backward
+    size: tuple[int, int]  # height and width of the image in pixels, before it is padded to multiples of 32
+    batch: int = 1  # images at once
+    precision: str = 'fp32'  # 'fp32', or 'bf16' or 'fp16' by autocast
+    mode: str = 'eager'  # 'reference': the operations of EfficientMod's authors; 'deploy': the inference form
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -65,40 +55,22 @@ class Case:
 
 @dataclass
 class Measurement:
-    """One backbone in one case; the figures are None where ``error`` says why there are none.
+    """One backbone in one case; the figures are None where ``error`` says why there are none."""
 
-    Attributes:
-        backbone (str): Key of the backbone, e.g. ``'efficientmod-s'``.
-        name (str): Its name.
-        params (int, optional): Parameters of the part.
-        macs (int, optional): Multiply-accumulates of a forward pass over one image, not counted for detectors.
-        median_ms (float, optional): Median time of a pass over the batch in ms.
-        q25_ms (float, optional): A quarter of the passes took at most this.
-        q75_ms (float, optional): Three quarters of the passes took at most this.
-        images_per_second (float, optional): Batch over median time.
-        peak_memory_mb (float, optional): Weights and what a pass allocates at its peak in MiB.
-        kept_mb (float, optional): What a forward pass keeps for the backward pass in MiB, eager training only.
-        difference (float, optional): Largest difference from the eager float32 output, as a share of the largest value;
-            in training of the gradients, too.
-        speed_up_over_reference (float, optional): Median time of the reference, compiled if this is, over this one.
-        speed_up_over_baseline (float, optional): Median time of the baseline in the same case over this one.
-        error (str, optional): Why it was not measured.
-    """
-
-    backbone: str
-    name: str
-    params: int | None = None
-    macs: int | None = None
-    median_ms: float | None = None
-    q25_ms: float | None = None
-    q75_ms: float | None = None
-    images_per_second: float | None = None
-    peak_memory_mb: float | None = None
-    kept_mb: float | None = None
-    difference: float | None = None
-    speed_up_over_reference: float | None = None
-    speed_up_over_baseline: float | None = None
-    error: str | None = None
+    backbone: str  # key of the backbone, e.g. 'efficientmod-s'
+    name: str  # its name
+    params: int | None = None  # parameters of the part
+    macs: int | None = None  # multiply-accumulates of a forward pass over one image, not counted for detectors
+    median_ms: float | None = None  # median time of a pass over the batch in ms
+    q25_ms: float | None = None  # a quarter of the passes took at most this
+    q75_ms: float | None = None  # three quarters of the passes took at most this
+    images_per_second: float | None = None  # batch over median time
+    peak_memory_mb: float | None = None  # weights and what a pass allocates at its peak in MiB
+    kept_mb: float | None = None  # what a forward pass keeps for the backward pass in MiB, eager training only
+    difference: float | None = None  # from the eager float32 outputs, as a share of the largest value
+    speed_up_over_reference: float | None = None  # median time of the reference, compiled if this is, over this one
+    speed_up_over_baseline: float | None = None  # median time of the baseline in the same case over this one
+    error: str | None = None  # why it was not measured
 
 
 Results = Mapping[Case, Sequence[Measurement]]

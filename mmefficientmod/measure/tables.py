@@ -65,9 +65,11 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
     return row
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown; the first column is text, the others are figures."""
-    lines = [list(frame.columns), ['---', *['--:'] * (len(frame.columns) - 1)], *frame.astype(str).values.tolist()]
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A table in Markdown; figures stand on the right, names and remarks on the left."""
+    texts = frame.astype(str)
+    figures = [texts[name].str.match(r'[-+]?\d|-$|failed').all() for name in texts]
+    lines = [list(texts), ['--:' if figure else '---' for figure in figures], *texts.values.tolist()]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
@@ -83,9 +85,9 @@ def report(results: Results, content: Mapping) -> str:
             groups.setdefault(case.setting, {})[case] = found
     for setting, group in groups.items():
         if len(group) > 1:
-            lines += [f'{setting}:', markdown(mode_table(group, peak))]
+            lines += [f'{setting}:', markdown_table(mode_table(group, peak))]
         else:
-            lines += [f'{case}:\n\n{markdown(case_table(case, found))}' for case, found in group.items()]
+            lines += [f'{case}:\n\n{markdown_table(case_table(case, found))}' for case, found in group.items()]
     return '\n\n'.join(lines) + '\n'
 
 

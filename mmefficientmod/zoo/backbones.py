@@ -8,53 +8,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .published import published
 from .tasks import Task
 
 CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
-# Names of the paper's Table 7, in its order, and of the further backbones; a config's name holds them in lower case.
-TABLE7 = (
-    'ResNet-18',
-    'PoolFormer-S12',
-    'EfficientMod-s-Conv',
-    'PVT-Tiny',
-    'EfficientFormer-L1',
-    'PVTv2-B1',
-    'EfficientFormerV2-S2',
-    'EfficientMod-s',
-)
+# Names in tables: those of the paper's Table 7, in its order, and the further ones. In files they are in lower case.
+TABLE7 = tuple(published('downstream'))
 FURTHER = (
-    'EfficientMod-xxs',
-    'EfficientMod-xs',
-    'VAN-B0',
-    'FocalNet-T-SRF',
-    'RepViT-M1.1',
-    'RepViT-M1.5',
-    'FasterNet-T2',
-    'MobileViTv2-1.0',
-    'MobileNetV2-1.0',
-    'EdgeViT-S',
+    *('EfficientMod-xxs', 'EfficientMod-xs', 'VAN-B0', 'FocalNet-T-SRF', 'RepViT-M1.1', 'RepViT-M1.5', 'FasterNet-T2'),
+    *('MobileViTv2-1.0', 'MobileNetV2-1.0', 'EdgeViT-S'),
 )
+NAMES = TABLE7 + FURTHER
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One backbone of the comparison.
+    """One backbone of the comparison."""
 
-    Attributes:
-        key (str): Its name in config names, on command lines and in folders, e.g. ``'efficientmod-s'``.
-        name (str): Its name in tables, e.g. ``'EfficientMod-s'``.
-        config (Path): Its config for the task.
-    """
-
-    key: str
-    name: str
-    config: Path
+    key: str  # in config names, on command lines and in folders, e.g. 'efficientmod-s'
+    name: str  # in tables, e.g. 'EfficientMod-s'
+    config: Path  # its config for the task
 
 
 def task_backbones(task: Task) -> dict[str, Backbone]:
     """All backbones of a task by key, those of Table 7 first."""
-    names = {name.lower(): name for name in TABLE7 + FURTHER}
+    names = {name.lower(): name for name in NAMES}
     head, tail = task.pattern.split('{}')
     found = {path.name[len(head) : -len(tail)]: path for path in (CONFIGS / task.name).glob(task.pattern.format('*'))}
     order = [key for key in names if key in found] + sorted(set(found) - set(names))
@@ -62,23 +41,19 @@ def task_backbones(task: Task) -> dict[str, Backbone]:
 
 
 def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone], list[str]]:
-    """The backbones that are asked for, ``table7``, ``efficientmod`` and ``all`` for several.
+    """The backbones that are asked for, ``table7``, ``efficientmod`` and ``all`` standing for several.
 
     Returns:
         tuple[list[Backbone], list[str]]: The backbones, and one line for every name that is none.
     """
     backbones, chosen, problems = task_backbones(task), [], []
-    by_name = {normalise(key): key for key in backbones}
-    groups = {
-        'all': list(backbones),
-        'table7': [name.lower() for name in TABLE7],
-        'efficientmod': [f'efficientmod-{arch}' for arch in ('xxs', 'xs', 's', 's-conv')],
-    }
+    by_name = {normalise(key): [key] for key in backbones}
+    by_name['all'] = list(backbones)
+    by_name['table7'] = [name.lower() for name in TABLE7]
+    by_name['efficientmod'] = [f'efficientmod-{arch}' for arch in ('xxs', 'xs', 's', 's-conv')]
     for name in wanted:
-        if name in groups:
-            chosen += groups[name]
-        elif normalise(name) in by_name:
-            chosen.append(by_name[normalise(name)])
+        if normalise(name) in by_name:
+            chosen += by_name[normalise(name)]
         else:
             close = difflib.get_close_matches(name.lower(), backbones, n=1)
             hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(backbones)}'
