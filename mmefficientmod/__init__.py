@@ -30,10 +30,11 @@ def _check_dependencies() -> None:
             )
 
 
-_check_dependencies()
+if importlib.util.find_spec('torch'):  # results and published figures can be read without it
+    _check_dependencies()
 
-from .checkpoint import allow_safe_globals  # noqa: E402
+    from .checkpoint import allow_safe_globals
 
-allow_safe_globals()
+    allow_safe_globals()
 
 __all__ = ['__version__']
