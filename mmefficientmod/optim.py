@@ -51,7 +51,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         parts = {name: part for name, part in model.named_modules() if name and hasattr(part, 'get_layer_depth')}
         if not parts:
             raise ValueError(
-                f'layer-wise decay needs a backbone with get_layer_depth(), and no part of {type(model).__name__} has it'
+                f'layer-wise decay needs a backbone with get_layer_depth(); no part of {type(model).__name__} has it'
             )
         names = {id(param): name for name, param in model.named_parameters()}
         rates = {}

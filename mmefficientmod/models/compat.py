@@ -11,9 +11,9 @@ from torch import Tensor
 GELU_BACKWARD_NEEDS_EQUAL_STRIDES = digit_version(torch.__version__) < digit_version('2.4')
 
 try:
-    from torch.compiler import is_compiling
+    from torch.compiler import is_compiling as is_compiling
 except ImportError:  # torch 2.1 and 2.2
-    from torch._dynamo.external_utils import is_compiling
+    from torch._dynamo.external_utils import is_compiling as is_compiling
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value

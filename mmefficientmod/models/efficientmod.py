@@ -64,8 +64,8 @@ class EfficientMod(BaseModule):
     Attributes:
         out_channels (tuple[int]): Channels of the returned levels, e.g. ``(32, 64, 144, 312)``.
         out_strides (tuple[int]): Their strides in pixels, e.g. ``(4, 8, 16, 32)``.
-        levels (nn.ModuleList): One module per stage without parameters, whose output is the level (B, C, H, W): what to
-            name for hooks and activation maps, e.g. ``backbone.levels.3``. Those outside ``out_indices`` are not called.
+        levels (nn.ModuleList): One module per stage, without parameters, that puts out the level (B, C, H, W): the name
+            for hooks and activation maps, e.g. ``backbone.levels.3``. Only those of ``out_indices`` are called.
         deploy (bool): Whether this is the inference form.
 
     Raises:
@@ -178,7 +178,9 @@ class EfficientMod(BaseModule):
             RuntimeError: If the inference form is trained.
         """
         if self.training and self.deploy and self.frozen_stages < len(self.stages):
-            raise RuntimeError('this is the inference form, which is not trained: build the backbone without deploy=True')
+            raise RuntimeError(
+                'this is the inference form, which is not trained: build the backbone without deploy=True'
+            )
         height, width = x.shape[-2:]
         is_small = height < MIN_INPUT_SIZE or width < MIN_INPUT_SIZE
         if is_small:
@@ -258,4 +260,3 @@ class EfficientMod(BaseModule):
         weights = match_state_dict(weights, self, where=prefix)
         state_dict.update((prefix + name, value) for name, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
