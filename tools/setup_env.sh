@@ -50,8 +50,8 @@ for candidate in ${PYTHON:-$(printf 'python%s ' $pythons) python3 $(printf "$HOM
         break
     fi
 done
-[ "$base" ] || fail "${PYTHON:-no python on this machine} is a Python $(sed 's/ /, /g' <<<"$pythons"), for which" \
-    "the requirements of STACK=$stack are pinned; install one or name it: PYTHON=/path/to/python${pythons%% *}"
+[ "$base" ] || fail "STACK=$stack needs Python $(sed 's/ /, /g' <<<"$pythons"), for which its requirements are pinned, and" \
+    "${PYTHON:-no python found here} is none; install one or name it: PYTHON=/path/to/python${pythons%% *}"
 "$base" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$base lacks the venv module; on Debian: apt install python${pythons%% *}-venv"
 tag=$("$base" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
