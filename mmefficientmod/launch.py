@@ -61,7 +61,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
 
     def checked(build: Callable) -> Callable:
         def check_and_build(config: Config) -> object:
-            main_process = is_main_process(config.launcher)
+            main_process = is_main_process(config.get('launcher', 'none'))
             try:
                 if main_process and given != argv[place]:
                     print(f'config {given} is {argv[place]}')

@@ -97,7 +97,8 @@ def classification(tmp_path):
 
 def run(script: str, *argv: object, **env: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / f'tools/{script}.py'), *map(str, argv)]
-    env = {**os.environ, 'PYTHONPATH': str(REPO), **env}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_')}
+    env = {**inherited, 'PYTHONPATH': str(REPO), **env}
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
@@ -612,6 +613,15 @@ def test_weights_from_a_checkpoint_need_no_pretrained_file(tmp_path):
     ):
         notes, init_cfg = left(**parts)
         assert not notes and init_cfg is not None
+
+
+def test_a_missing_file_is_named_for_every_backbone_of_the_package():
+    init_cfg = dict(type='Pretrained', checkpoint='no-such.pth')
+    backbone = dict(type='mmefficientmod.TimmBackbone', model_name='resnet18', init_cfg=init_cfg)
+    config = config_of(model=dict(detector=dict(backbone=backbone)))
+    with pytest.raises(LaunchError, match=r'no-such\.pth does not exist: .*model\.detector\.backbone\.init_cfg=None'):
+        check_run('train', config)
+    check_run('test', config)
 
 
 def test_the_inference_form_is_not_trained(tmp_path):
