@@ -58,10 +58,9 @@ def drop_needless_pretrained(config: Config) -> list[str]:
     start = find_start(config) if missing else None
     if start is None or not _exists(start):
         return []
-    lines = [
-        f'{_pretrained(backbone)} is missing and not needed: the weights come from {start}' for backbone in missing
-    ]
+    lines = []
     for backbone in missing:
+        lines.append(f'{_pretrained(backbone)} is missing and not needed: the weights come from {start}')
         backbone['init_cfg'] = None
     return lines
 
@@ -125,7 +124,7 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
         return
     if isinstance(needed, list) and isinstance(taken, Sequence) and len(taken) == len(needed):
         start, end = neck.get('start_level', 0), neck.get('end_level', -1)
-        levels = range(start, end if end >= 0 else len(needed))  # the others have no layer in the neck
+        levels = range(start, end if 0 <= end < len(needed) else len(needed))  # the others have no layer in the neck
         if all(taken[i] == needed[i] for i in levels):
             return
     elif taken == needed:
@@ -166,7 +165,8 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
         paths['data_prefix'] = 'data folder', prefixes
     paths = {option: (kind, path) for option, (kind, path) in paths.items() if isinstance(path, str)}
 
-    root = dataset.get('data_root') or ''
+    root = dataset.get('data_root')
+    root = root if isinstance(root, str) else ''
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():
@@ -193,7 +193,11 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     if _is_inference_form(find_weights(read_checkpoint(path, mmap=True), path)):
         for place, _, backbone in _backbones(config):
             if _is_efficientmod(backbone) and not backbone.get('deploy'):
-                remedy = 'train on from the one that it was made of' if training else f'add {place}.deploy=True'
+                remedy = (
+                    'train on from the one that it was made of'
+                    if training
+                    else f'add --cfg-options {place}.deploy=True'
+                )
                 raise LaunchError(f'{path} is in the inference form: {remedy}')
 
 

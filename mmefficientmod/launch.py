@@ -9,7 +9,8 @@ import importlib.util
 import os
 import os.path as osp
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -44,7 +45,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
             f'Its own help: python tools/{script}.py CONFIG --help'
         )
         raise SystemExit(0 if argv else 2)
-    try:
+    with _refusing():
         place = find_config_argument(argv)
         given, argv[place] = argv[place], find_config(argv[place])
         codebase = find_codebase(load_config(argv[place]), argv[place], script)
@@ -56,31 +57,39 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
         sys.argv = [path, *argv]
         sys.path[0] = osp.dirname(path)
         _parse(tool, argv[place])
+    notes = [f'config {given} is {argv[place]}'] if given != argv[place] else []
+    # The scripts build their runner by one of these two, once the command line is part of the config.
+    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
+    if hasattr(tool, 'RUNNERS'):
+        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
+    tool.main()
+
+
+def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
+    """``build``, the maker of the runner, after the checks of its config.
+
+    One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
+    """
+
+    def check_and_build(config: Config) -> object:
+        with _refusing():
+            changes = drop_needless_pretrained(config) if script == 'train' else []
+            if is_main_process(config.get('launcher', 'none')):
+                for line in (*notes, *changes):
+                    print(line)
+                check_run(script, config)
+        return build(config)
+
+    return check_and_build
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Ends the program with the one line of an error that says what to do."""
+    try:
+        yield
     except (LaunchError, CheckpointError, FileNotFoundError) as error:
         raise SystemExit(f'error: {error}') from None
-
-    def checked(build: Callable) -> Callable:
-        def check_and_build(config: Config) -> object:
-            main_process = is_main_process(config.get('launcher', 'none'))
-            try:
-                if main_process and given != argv[place]:
-                    print(f'config {given} is {argv[place]}')
-                notes = drop_needless_pretrained(config) if script == 'train' else []
-                if main_process:
-                    for note in notes:
-                        print(note)
-                    check_run(script, config)
-            except (LaunchError, CheckpointError, FileNotFoundError) as error:
-                raise SystemExit(f'error: {error}') from None
-            return build(config)
-
-        return check_and_build
-
-    # The scripts build their runner by one of these two, once the command line is part of the config.
-    tool.Runner = SimpleNamespace(from_cfg=checked(tool.Runner.from_cfg))
-    if hasattr(tool, 'RUNNERS'):
-        tool.RUNNERS = SimpleNamespace(build=checked(tool.RUNNERS.build))
-    tool.main()
 
 
 def find_config_argument(argv: Sequence[str]) -> int:
