@@ -1,6 +1,9 @@
 """Every config loads, builds, trains the right thing and holds only what differs."""
 
+import hashlib
 import importlib
+import json
+import pprint
 
 import pytest
 from conftest import REPO, build_model
@@ -16,8 +19,44 @@ SEGMENTATION = {
 }
 
 
+# `python tests/test_configs.py` records it anew, after a change that is meant.
+RECORD = REPO / 'tests/data/configs.json'
+# Keys that need not be as recorded: what a leaf takes from its backbone's file, and what only tools read.
+NOT_RECORDED = ('backbone', 'channels', 'normalisation', 'custom_imports', 'tta_model', 'tta_pipeline')
+
+
 def configs():
     return sorted((REPO / 'configs').glob('[!_]*/*.py'))
+
+
+def fingerprint(path) -> dict:
+    """Hashes of a config's settings and of its model's tensors: names, shapes and which of them are trained."""
+    config = Config.fromfile(path)
+    settings = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
+    model = build_model(config)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tensors = sorted((name, tuple(value.shape), name in trained) for name, value in model.state_dict().items())
+    return dict(
+        settings=hashlib.sha256(pprint.pformat(settings).encode()).hexdigest()[:16],
+        tensors=hashlib.sha256(repr(tensors).encode()).hexdigest()[:16],
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+@pytest.mark.both_stacks
+@pytest.mark.ops
+@pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
+def test_settings_and_model_are_as_recorded(path, monkeypatch):
+    for root in ('COCO_ROOT', 'ADE20K_ROOT', 'DEMO_ROOT'):
+        monkeypatch.delenv(root, raising=False)
+    recorded = json.loads(RECORD.read_text())
+    if path.stem not in recorded:
+        pytest.skip('a config that is newer than the record')
+    assert fingerprint(path) == recorded[path.stem]
+
+
+def test_every_recorded_config_exists():
+    assert set(json.loads(RECORD.read_text())) <= {path.stem for path in configs()}
 
 
 @pytest.mark.both_stacks
@@ -102,3 +141,8 @@ def test_data_root_comes_from_the_environment(variable, paths, monkeypatch):
     assert roots == {'/elsewhere'}
     if variable == 'COCO_ROOT':
         assert config.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
+
+
+if __name__ == '__main__':
+    lines = [f'  {json.dumps(path.stem)}: {json.dumps(fingerprint(path))}' for path in configs()]
+    RECORD.write_text('{\n' + ',\n'.join(sorted(lines)) + '\n}\n')
