@@ -369,7 +369,7 @@ def test_a_row_in_the_published_setting_is_comparable(tmp_path):
 def test_validated_and_tested_rows_side_by_side(tmp_path):
     """On CamVid the two are different images."""
     task = TASKS['segmentation']
-    overlay = Settings(task, tmp_path, overlays=[str(REPO / 'configs/_base_/datasets/camvid.py')])
+    overlay = Settings(task, tmp_path, overlays=[str(REPO / 'configs/_base_/overlays/camvid.py')])
     for key, metrics in (('resnet-18', '{"mIoU": 30}'), ('efficientmod-s', '{"mIoU": 40, "step": 40000}')):
         make_run(tmp_path / key, '20260101_000000', row_config(task_rows(task)[key], overlay)[0], metrics)
     comparison = compare([tmp_path])

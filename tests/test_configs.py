@@ -19,6 +19,8 @@ SEGMENTATION = {
 }
 
 
+BACKBONES = sorted((REPO / 'configs/_base_/backbones').glob('*.py'))
+
 # `python tests/test_configs.py` records it anew, after a change that is meant.
 RECORD = REPO / 'tests/data/configs.json'
 # Keys that need not be as recorded: what a leaf takes from its backbone's file, and what only tools read.
@@ -73,6 +75,28 @@ def test_config_builds_a_model_whose_neck_fits(path):
 def test_config_inherits_from_our_own_bases(path):
     text = path.read_text()
     assert "'../_base_/" in text and '::' not in text and 'custom_imports' not in text
+
+
+@pytest.mark.parametrize('path', BACKBONES, ids=lambda path: path.stem)
+def test_every_backbone_has_a_config_of_each_task_that_takes_it_from_its_file(path):
+    for pattern in ('detection/mask-rcnn_{}_fpn_8xb4-*.py', 'segmentation/fpn_{}_8xb4-*.py'):
+        (leaf,) = (REPO / 'configs').glob(pattern.format(path.stem))
+        assert f"    '../_base_/backbones/{path.name}',\n" in leaf.read_text()
+        config = Config.fromfile(leaf)
+        assert config.model.neck.in_channels == config.channels
+        if path.stem != 'resnet-18' or 'detection' in pattern:  # segmentation takes the one with the deep stem
+            assert config.backbone.items() <= config.model.backbone.items()
+
+
+@pytest.mark.both_stacks
+def test_command_line_changes_the_model_alone_and_a_dump_reads_back(tmp_path):
+    config = Config.fromfile(DETECTION['s'])
+    config.merge_from_dict({'model.backbone.init_cfg': None, 'model.neck.in_channels': [1, 2, 3, 4]})
+    assert config.model.backbone == dict(type='mmefficientmod.EfficientMod', arch='s', init_cfg=None)
+    assert config.model.neck.in_channels == [1, 2, 3, 4]
+    assert (config.backbone.init_cfg.type, config.channels) == ('Pretrained', [32, 64, 144, 312])
+    config.dump(tmp_path / 'dump.py')
+    assert Config.fromfile(tmp_path / 'dump.py').to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize('name', ROWS)
