@@ -22,7 +22,7 @@ from mmefficientmod.analysis.report import html as render
 from mmefficientmod.analysis.results import collect
 from mmefficientmod.analysis.rows import TASKS, CompareError, select_rows, task_rows
 from mmefficientmod.analysis.runs import RowRun, Settings, find_weights_file, last_line, row_config
-from mmefficientmod.synthetic import make_dataset
+from scenes import make_dataset
 
 TOOL = str(REPO / 'tools' / 'compare.py')
 ITERS = 8
@@ -534,7 +534,7 @@ def test_size_and_data_root(tmp_path):
 
 def test_overlay(tmp_path):
     task = TASKS['segmentation']
-    demo = str(REPO / 'configs/_base_/datasets/demo_semantic.py')
+    demo = str(REPO / 'demo/configs/datasets/semantic.py')
     config, _ = row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, overlays=[demo], data_root='/x'))
     assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
     assert config.test_dataloader.dataset.data_root == '/x'

@@ -28,7 +28,7 @@ NOT_RECORDED = ('backbone', 'channels', 'normalisation', 'custom_imports', 'tta_
 
 
 def configs():
-    return sorted((REPO / 'configs').glob('[!_]*/*.py'))
+    return sorted([*(REPO / 'configs').glob('[!_]*/*.py'), *(REPO / 'demo/configs').glob('*.py')])
 
 
 def fingerprint(path) -> dict:
@@ -74,7 +74,7 @@ def test_config_builds_a_model_whose_neck_fits(path):
 @pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
 def test_config_inherits_from_our_own_bases(path):
     text = path.read_text()
-    assert "'../_base_/" in text and '::' not in text and 'custom_imports' not in text
+    assert '/_base_/models/' in text and '::' not in text and 'custom_imports' not in text
 
 
 @pytest.mark.parametrize('path', BACKBONES, ids=lambda path: path.stem)

@@ -3,6 +3,8 @@
 The same command goes on where an interrupted one stopped.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import logging
@@ -30,7 +32,7 @@ from mmengine.visualization import Visualizer
 from rich.console import Console
 from rich.table import Table
 
-from mmefficientmod.synthetic import make_dataset
+from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
 QUICK_DATA = dict(train_images=4, val_images=4, size=(128, 96))
@@ -59,7 +61,7 @@ SEGMENTATION, DETECTION = TASKS = (
     Task(
         name='segmentation',
         title='Semantic FPN',
-        config=REPO / 'configs/segmentation/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
+        config=REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
         minutes=2,
         quick={'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2},
         metrics={
@@ -71,7 +73,7 @@ SEGMENTATION, DETECTION = TASKS = (
     Task(
         name='detection',
         title='Mask R-CNN',
-        config=REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        config=REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
         minutes=5,
         quick={'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2},
         metrics={
