@@ -40,14 +40,13 @@ def output_shapes(model: EfficientMod, size: int) -> dict[str, str]:
     return shapes
 
 
-def box(axis, x: float, y: float, text: str, kind: str, width: float = 1.5, height: float = 0.62) -> tuple:
-    """Draws a box around its centre, which it returns with half its width and height."""
+def box(axis, x: float, y: float, text: str, kind: str, width: float = 1.5, height: float = 0.62) -> None:
+    """Draws a box with text around its centre."""
     corner = x - width / 2, y - height / 2
     axis.add_patch(
         FancyBboxPatch(corner, width, height, 'round,pad=0.02,rounding_size=0.08', fc=COLOURS[kind], ec='#555555')
     )
     axis.text(x, y, text, ha='center', va='center', fontsize=9, linespacing=1.35)
-    return x, y, width / 2, height / 2
 
 
 def arrow(axis, start: tuple, end: tuple, text: str = '', above: float = 0.12) -> None:

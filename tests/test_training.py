@@ -67,7 +67,7 @@ def mim(command: str, package: tuple[str, str], *args: str, root: Path) -> str:
 def test_train_stop_resume_test(task, tmp_path):
     task = TASKS[task]
     make_dataset(
-        tmp_path / 'data', train_images=2 if 'detection' in task['config'] else 4, val_images=2, size=(128, 96)
+        tmp_path / 'data', train_images=2 if 'mask-rcnn' in task['config'] else 4, val_images=2, size=(128, 96)
     )
     config, work_dir = str(REPO / task['config']), tmp_path / 'run'
     options = ['--cfg-options', *LOADERS, *task['options'], 'default_hooks.logger.interval=1']
