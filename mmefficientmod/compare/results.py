@@ -1,8 +1,7 @@
-"""Reads what MMEngine left in work directories: metrics, training curves and the setting of every row."""
+"""Metrics, training curves and settings of the backbones whose work directories are found; no torch is needed."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -12,8 +11,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .rows import TASKS, CompareError, Row, Task, task_rows
-from .runs import innermost_dataset
+from ..utils import describe_error
+from ..zoo.backbones import Backbone, task_backbones
+from ..zoo.tasks import TASKS, Task
+from . import CompareError
+from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Setting:
 
 @dataclass
 class Result:
-    """What was found for one row.
+    """What was found for one backbone.
 
     Attributes:
-        row (Row): The row.
+        backbone (Backbone): The backbone.
         config (Config): The config that its newest metrics were computed with.
         split (str): Whose data they were computed on: ``'val'`` or ``'test'``.
         training (Config): The config of the training, that of the metrics if there was none.
@@ -64,7 +66,7 @@ class Result:
         setting (Setting, optional): What the metrics depend on.
     """
 
-    row: Row
+    backbone: Backbone
     config: Config | None = None
     split: str = 'test'
     training: Config | None = None
@@ -79,44 +81,64 @@ class Result:
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     setting: Setting | None = None
 
+    def add(self, run: Run, task: Task) -> None:
+        """Adds a run; they come oldest first."""
+        self.folders.add(run.work_dir)
+        if tested := _metrics(run.test_metrics(), task):
+            self.metrics, self.config, self.split = tested, run.config, 'test'
+            checkpoint = run.config.get('load_from')
+            self.source = f'test of {Path(checkpoint).name}' if checkpoint else 'test'
+            self.val_images = run.images('test', task.val_images)
+        if scalars := run.scalars():
+            self._add_training(run, scalars, task)
+
+    def _add_training(self, run: Run, scalars: Iterable[Mapping], task: Task) -> None:
+        if not run.config.get('resume') and self.training:  # from the start: nothing of the training before counts
+            self.losses, self.validations, self.metrics, self.source = {}, {}, {}, ''
+        for entry in scalars:
+            if 'loss' in entry:
+                self.losses[entry['step']] = entry['loss']
+            elif metrics := _metrics(entry, task):
+                self.validations[entry['step']] = metrics
+        self.training, self.processes = run.config, run.processes
+        total, unit = training_length(run.config)
+        kept = max([checkpoint_step(last_checkpoint(run.work_dir)), *self.validations])
+        step = max([kept, *self.losses]) if unit == 'iteration' else kept
+        self.trained, self.finished = _count(f'{step}/{total}', unit, total), kept >= total
+        if self.validations and not self.source.startswith('test'):
+            step = max(self.validations)
+            self.metrics, self.config, self.split = self.validations[step], run.config, 'val'
+            self.source = f'validation during training, at {unit} {step}'
+            self.val_images = run.images('val', task.val_images) or self.val_images
+
 
 def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
     """Reads every work directory at or below the paths.
 
     Returns:
-        tuple[Task, dict[str, Result], list[str]]: The task, the results by the row's key in the order of the rows,
-        and one line for everything that could not be used.
+        tuple[Task, dict[str, Result], list[str]]: The task, the results by the backbone's key in the order of the
+        backbones, and one line for everything that could not be used.
 
     Raises:
         CompareError: If there is no result at all, or results that do not belong into one table.
     """
-    configs: dict[Path, Config] = {}
-    problems = []
-    for path in paths:
-        found = sorted(path.rglob('vis_data/config.py'))
-        if not found:
-            problems.append(f'{path} ' + ('holds no work directory of MMEngine' if path.is_dir() else 'does not exist'))
-        for file in found:
-            try:
-                configs[file.parents[1].resolve()] = Config.fromfile(file)
-            except Exception as error:  # a config is a program, and may be cut off by a kill
-                problems.append(f'{file} cannot be read ({type(error).__name__})')
-    scopes = {config.get('default_scope') for config in configs.values()}
+    runs, problems = _read_runs(paths)
+    scopes = {run.config.get('default_scope') for run in runs}
     tasks = [task for task in TASKS.values() if task.scope in scopes]
     if len(tasks) > 1:
         raise CompareError('these are results of detection and of segmentation: report one task at a time')
     if not tasks:
         raise CompareError('; '.join(problems) or 'the work directories belong to neither detection nor segmentation')
     task = tasks.pop()
-    rows = task_rows(task)
+    backbones = task_backbones(task)
     results: dict[str, Result] = {}
-    for run, config in sorted(configs.items(), key=lambda item: item[0].name):  # MMEngine names runs by their time
-        if config.get('default_scope') == task.scope:
-            row = _row_of(run.parent, task, rows)
+    for run in sorted(runs, key=lambda run: run.folder.name):  # MMEngine names runs by their time
+        if run.config.get('default_scope') == task.scope:
+            backbone = _backbone_of(run, task, backbones)
             try:
-                _read_run(run, config, results.setdefault(row.key, Result(row)), task)
+                results.setdefault(backbone.key, Result(backbone)).add(run, task)
             except Exception as error:  # any config may come here, say one without a training
-                problems.append(f'{run} is not understood ({type(error).__name__}: {error})')
+                problems.append(f'{run.folder} is not understood ({describe_error(error)})')
     for key, result in results.items():
         _check_folders(result)
         if result.metrics:
@@ -124,66 +146,42 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
             try:
                 result.setting = setting_of(result.config, training, result.split, result.processes, result.val_images)
             except Exception as error:  # or one whose data set has no pipeline
-                problems.append(f'{key}: its config is not understood ({type(error).__name__}: {error})')
+                problems.append(f'{key}: its config is not understood ({describe_error(error)})')
                 result.metrics = {}
     _check_dataset(results.values())
     if not any(result.metrics for result in results.values()):
-        raise CompareError(f'no row has metrics yet: {", ".join(results)} began, but nothing was validated or tested')
-    order = {key: i for i, key in enumerate(rows)}
-    return task, dict(sorted(results.items(), key=lambda item: order.get(item[0], len(order)))), problems
+        names = ', '.join(results)
+        raise CompareError(f'no backbone has metrics yet: {names} began, but nothing was validated or tested')
+    order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
+    return task, {key: results[key] for key in order}, problems
 
 
-def _row_of(work_dir: Path, task: Task, rows: Mapping[str, Row]) -> Row:
-    """The row of a work directory, by the name of the config that MMEngine put there, else by the folder's."""
+def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """All runs at or below the paths, each once, and one line for everything that cannot be read."""
+    runs: dict[Path, Run] = {}
+    problems = []
+    for path in paths:
+        folders = find_runs(path)
+        if not folders:
+            problems.append(f'{path} ' + ('holds no work directory of MMEngine' if path.is_dir() else 'does not exist'))
+        for folder in folders:
+            try:
+                runs[folder.resolve()] = Run(folder.resolve())
+            except Exception as error:  # a config is a program, and may be cut off by a kill
+                problems.append(f'{folder}/vis_data/config.py cannot be read ({type(error).__name__})')
+    return list(runs.values()), problems
+
+
+def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Backbone:
+    """The backbone of a run, by the name of the config that MMEngine put into its folder, else by the folder's."""
     head = task.pattern.partition('{}')[0]
-    for config in work_dir.glob('*.py'):
+    folder = run.work_dir
+    name = folder.parent.name if folder.name in ('train', 'test') else folder.name
+    for config in folder.glob('*.py'):
         match = re.fullmatch(rf'{re.escape(head)}(.+?)(_fpn)?_\d+xb\d+.*\.py', config.name)
         if match:
-            return rows.get(match[1]) or Row(match[1], match[1], config)
-    name = work_dir.parent.name if work_dir.name in ('train', 'test') else work_dir.name
-    return rows.get(name) or Row(name, name, work_dir)
-
-
-def _read_run(run: Path, config: Config, result: Result, task: Task) -> None:
-    """Adds one run, a folder that MMEngine named by its time, to a row's result; runs come oldest first."""
-    result.folders.add(run.parent)
-    log, scalars = run / f'{run.name}.log', run / 'vis_data' / 'scalars.json'
-    text = log.read_text(errors='replace') if log.exists() else ''
-    processes = re.search(r'GPU number: (\d+)', text)
-    processes = int(processes[1]) if processes else 1
-    tested = _metrics(_read_json(run / f'{run.name}.json'), task)
-    if tested:
-        result.metrics, result.config, result.split = tested, config, 'test'
-        result.source = f'test of {Path(config.load_from).name}' if config.get('load_from') else 'test'
-        result.val_images = _images(text, 'test', config, processes, task)
-    if not scalars.exists():
-        return
-    if not config.get('resume') and result.training:  # a training from the start: nothing of the one before counts
-        result.losses, result.validations, result.metrics, result.source = {}, {}, {}, ''
-    for line in scalars.read_text().splitlines():
-        entry = _parse(line)
-        if 'loss' in entry:
-            result.losses[entry['step']] = entry['loss']
-        elif metrics := _metrics(entry, task):
-            result.validations[entry['step']] = metrics
-    result.training, result.processes = config, processes
-    _read_progress(run.parent, config, result)
-    if result.validations and not result.source.startswith('test'):
-        step = max(result.validations)
-        result.metrics, result.config, result.split = result.validations[step], config, 'val'
-        result.source = f'validation during training, at {_length(config)[1]} {step}'
-        result.val_images = _images(text, 'val', config, processes, task) or result.val_images
-
-
-def _parse(text: str) -> dict:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:  # cut off by a kill
-        return {}
-
-
-def _read_json(path: Path) -> dict:
-    return _parse(path.read_text()) if path.exists() else {}
+            name = match[1]
+    return backbones.get(name) or Backbone(name, name, folder)
 
 
 def _metrics(entry: Mapping, task: Task) -> dict[str, float]:
@@ -192,44 +190,17 @@ def _metrics(entry: Mapping, task: Task) -> dict[str, float]:
     return found if task.metrics[0].key in found else {}
 
 
-def _length(config: Config) -> tuple[int, str]:
-    """Length of the training and its unit."""
-    if 'max_epochs' in config.train_cfg:
-        return config.train_cfg.max_epochs, 'epoch'
-    return config.train_cfg.max_iters, 'iteration'
-
-
 def _count(number: int | str, unit: str, of: int) -> str:
     return f'{number} {unit}' + ('' if of == 1 else 's')
 
 
-def _read_progress(work_dir: Path, config: Config, result: Result) -> None:
-    """How far a training went; it is at its end with the last checkpoint or validation."""
-    total, unit = _length(config)
-    note = work_dir / 'last_checkpoint'
-    saved = re.search(r'_(\d+)\.pth$', note.read_text().strip()) if note.exists() else None
-    kept = max([int(saved[1]) if saved else 0, *result.validations])
-    step = max([kept, *result.losses]) if unit == 'iteration' else kept
-    result.trained, result.finished = _count(f'{step}/{total}', unit, total), kept >= total
-
-
-def _images(log: str, split: str, config: Config, processes: int, task: Task) -> int | None:
-    """Images of the last complete validation or test, which MMEngine notes nowhere but as batches in the log."""
-    batches = re.findall(rf'\({split}\) *(?:\[ *\d+\] *)?\[ *(\d+)/\1\]', log)
-    if not batches:
-        return None
-    step = processes * config[f'{split}_dataloader'].batch_size
-    most = int(batches[-1]) * step
-    return task.val_images if most - step < task.val_images <= most else most  # the last batch may be filled up
-
-
 def _check_folders(result: Result) -> None:
-    """Two trainings of one row, say with two seeds, are two results: the table shows one a row."""
+    """Two trainings of one backbone, say with two seeds, are two results: the table shows one."""
     for kind, pattern in (('train', '*/vis_data/scalars.json'), ('test', '[0-9]*/[0-9]*.json')):
         folders = sorted(str(folder) for folder in result.folders if any(folder.glob(pattern)))
         if len(folders) > 1:
             places = ' and '.join(folders)
-            raise CompareError(f'{result.row.key} has {kind} results in {places}: name the one to report')
+            raise CompareError(f'{result.backbone.key} has {kind} results in {places}: name the one to report')
 
 
 def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
@@ -248,7 +219,7 @@ def _check_dataset(results: Iterable[Result]) -> None:
     datasets: dict[tuple, list[str]] = {}
     for result in results:
         if result.metrics:
-            datasets.setdefault(dataset_of(result.config), []).append(result.row.key)
+            datasets.setdefault(dataset_of(result.config), []).append(result.backbone.key)
     if len(datasets) > 1:
         parts = (f'{", ".join(keys)} on {" ".join(dataset)}' for dataset, keys in datasets.items())
         raise CompareError(f'results of different data sets: {"; ".join(parts)}. Report each data set by itself')
@@ -256,7 +227,7 @@ def _check_dataset(results: Iterable[Result]) -> None:
 
 def setting_of(config: Config, training: Config, split: str, processes: int, val_images: int | None) -> Setting:
     """The setting that the configs of the metrics and of the training, and what their logs tell, describe."""
-    length, unit = _length(training)
+    length, unit = training_length(training)
     init_cfg = training.model.backbone.get('init_cfg')
     pretrained = isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
     kind, root, part, classes = dataset_of(config, split)
@@ -290,11 +261,6 @@ def _image_size(config: Config, split: str) -> str:
     return f'{height} x {width}'
 
 
-def describe(value: object) -> str:
-    """A setting in words."""
-    return 'unknown' if value is None else str(value)
-
-
 def on_published_data(result: Result, task: Task) -> bool:
     """Whether the metrics are on the data set of the published ones, its classes unchanged."""
     kind, _, _, other_classes = dataset_of(result.config)
@@ -303,7 +269,7 @@ def on_published_data(result: Result, task: Task) -> bool:
 
 def deviations(result: Result, task: Task) -> list[str]:
     """What keeps a result from being a repetition of the published one, each in a few words."""
-    actual, expected = result.setting, _published_setting(result.row, task)
+    actual, expected = result.setting, _published_setting(result.backbone, task)
     found = []
     if not on_published_data(result, task):
         found.append(f'{actual.dataset} instead of {task.dataset}')
@@ -319,10 +285,10 @@ def deviations(result: Result, task: Task) -> list[str]:
     return found
 
 
-def _published_setting(row: Row, task: Task) -> Setting | None:
-    """The setting of the row's own config; None for a row that is none of the comparison's."""
-    if row.key not in task_rows(task):
+def _published_setting(backbone: Backbone, task: Task) -> Setting | None:
+    """The setting of the backbone's own config; None for one that is none of the comparison's."""
+    if backbone.key not in task_backbones(task):
         return None
-    config = Config.fromfile(row.config)
+    config = Config.fromfile(backbone.config, import_custom_modules=False)
     processes = config.auto_scale_lr.base_batch_size // config.train_dataloader.batch_size
     return setting_of(config, config, 'test', processes, task.val_images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from mmengine.fileio import load
 PUBLISHED = Path(__file__).with_name('published.yml')
 
 
-@cache
+@lru_cache
 def published(table: str) -> dict[str, Any]:
     """One table of ``published.yml``.
 
@@ -19,7 +19,7 @@ def published(table: str) -> dict[str, Any]:
         table (str): Its name, e.g. ``'downstream'`` for Table 7 and Table 11 of the paper.
 
     Returns:
-        dict[str, Any]: Row name -> figures: a dict by column name where the table names its columns, else what stands
+        dict[str, Any]: Backbone -> figures: a dict by column name where the table names its columns, else what stands
         there. Parameters are in millions, multiply-accumulates in billions, latency in ms, accuracy in percent.
 
     Raises:

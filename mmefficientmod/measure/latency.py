@@ -1,4 +1,4 @@
-"""Measures the latency and memory of backbones, whole detectors and whole segmentors, rows interleaved in one run."""
+"""Measures the latency and memory of backbones, whole detectors and whole segmentors, which take turns in one run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '10')  # the profiler that counts memory announces itself otherwise
@@ -28,76 +27,18 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 
-from .rows import TASKS, Row, task_rows
+from ..utils import describe_error, first_line
+from ..zoo.backbones import Backbone, task_backbones
+from ..zoo.tasks import TASKS
+from .records import PARTS, Case, Measurement
 
-PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation'}  # the task whose config it is
-MODES = ('eager', 'compiled', 'deploy', 'deploy-compiled')
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')  # behind them, shapes depend on the proposals
-SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
 
 
-@dataclass(frozen=True)
-class Case:
-    """One setting that all rows are measured in.
-
-    Attributes:
-        part (str): ``'backbone'``, ``'detector'`` or ``'segmentor'``.
-        size (tuple[int, int]): Height and width of the image in pixels, before it is padded to multiples of 32.
-        batch (int): Images at once.
-        precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
-        mode (str): One of :data:`MODES`; ``'deploy'`` is the inference form, of the rows that have one.
-    """
-
-    part: str
-    size: tuple[int, int]
-    batch: int = 1
-    precision: str = 'fp32'
-    mode: str = 'eager'
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width that the network sees."""
-        return tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.size)
-
-    def __str__(self) -> str:
-        padded = '' if self.input_size == self.size else f' (padded to {self.input_size[0]} x {self.input_size[1]})'
-        size = f'{self.size[0]} x {self.size[1]}{padded}'
-        return f'{self.part}, {size}, batch {self.batch}, {self.precision}, {self.mode}'
-
-
-@dataclass
-class Measurement:
-    """One row in one case; the figures are None where ``error`` says why there are none.
-
-    Attributes:
-        row (str): Key of the row.
-        name (str): Its name.
-        params (int, optional): Parameters of the part.
-        median_ms (float, optional): Median time of a forward pass over the batch in ms.
-        q25_ms (float, optional): A quarter of the passes took at most this.
-        q75_ms (float, optional): Three quarters of the passes took at most this.
-        images_per_second (float, optional): Batch over median time.
-        peak_memory_mb (float, optional): Weights and what a pass allocates at its peak in MiB: :func:`peak_memory`.
-        ratio (float, optional): Median time over that of the baseline row; above 1 is slower.
-        error (str, optional): Why the row was not measured.
-    """
-
-    row: str
-    name: str
-    params: int | None = None
-    median_ms: float | None = None
-    q25_ms: float | None = None
-    q75_ms: float | None = None
-    images_per_second: float | None = None
-    peak_memory_mb: float | None = None
-    ratio: float | None = None
-    error: str | None = None
-
-
-def build(row: Row, part: str) -> nn.Module:
-    """A row's backbone, detector or segmentor in evaluation mode, with random weights: they do not change the work."""
-    config = Config.fromfile(row.config)
+def build(backbone: Backbone, part: str) -> nn.Module:
+    """A backbone, its detector or segmentor in evaluation mode, with random weights: they do not change the work."""
+    config = Config.fromfile(backbone.config)
     config.model.backbone.init_cfg = None
     with DefaultScope.overwrite_default_scope(config.default_scope), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # what the libraries say while a model is built
@@ -190,7 +131,7 @@ def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.devic
 
 def measure(
     case: Case,
-    rows: Sequence[str],
+    backbones: Sequence[str],
     device: torch.device,
     repeats: int = 20,
     warmup: int = 3,
@@ -198,29 +139,29 @@ def measure(
     backend: str = 'inductor',
     tick: Callable[[str], None] = lambda text: None,
 ) -> list[Measurement]:
-    """Measures the rows in one case, one pass of each in turn, in a new random order every round.
+    """Measures backbones in one case, one pass of each in turn, in a new random order every round.
 
-    A row that cannot be built, runs out of memory or fails otherwise is left out of the rounds, and the rest goes on.
+    One that cannot be built, runs out of memory or fails otherwise is left out of the rounds, and the rest goes on.
 
     Args:
         case (Case): The setting.
-        rows (Sequence[str]): Keys of the rows.
+        backbones (Sequence[str]): Keys of the backbones.
         device (torch.device): A CPU or a GPU.
         repeats (int): Rounds. Defaults to 20.
-        warmup (int): Passes of each row that are not counted. Defaults to 3.
-        baseline (str): Key of the row that ratios refer to. Defaults to none.
+        warmup (int): Passes of each backbone that are not counted. Defaults to 3.
+        baseline (str): Key of the backbone that ratios refer to. Defaults to none.
         backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
         tick (Callable): Called with what is being done.
     """
-    torch.compiler.reset()  # rows and cases share code, of which only so many compiled forms are kept
-    torch._dynamo.config.cache_size_limit = 8 + len(rows)
-    results = {key: Measurement(key, task_rows(TASKS[PARTS[case.part]])[key].name) for key in rows}
+    torch.compiler.reset()  # backbones and cases share code, of which only so many compiled forms are kept
+    torch._dynamo.config.cache_size_limit = 8 + len(backbones)
+    results = {key: Measurement(key, task_backbones(TASKS[PARTS[case.part]])[key].name) for key in backbones}
     ready: dict[str, Callable] = {}
 
     def attempt(key: str, action: Callable[[], object]) -> object:
         try:
             return action()
-        except Exception as error:  # whatever it is, it is about this row, and the others go on
+        except Exception as error:  # whatever it is, it is about this backbone, and the others go on
             results[key].error = describe(error)
             ready.pop(key, None)
         gc.collect()
@@ -229,8 +170,8 @@ def measure(
         return None
 
     def prepare(key: str) -> None:
-        row = task_rows(TASKS[PARTS[case.part]])[key]
-        model = build(row, case.part).to(device)
+        backbone = task_backbones(TASKS[PARTS[case.part]])[key]
+        model = build(backbone, case.part).to(device)
         run = forward_pass(model, case, device, backend)
         for _ in range(warmup):
             run()
@@ -238,10 +179,10 @@ def measure(
         results[key].peak_memory_mb = peak_memory(model, run, device)
         ready[key] = run
 
-    for key in rows:
+    for key in backbones:
         tick(f'{key}: warm-up')
         attempt(key, lambda key=key: prepare(key))
-    times: dict[str, list[float]] = {key: [] for key in rows}
+    times: dict[str, list[float]] = {key: [] for key in backbones}
     order = random.Random(0)
     for i in range(repeats):
         tick(f'round {i + 1}/{repeats}')
@@ -269,19 +210,19 @@ def _summarise(result: Measurement, times: Sequence[float], batch: int) -> None:
 
 
 def describe(error: Exception) -> str:
-    """One line on why a row was not measured."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    """One line on why a backbone was not measured."""
+    text = first_line(error)
     out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
     if out_of_memory:
         return f'out of memory: {text}'
     if 'not compiled with' in text.lower() or 'not implemented on the GPU' in text:
         return f'{text} (MMCV was compiled without GPU operators: build it with nvcc, or leave detectors out)'
-    return f'{type(error).__name__}: {text}'
+    return describe_error(error)
 
 
 @contextlib.contextmanager
 def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
-    """Lets the process take so many GiB more, by default all that are free, so that a row too large fails by itself.
+    """Lets the process take so many GiB more, by default all that are free: what needs more fails by itself.
 
     Without it Linux would end the whole process. Other systems are left as they are.
     """
@@ -328,39 +269,3 @@ def machine(device: torch.device) -> dict:
             tf32_products=torch.backends.cuda.matmul.allow_tf32,
         )
     return facts
-
-
-def records(cases: Mapping[Case, Sequence[Measurement]]) -> Iterator[dict]:
-    """Every measurement with its case, flat, as JSON and CSV hold it."""
-    for case, measurements in cases.items():
-        for measurement in measurements:
-            yield {**asdict(case), **asdict(measurement)}
-
-
-def read_records(content: Mapping) -> dict[Case, list[Measurement]]:
-    """The inverse of :func:`records`, from the JSON file's ``measurements``."""
-    cases: dict[Case, list[Measurement]] = {}
-    for record in content['measurements']:
-        record = dict(record, size=tuple(record['size']))
-        case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
-        cases.setdefault(case, []).append(Measurement(**record))
-    return cases
-
-
-def make_cases(
-    parts: Iterable[str],
-    sizes: Sequence[tuple[int, int]] | None,
-    batches: Sequence[int],
-    precisions: Sequence[str],
-    modes: Sequence[str],
-) -> list[Case]:
-    """Every combination; without sizes, those of the paper's Table 11."""
-    defaults = {'backbone': [(512, 512)], 'detector': [(512, 512), (800, 1333)], 'segmentor': [(512, 512)]}
-    return [
-        Case(part, size, batch, precision, mode)
-        for part in parts
-        for size in sizes or defaults[part]
-        for batch in batches
-        for precision in precisions
-        for mode in modes
-    ]

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from .latency import Case, Measurement
-from .rows import FURTHER, TABLE7
+from ..measure.records import Case, Measurement
+from ..zoo.backbones import FURTHER, TABLE7
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
@@ -35,7 +35,7 @@ RC = {
 
 @dataclass(frozen=True)
 class Point:
-    """One row in a scatter plot: its name and place; ``published`` points are drawn hollow."""
+    """One backbone in a scatter plot: its name and place; ``published`` points are drawn hollow."""
 
     name: str
     x: float
@@ -44,7 +44,7 @@ class Point:
 
 
 def style(name: str) -> dict:
-    """Colour, marker and line of a row, the same in every plot: EfficientMod is red and bold."""
+    """Colour, marker and line of a backbone, the same in every plot: EfficientMod is red and bold."""
     ours = is_ours(name)
     names = [other for other in TABLE7 + FURTHER if is_ours(other) == ours]
     index = names.index(name) if name in names else len(names)
@@ -57,12 +57,12 @@ def style(name: str) -> dict:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a row is one of EfficientMod."""
+    """Whether a backbone is one of EfficientMod."""
     return name.startswith('EfficientMod')
 
 
 def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str | None = None) -> Figure:
-    """Accuracy (%) against a cost, one labelled point a row."""
+    """Accuracy (%) against a cost, one labelled point a backbone."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.4, 4.6), layout='constrained')
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
@@ -91,7 +91,7 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Writes each row's name beside its point, where it covers no other point and no other name as far as possible."""
+    """Writes each name beside its point, where it covers no other point and no other name as far as possible."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     taken = []
@@ -150,11 +150,11 @@ def plot_curves(
     metric: str,
     by_epoch: bool,
 ) -> Figure:
-    """Training loss of all rows, and their accuracy during training.
+    """Training loss of all backbones, and their accuracy during training.
 
     Args:
-        losses (Mapping): Name of a row -> loss by iteration.
-        validations (Mapping): Name of a row -> accuracy (%) by iteration or epoch.
+        losses (Mapping): Name of a backbone -> loss by iteration.
+        validations (Mapping): Name of a backbone -> accuracy (%) by iteration or epoch.
         metric (str): Name of the accuracy.
         by_epoch (bool): Whether accuracy is given by epoch.
     """

@@ -12,8 +12,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from ..zoo.backbones import normalise, task_backbones
+from ..zoo.published import published
+from ..zoo.tasks import TASKS
 from .complexity import operations
-from .forms import (
+from .latency import build, describe, quartiles, time_once
+from .reference import (
     TOLERANCE,
     PlainForm,
     inference_forms,
@@ -21,9 +25,6 @@ from .forms import (
     saved_bytes,
     training_step,
 )
-from .latency import build, describe, quartiles, time_once
-from .published import published
-from .rows import TASKS, normalise, task_rows
 
 CPU = torch.device('cpu')
 
@@ -36,7 +37,7 @@ class Speed:
         row (str): Key of the row, e.g. ``'efficientmod-s'``.
         name (str): Its name.
         size (tuple[int, int]): Height and width of the image in pixels.
-        form (str): One of :data:`~mmefficientmod.analysis.forms.FORMS`.
+        form (str): One of :data:`~mmefficientmod.measure.reference.FORMS`.
         median_ms (float, optional): Median time of a forward pass in ms.
         q25_ms (float, optional): A quarter of the passes took at most this.
         q75_ms (float, optional): Three quarters of the passes took at most this.
@@ -105,7 +106,7 @@ def measure_inference(
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     results, ready = [], []
     for key in rows:
-        row = task_rows(TASKS['detection'])[key]
+        row = task_backbones(TASKS['detection'])[key]
         try:
             backbone = build(row, 'backbone')
             forms, gflop = inference_forms(backbone), sum(operations(backbone, images).values()) / 1e9
@@ -163,7 +164,7 @@ def measure_training(
     images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
     results = []
     for key in rows:
-        row = task_rows(TASKS['detection'])[key]
+        row = task_backbones(TASKS['detection'])[key]
         tick(f'{row.name}: training step')
         model = build(row, 'backbone').train()
         forms = PlainForm(model).train(), model

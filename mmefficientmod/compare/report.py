@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
+from ..utils import replace_file
 from ..version import __version__
-from .comparison import Column, Comparison
 from .plots import Point, plot_accuracy, plot_curves, save_figure
+from .table import Column, Comparison
 
 
 def write(comparison: Comparison, out: Path) -> list[Path]:
@@ -22,15 +22,9 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     figures = make_figures(comparison)
     drawn = {name: (title, save_figure(figure, out / name)) for name, (title, figure) in figures.items()}
     write_csv(comparison, out / 'comparison.csv')
-    _replace(out / 'comparison.md', markdown(comparison, figures))
-    _replace(out / 'comparison.html', html(comparison, drawn))
+    replace_file(out / 'comparison.md', markdown(comparison, figures))
+    replace_file(out / 'comparison.html', html(comparison, drawn))
     return [out / f'comparison.{suffix}' for suffix in ('md', 'csv', 'html')]
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f'.{path.name}')
-    draft.write_text(text)
-    os.replace(draft, path)
 
 
 def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
@@ -43,16 +37,16 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
             machine = comparison.machine if column.kind == 'latency' else {}
             figure = plot_accuracy(points, column.name, f'{accuracy} (%)', machine.get('gpu') or machine.get('cpu'))
             figures[f'accuracy-{column.kind}'] = f'{accuracy} against {column.kind}', figure
-    losses = {result.row.name: result.losses for result in comparison.results.values() if result.losses}
+    losses = {result.backbone.name: result.losses for result in comparison.results.values() if result.losses}
     metric = comparison.task.metrics[0]
     validations = {
-        result.row.name: {step: metrics[metric.key] * metric.scale for step, metrics in result.validations.items()}
+        result.backbone.name: {step: metrics[metric.key] * metric.scale for step, metrics in result.validations.items()}
         for result in comparison.results.values()
         if result.validations
     }
     if losses:
         by_epoch = any('epochs' in result.trained for result in comparison.results.values())
-        figures['training'] = ('Training of all rows', plot_curves(losses, validations, metric.name, by_epoch))
+        figures['training'] = ('Training of all backbones', plot_curves(losses, validations, metric.name, by_epoch))
     return figures
 
 
@@ -83,7 +77,7 @@ def tone(comparison: Comparison, key: str, column: Column, difference: float | N
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """The table with one figure a column; missing figures are empty, rows without metrics have the reason as remark."""
+    """The table with one figure a column; what is missing is empty, and the remark says why."""
     wide = [(i, part) for i, column in enumerate(comparison.columns) for part in column.parts]
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
@@ -119,7 +113,7 @@ def markdown(comparison: Comparison, figures: Mapping) -> str:
         ]
         lines.append(f'| {" | ".join([comparison.name(key), *texts, comparison.remarks[key]])} |')
     if comparison.missing:
-        lines += ['', 'Rows without results:', '']
+        lines += ['', 'Backbones without results:', '']
         lines += [f'- {", ".join(names)}: {reason}' for reason, names in comparison.missing.items()]
     for name, (text, _) in figures.items():
         lines += ['', f'![{text}]({name}.png)']

@@ -1,22 +1,27 @@
-"""Puts the results of the rows beside the published figures, with what they depend on."""
+"""Puts the results of the backbones beside the published figures, with what they depend on."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .complexity import Complexity, measure_config
-from .latency import Case, Measurement, read_records
-from .published import published
-from .results import Result, collect, describe, deviations, on_published_data
-from .rows import CompareError, Metric, Task, task_rows
+from ..measure.records import Case, Measurement, read_records
+from ..utils import describe_error
+from ..zoo.backbones import task_backbones
+from ..zoo.published import published
+from ..zoo.tasks import Metric, Task
+from . import CompareError
+from .results import Result, collect, deviations, on_published_data
+from .state import State, read_states
 
-PARTS = {'detection': 'detector', 'segmentation': 'segmentor'}
+if TYPE_CHECKING:
+    from ..measure.complexity import Complexity
+
 SETTINGS = {  # name in Setting -> name in the report
     'dataset': 'data set',
     'val_images': 'validation images',
@@ -45,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure that every row has.
+    """A figure that every backbone has.
 
     Attributes:
         name (str): Heading, with the unit.
@@ -72,18 +77,18 @@ class Comparison:
 
     Attributes:
         task (Task): The task.
-        results (dict[str, Result]): Every row that was found in the work directories.
+        results (dict[str, Result]): Every backbone that was found in the work directories.
         columns (list[Column]): Headings of the figures.
-        table (dict[str, list[Cell]]): Row key -> one cell a column, for the rows that have metrics.
-        remarks (dict[str, str]): Row key -> what its accuracy comes from.
-        missing (dict[str, list[str]]): Why there are no metrics -> names of the rows without.
-        setting (list[tuple[str, str]]): What all rows share, as name and value.
+        table (dict[str, list[Cell]]): Key -> one cell a column, for the backbones that have metrics.
+        remarks (dict[str, str]): Key -> what its accuracy comes from.
+        missing (dict[str, list[str]]): Why there are no metrics -> names of the backbones without.
+        setting (list[tuple[str, str]]): What all backbones share, as name and value.
         warnings (list[str]): What a reader has to know before the figures.
         problems (list[str]): Those of them that are about what could not be used.
         machine (dict, optional): What latency was measured on.
-        started_by (list[str]): The commands that started the rows, `compare run` that is.
-        commands (dict[str, list[str]]): Row key -> the commands that those started, failed ones too.
-        comparable (set[str]): Keys of the rows whose accuracy was measured in the published setting, at its end.
+        started_by (list[str]): The commands that started the jobs, `compare run` that is.
+        commands (dict[str, list[str]]): Key -> the commands that those started, failed ones too.
+        comparable (set[str]): Keys of the backbones whose accuracy was measured in the published setting, at its end.
     """
 
     task: Task
@@ -103,12 +108,11 @@ class Comparison:
     @property
     def title(self) -> str:
         """Heading of the report."""
-        model = dict(detection='Mask R-CNN', segmentation='Semantic FPN')[self.task.name]
-        return f'{model}: backbones compared'
+        return f'{self.task.model}: backbones compared'
 
     def name(self, key: str) -> str:
-        """A row's name in the table."""
-        return self.results[key].row.name
+        """A backbone's name in the table."""
+        return self.results[key].backbone.name
 
 
 def compare(
@@ -136,7 +140,7 @@ def compare(
             comparison.columns.append(Column(metric.name, 'accuracy', *beside))
             for key, result in measured.items():
                 value = result.metrics.get(metric.key)
-                reference = figures.get(result.row.name, {}).get(metric.published)
+                reference = figures.get(result.backbone.name, {}).get(metric.published)
                 table[key].append(Cell(None if value is None else value * metric.scale, reference))
 
     for metric in task.metrics:
@@ -151,8 +155,8 @@ def compare(
         tick(f'{key}: parameters and cost')
         cost, error = _complexity(result, task)
         if error:
-            failed.setdefault(error, []).append(result.row.name)
-        reference = figures.get(result.row.name, {})
+            failed.setdefault(error, []).append(result.backbone.name)
+        reference = figures.get(result.backbone.name, {})
         table[key].append(Cell(cost and cost.params / 1e6, reference.get(task.params)))
         table[key].append(Cell(cost and cost.macs / 1e9, reference.get(task.cost)))
     for error, names in failed.items():
@@ -163,36 +167,36 @@ def compare(
             add_accuracy(metric)
     comparison.table = table
     comparison.remarks = {key: _remark(result) for key, result in measured.items()}
-    states = _read_states(paths)
-    comparison.missing = _missing_rows(results, states, task)
-    comparison.commands = {key: [entry['command'] for entry in state['commands']] for key, state in states.items()}
+    states = read_states(paths)
+    comparison.missing = _missing(results, states, task)
+    comparison.commands = {key: [entry['command'] for entry in state.commands] for key, state in states.items()}
     comparison.started_by = list(
         dict.fromkeys(
-            entry['started_by'] for state in states.values() for entry in state['commands'] if 'started_by' in entry
+            entry['started_by'] for state in states.values() for entry in state.commands if 'started_by' in entry
         )
     )
     return comparison
 
 
 def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], same_data: bool) -> None:
-    """Says what setting the rows share, where they differ, and how far they are from the published one."""
+    """Says what setting the backbones share, where they differ, and how far they are from the published one."""
     trained = any(result.trained for result in measured.values())
     for name, label in SETTINGS.items():
         if not trained and name in ('schedule', 'batch', 'size', 'optimizer', 'weights', 'seed'):
             continue
-        values = _group((describe(getattr(result.setting, name)), result.row.name) for result in measured.values())
-        comparison.setting.append((label, _with_rows(values)))
+        values = _group((_words(getattr(result.setting, name)), result.backbone.name) for result in measured.values())
+        comparison.setting.append((label, _with_names(values)))
         if len(values) > 1:
-            comparison.warnings.append(f'The rows were not run alike: see {label}.')
-    unfinished = [f'{result.row.name} ({result.trained})' for result in measured.values() if not result.finished]
+            comparison.warnings.append(f'The backbones were not run alike: see {label}.')
+    unfinished = [f'{result.backbone.name} ({result.trained})' for result in measured.values() if not result.finished]
     if unfinished:
         comparison.warnings.append(f'Not at the end of their training: {", ".join(unfinished)}.')
     found = {key: deviations(result, comparison.task) for key, result in measured.items()}
     comparison.comparable = {key for key, deviation in found.items() if not deviation and measured[key].finished}
-    apart = _group((text, measured[key].row.name) for key, deviation in found.items() for text in deviation)
+    apart = _group((text, measured[key].backbone.name) for key, deviation in found.items() for text in deviation)
     if apart:
         comparison.warnings.append(
-            f'This is not the published setting: {_with_rows(apart, len(measured))}. '
+            f'This is not the published setting: {_with_names(apart, len(measured))}. '
             + (
                 'The differences from the published accuracy tell nothing about the published figures.'
                 if same_data
@@ -202,17 +206,22 @@ def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], sa
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Text -> names of the rows that it is true of."""
+    """Text -> names of the backbones that it is true of."""
     groups: dict[str, list[str]] = {}
-    for text, row in pairs:
-        groups.setdefault(text, []).append(row)
+    for text, name in pairs:
+        groups.setdefault(text, []).append(name)
     return groups
 
 
-def _with_rows(groups: Mapping[str, Sequence[str]], total: int | None = None) -> str:
-    """The texts in one line, with the rows where a text is not true of all of them."""
-    total = sum(len(rows) for rows in groups.values()) if total is None else total
-    return '; '.join(text if len(rows) == total else f'{text} ({", ".join(rows)})' for text, rows in groups.items())
+def _with_names(groups: Mapping[str, Sequence[str]], total: int | None = None) -> str:
+    """The texts in one line, with the backbones where a text is not true of all of them."""
+    total = sum(len(names) for names in groups.values()) if total is None else total
+    return '; '.join(text if len(names) == total else f'{text} ({", ".join(names)})' for text, names in groups.items())
+
+
+def _words(value: object) -> str:
+    """A setting in words."""
+    return 'unknown' if value is None else str(value)
 
 
 def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
@@ -220,11 +229,13 @@ def _complexity(result: Result, task: Task) -> tuple[Complexity | None, str]:
     config = deepcopy(result.config)
     config.model.backbone.init_cfg = None
     try:
+        from ..measure.complexity import measure_config  # needs torch, which the rest of a report does not
+
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # what the libraries say while a model is built
             return measure_config(config, task.cost_size), ''
     except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
-        return None, f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
+        return None, describe_error(error)
 
 
 def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmarks: Sequence[Path]) -> None:
@@ -239,11 +250,11 @@ def _add_latency(comparison: Comparison, table: dict[str, list[Cell]], benchmark
         comparison.machine = machine
         for case, measurements in read_records(content).items():
             if case in cases:
-                raise CompareError(f'two benchmark files hold {case}: rows are only comparable within one run')
-            if case.part == PARTS[task.name]:
-                cases[case] = {m.row: m for m in measurements}
+                raise CompareError(f'two benchmark files hold {case}: backbones are only comparable within one run')
+            if case.part == task.part:
+                cases[case] = {m.backbone: m for m in measurements}
     if benchmarks and not cases:
-        part = PARTS[task.name]
+        part = task.part
         comparison.problems.append(f'the benchmark holds no {part}: run tools/benchmark.py with --parts {part}')
         comparison.warnings.append(comparison.problems[-1])
     for case, measurements in cases.items():
@@ -282,26 +293,15 @@ def _remark(result: Result) -> str:
     return '; '.join(filter(None, [result.source, result.trained and f'trained {result.trained}']))
 
 
-def _read_states(paths: Sequence[Path]) -> dict[str, dict]:
-    """Row key -> what `compare run` wrote down about it, in the order in which the rows were begun."""
-    states = []
-    for path in paths:
-        for file in path.glob('**/state.json'):
-            with contextlib.suppress(ValueError):  # anybody's file may be called so
-                state = json.loads(file.read_text())
-                states += [state] if isinstance(state, dict) and {'row', 'commands'} <= state.keys() else []
-    return {state['row']: state for state in sorted(states, key=lambda state: state['commands'][0]['started'])}
-
-
-def _missing_rows(results: Mapping[str, Result], states: Mapping[str, dict], task: Task) -> dict[str, list[str]]:
+def _missing(results: Mapping[str, Result], states: Mapping[str, State], task: Task) -> dict[str, list[str]]:
     missing: dict[str, list[str]] = {}
-    rows = task_rows(task) | {key: result.row for key, result in results.items()}
-    for key, row in rows.items():
+    backbones = {**task_backbones(task), **{key: result.backbone for key, result in results.items()}}
+    for key, backbone in backbones.items():
         result = results.get(key)
         if result and result.metrics:
             continue
-        reason = states.get(key, {}).get('error')
+        reason = states[key].error if key in states else None
         if not reason and result:
             reason = f'{f"trained {result.trained}" if result.trained else "began"}, neither validated nor tested yet'
-        missing.setdefault(reason or 'not run', []).append(row.name)
+        missing.setdefault(reason or 'not run', []).append(backbone.name)
     return missing
