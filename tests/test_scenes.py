@@ -117,6 +117,7 @@ def test_every_class_three_sizes_unlabelled_pixels_and_occlusion():
 
 
 @pytest.mark.both_stacks
+@pytest.mark.ops
 def test_coco_dataset_reads_it(root, monkeypatch):
     monkeypatch.setenv('DEMO_ROOT', str(root))
     config = Config.fromfile(REPO / 'demo/configs/datasets/instance.py')

@@ -63,7 +63,7 @@ def mim(command: str, package: tuple[str, str], *args: str, root: Path) -> str:
 
 
 @pytest.mark.both_stacks
-@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('task', [pytest.param('detection', marks=pytest.mark.ops), 'segmentation'])
 def test_train_stop_resume_test(task, tmp_path):
     task = TASKS[task]
     make_dataset(

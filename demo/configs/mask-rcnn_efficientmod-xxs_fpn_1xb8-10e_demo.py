@@ -12,7 +12,9 @@ model = dict(
     backbone=dict(
         _base_.backbone,
         init_cfg=dict(
-            type='Pretrained', checkpoint='{{$DEMO_ROOT:work_dirs/demo}}/segmentation/iter_200.pth', prefix='backbone.'
+            type='Pretrained',
+            checkpoint='{{$DEMO_ROOT:work_dirs/demo}}/segmentation/train/iter_200.pth',
+            prefix='backbone.',
         ),
     ),
     neck=dict(in_channels=_base_.channels, out_channels=96, norm_cfg=norm_cfg),
