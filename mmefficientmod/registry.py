@@ -1,6 +1,13 @@
-"""Child of MMEngine's model registry: every MM codebase finds ``mmefficientmod.NAME`` through it by its scope."""
+"""Children of MMEngine's registries: every MM codebase finds ``mmefficientmod.NAME`` through them by its scope."""
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmefficientmod', locations=['mmefficientmod.models'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmefficientmod',
+    locations=['mmefficientmod.optim'],
+)

@@ -61,6 +61,7 @@ def test_pyramid_at_the_sizes_of_both_tasks(codebase, row):
     for size in ((512, 512), (800, 1344), (800, 1333), (480, 683)):
         maps = backbone(torch.zeros(2, 3, *size, device='meta'))
         assert [level.shape[:2] for level in maps] == [(2, dims) for dims in channels]
+        assert all(level.is_contiguous() for level in maps)  # as MMCV's operators read them
         if size[1] % 32 == 0:
             assert [list(level.shape[2:]) for level in maps] == [sides(size, stride) for stride in STRIDES]
 
@@ -247,6 +248,17 @@ def test_levels_are_chosen_by_stride():
     backbone = TimmBackbone('mobilevitv2_050', out_strides=(8, 32))
     assert (backbone.out_channels, backbone.out_strides) == ((128, 256), (8, 32))
     assert [level.shape for level in backbone.eval()(torch.rand(1, 3, 96, 70))] == [(1, 128, 12, 9), (1, 256, 3, 3)]
+
+
+@pytest.mark.parametrize('model_name', ['repvit_m0_9', 'mobilevitv2_050', 'efficientformerv2_s0', 'focalnet_tiny_srf'])
+def test_no_stage_is_built_that_no_output_needs(model_name):
+    backbone = TimmBackbone(model_name, out_strides=(4, 16))
+    levels = backbone.train()(torch.rand(2, 3, 224, 224))
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (channels, 224 // stride, 224 // stride) for channels, stride in zip(backbone.out_channels, (4, 16))
+    ]
+    sum(level.square().mean() for level in levels).backward()
+    assert all(param.grad is not None for param in backbone.parameters())  # as distributed training demands
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from mmefficientmod.compare.settings import Settings, backbone_config, find_weig
 from mmefficientmod.compare.table import compare
 from mmefficientmod.compare.workdir import last_line
 from mmefficientmod.measure.records import Case, Measurement, records
-from mmefficientmod.synthetic import make_dataset
 from mmefficientmod.zoo.backbones import select_backbones, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
+from scenes import make_dataset
 
 TOOL = str(REPO / 'tools' / 'compare.py')
 ITERS = 8
@@ -372,7 +372,7 @@ def test_a_backbone_in_the_published_setting_is_comparable(tmp_path):
 def test_validated_and_tested_backbones_side_by_side(tmp_path):
     """On CamVid the two are different images."""
     task = TASKS['segmentation']
-    overlay = Settings(task, overlays=[str(REPO / 'configs/_base_/datasets/camvid.py')])
+    overlay = Settings(task, overlays=[str(REPO / 'configs/_base_/overlays/camvid.py')])
     for key, metrics in (('resnet-18', '{"mIoU": 30}'), ('efficientmod-s', '{"mIoU": 40, "step": 40000}')):
         make_run(tmp_path / key, '20260101_000000', backbone_config(task_backbones(task)[key], overlay)[0], metrics)
     comparison = compare([tmp_path])
@@ -543,7 +543,7 @@ def test_size_and_data_root():
 
 def test_overlay():
     task = TASKS['segmentation']
-    demo = str(REPO / 'configs/_base_/datasets/demo_semantic.py')
+    demo = str(REPO / 'demo/configs/datasets/semantic.py')
     config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=[demo], data_root='/x'))
     assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
     assert config.test_dataloader.dataset.data_root == '/x'

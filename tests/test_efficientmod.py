@@ -5,14 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHS
+from conftest import ARCHS, REPO, build_model
+from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import DefaultScope
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmefficientmod.checkpoint import to_released_name
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import Attention
+
+DETECTOR = 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py'
 
 
 def build(arch='xxs', seed=0, **kwargs):
@@ -82,7 +84,7 @@ class CopyRecorder(TorchDispatchMode):
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('arch', ['s', 's_conv'])
 def test_no_block_copies_or_leaves_nhwc(arch, training):
-    model = build(arch, drop_path_rate=0.0).train(training)
+    model = build(arch, drop_path_rate=0.0, contiguous_outputs=False).train(training)
     inputs = []
     for blocks in model.stages:
         for block in blocks:
@@ -97,37 +99,39 @@ def test_no_block_copies_or_leaves_nhwc(arch, training):
         assert level._base is not None  # a view
 
 
+@pytest.mark.ops
 @pytest.mark.both_stacks
 def test_mmcv_operators_read_the_right_pixels_in_a_detector():
-    """MMCV's RoIAlign takes wrong pixels from a channels-last map, without an error."""
-    from conftest import REPO, build_model
+    """MMCV's RoIAlign takes wrong pixels from a channels-last map, without an error; also behind a wrapper."""
     from mmcv.ops import RoIAlign
-    from mmengine.config import Config
     from torchvision.ops import roi_align
 
+    class Wrapper(torch.nn.Module):
+        def __init__(self, backbone):
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, x):
+            return self.backbone(x)
+
     rois = torch.tensor([[0, 3.0, 5.0, 60.0, 40.0], [1, 20.0, 8.0, 90.0, 60.0]])
-    config = Config.fromfile(REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py')
-    detector = build_model(config).eval()
-    with torch.no_grad():
-        levels = detector.extract_feat(torch.rand(2, 3, 64, 96))
-        pooled = RoIAlign(7, 0.25, 2)(levels[0], rois)
-        torch.testing.assert_close(pooled, roi_align(levels[0], rois, 7, 0.25, 2, aligned=True))
+    detector = build_model(Config.fromfile(REPO / DETECTOR)).eval()
+    for backbone in (detector.backbone, Wrapper(detector.backbone)):
+        detector.backbone = backbone
+        with torch.no_grad():
+            for level in (
+                detector.backbone(torch.rand(2, 3, 64, 96))[0],
+                detector.extract_feat(torch.rand(2, 3, 64, 96))[0],
+            ):
+                pooled = RoIAlign(7, 0.25, 2)(level, rois)
+                torch.testing.assert_close(pooled, roi_align(level, rois, 7, 0.25, 2, aligned=True))
 
 
-@pytest.mark.parametrize('codebase', ['mmdet', 'mmseg'])
-@pytest.mark.parametrize('chosen', [None, True, False])
-def test_contiguous_outputs(codebase, chosen):
-    from conftest import REPO, build_model
-    from mmengine.config import Config
-
-    name = {
-        'mmdet': 'detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
-        'mmseg': 'segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py',
-    }[codebase]
-    config = Config.fromfile(REPO / 'configs' / name)
-    config.model.backbone.contiguous_outputs = chosen
-    levels = build_model(config).backbone(torch.rand(1, 3, 64, 64))
-    contiguous = codebase == 'mmdet' if chosen is None else chosen
+@pytest.mark.parametrize('contiguous', [True, False])
+@pytest.mark.parametrize('deploy', [True, False])
+def test_contiguous_outputs(contiguous, deploy):
+    kwargs = {} if contiguous else dict(contiguous_outputs=False)
+    levels = build(deploy=deploy, **kwargs).eval()(torch.rand(1, 3, 64, 64))
     assert all(level.is_contiguous() == contiguous for level in levels)
     assert all(level.is_contiguous(memory_format=torch.channels_last) != contiguous for level in levels)
 
@@ -141,10 +145,29 @@ def test_any_size(size, batch):
         assert level.isfinite().all()
 
 
-@pytest.mark.parametrize('size', [(31, 64), (64, 16)])
-def test_input_below_32_is_refused(size):
-    with pytest.raises(ValueError, match=rf'at least 32 x 32 pixels, got {size[0]} x {size[1]}: resize or pad'):
-        EfficientMod('xxs')(torch.rand(1, 3, *size))
+@pytest.mark.parametrize('size', [(31, 64), (64, 16), (6, 270), (1, 1)])
+def test_input_below_32_is_padded_in_evaluation_and_refused_in_training(size):
+    model, images = build(), torch.rand(1, 3, *size)
+    with pytest.raises(ValueError, match=rf'at least 32 x 32 pixels in training, got {size[0]} x {size[1]}: resize or'):
+        model(images)
+    levels = model.eval()(images)
+    padded = model(torch.nn.functional.pad(images, (0, max(32 - size[1], 0), 0, max(32 - size[0], 0))))
+    for level, whole, stride in zip(levels, padded, model.out_strides):
+        height, width = (-(-side // stride) for side in size)
+        assert level.shape[-2:] == (height, width)
+        assert level.is_contiguous() and torch.equal(level, whole[..., :height, :width])
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (3,)])
+def test_every_level_is_the_output_of_a_module_with_a_name(out_indices):
+    model, seen = build(out_indices=out_indices), {}
+    for name, module in model.named_modules():
+        if name.startswith('levels.'):
+            module.register_forward_hook(lambda _, args, output, name=name: seen.update({name: output}))
+    levels = model(torch.rand(1, 3, 64, 96))
+    assert list(seen) == [f'levels.{i}' for i in out_indices]
+    assert all(level is output for level, output in zip(levels, seen.values()))
+    assert not any(name.startswith('levels') for name in model.state_dict())
 
 
 def test_shapes_alone_on_the_meta_device():
@@ -234,6 +257,13 @@ def test_out_indices(out_indices):
     assert all(p.grad is not None for p in model.parameters())  # nothing unused, as distributed training demands
 
 
+@pytest.mark.parametrize(('given', 'meant'), [(3, (3,)), (-1, (3,)), ((-2, -1), (2, 3)), ([1, 3], (1, 3)), (0, (0,))])
+def test_out_indices_as_mmpretrain_takes_them(given, meant):
+    model = build(out_indices=given)
+    assert model.out_indices == meant
+    assert len(model(torch.rand(1, 3, 32, 32))) == len(meant)
+
+
 def test_arch_dict_and_in_channels():
     arch = dict(
         embed_dims=(16, 24, 32),
@@ -262,6 +292,8 @@ def test_arch_dict_and_in_channels():
         (dict(out_indices=(0, 4)), r'ascending stages out of 0 to 3, got \(0, 4\)'),
         (dict(out_indices=()), 'ascending stages out of 0 to 3'),
         (dict(out_indices=(2, 1)), 'ascending stages out of 0 to 3'),
+        (dict(out_indices=(3, -1)), 'ascending stages out of 0 to 3'),
+        (dict(out_indices=-5), 'ascending stages out of 0 to 3, got -5'),
         (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
     ],
 )
@@ -295,35 +327,6 @@ def test_found_by_name_without_custom_imports(codebase):
     model = registry.build(dict(type='mmefficientmod.EfficientMod', arch='xxs'))
     assert isinstance(model, EfficientMod)
     assert MMENGINE_MODELS.get('mmefficientmod.EfficientMod') is EfficientMod
-
-
-def test_layer_wise_learning_rate_decay():
-    from mmengine.optim import build_optim_wrapper
-    from mmpretrain.registry import MODELS
-
-    settings = dict(
-        type='ImageClassifier',
-        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
-    )
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        classifier = MODELS.build(settings)
-    wrapper = build_optim_wrapper(
-        classifier,
-        dict(
-            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
-            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=0.5),
-        ),
-    )
-    scales = {group['param_name']: group['lr_scale'] for group in wrapper.optimizer.param_groups}
-    num_blocks = 2 + 2 + (6 + 1) + (2 + 2)
-    assert scales['head.fc.weight'] == 1
-    assert scales['backbone.stages.3.3.fc2.weight'] == 0.5
-    assert scales['backbone.patch_embeds.3.proj.weight'] == scales['backbone.stages.3.0.norm.weight'] == 0.5**4
-    assert scales['backbone.stages.0.0.gamma'] == 0.5**num_blocks
-    assert scales['backbone.patch_embeds.0.proj.weight'] == 0.5 ** (num_blocks + 1)
 
 
 def test_bounded_attention_is_exact_where_it_is_not_needed():

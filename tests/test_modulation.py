@@ -100,6 +100,7 @@ def distributed_steps(rank, folder, images, with_cp):
     model = MMDistributedDataParallel(model, find_unused_parameters=False)
     for i in range(2):  # the second step raises an error if the first left a parameter without a gradient
         torch.save(step(model, images.chunk(2)[rank]), folder / f'{rank}-{i}.pth')
+    dist.barrier()  # so that neither leaves while the other still needs it
     dist.destroy_process_group()
 
 
@@ -113,3 +114,10 @@ def test_distributed_training_gives_the_gradients_of_the_whole_batch(with_cp, tm
         assert grads.keys() == expected.keys()
         for name, grad in expected.items():
             assert (grads[name] - grad).abs().max() <= 1e-5 * grad.abs().max(), name
+
+
+def test_gradients_have_the_strides_of_their_parameters():
+    """Distributed training warns of any other ("Grad strides do not match bucket view strides") and copies them."""
+    model = trained('xxs').train()
+    for name, grad in step(model, torch.rand(2, 3, 64, 64)).items():
+        assert grad.stride() == model.get_parameter(name).stride(), name

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock
-from .pointwise import Pointwise
+from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock, is_bare
+from .pointwise import Pointwise, gelu_epilogue, shortcut_epilogue
 
 
 class DeployModulationBlock(nn.Module):
@@ -22,9 +22,11 @@ class DeployModulationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u = F.layer_norm(x, x.shape[-1:])
-        value, context = self.fc1(u, gelu=self.ratio > 1), self.context(u)
+        value, context = self.fc1(u), self.context(u)
+        if self.ratio > 1:
+            value = gelu_epilogue(value)
         value = (value.unflatten(-1, (self.ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
-        return self.fc2(value, shortcut=x)
+        return shortcut_epilogue(self.fc2(value), x)
 
     @classmethod
     @torch.no_grad()
@@ -50,8 +52,8 @@ class DeployAttentionBlock(nn.Module):
         self.fc2 = Pointwise(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attn(F.layer_norm(x, x.shape[-1:]), shortcut=x)
-        return self.fc2(self.fc1(F.layer_norm(x, x.shape[-1:]), gelu=True), shortcut=x)
+        x = shortcut_epilogue(self.attn(F.layer_norm(x, x.shape[-1:])), x)
+        return shortcut_epilogue(self.fc2(gelu_epilogue(self.fc1(F.layer_norm(x, x.shape[-1:])))), x)
 
     @classmethod
     @torch.no_grad()
@@ -67,10 +69,30 @@ class DeployAttentionBlock(nn.Module):
 
 
 DEPLOY_FORM = {ModulationBlock: DeployModulationBlock, AttentionBlock: DeployAttentionBlock}
+FOLDABLE = nn.LayerNorm, nn.Conv2d, Pointwise, ContextBranch, Attention
+
+
+def fold_blocks(stages: nn.ModuleList) -> None:
+    """Puts the inference form of every block in its place; a block in that form stays as it is.
+
+    Raises:
+        ValueError: If a block or a part of one is wrapped, parametrised, pruned or hooked, which folding would lose.
+    """
+    for name, module in stages.named_modules():
+        kinds = (nn.ModuleList, *DEPLOY_FORM, *DEPLOY_FORM.values(), *FOLDABLE)
+        if not any(is_bare(module, kind) for kind in kinds):
+            raise ValueError(
+                f'stages.{name} ({type(module).__name__}) is wrapped, parametrised, pruned or carries a hook: merge or '
+                'remove that before switch_to_deploy()'
+            )
+    for blocks in stages:
+        for i, block in enumerate(blocks):
+            if type(block) in DEPLOY_FORM:
+                blocks[i] = DEPLOY_FORM[type(block)].fold(block).train(block.training)
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: Pointwise) -> Pointwise:
-    """A linear layer that makes of plainly normalised input what ``linear`` makes of it after the norm's affine."""
+    """Folds the norm's affine into ``linear``, which then follows a norm without one."""
     folded = Pointwise(linear.in_features, linear.out_features).to(linear.weight)
     folded.weight.copy_(linear.weight * norm.weight)
     bias = linear.weight @ norm.bias

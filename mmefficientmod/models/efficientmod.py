@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_pretrained, match_state_dict
 from ..registry import MODELS
-from .deploy import DEPLOY_FORM
-from .layers import AttentionBlock, ModulationBlock, PatchEmbed
+from .deploy import fold_blocks
+from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
 
 MIN_INPUT_SIZE = 32
 RELEASED_INIT = [
@@ -42,8 +42,8 @@ class EfficientMod(BaseModule):
 
             Defaults to ``'s'``.
         in_channels (int): Channels of the input image. Defaults to 3.
-        out_indices (Sequence[int]): Stages whose output is returned, ascending. Stages after the last of them are not
-            built. Defaults to ``(0, 1, 2, 3)``.
+        out_indices (int | Sequence[int]): Stages whose output is returned, ascending; negative ones count from the
+            end. Stages after the last of them are not built. Defaults to ``(0, 1, 2, 3)``.
         frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages; frozen parts stay in
             evaluation mode. Defaults to -1.
         drop_path_rate (float, optional): Stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -53,9 +53,9 @@ class EfficientMod(BaseModule):
             until there are at most as many. That is **not the published network**: see ``docs/speed.md`` for what it
             saves and changes. Defaults to None, no bound.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        contiguous_outputs (bool, optional): Copy the outputs to contiguous NCHW maps. MMCV's RoIAlign and deformable
-            convolutions read any map as contiguous, without an error, and would take wrong pixels from a channels-last
-            one. Defaults to None: copies inside a detector of MMDetection, channels-last views elsewhere.
+        contiguous_outputs (bool): Copy the outputs to contiguous NCHW maps. False returns channels-last views: for
+            readers that respect strides. MMCV's RoIAlign and deformable convolutions do not: they read any map as
+            contiguous, without an error. Defaults to True.
         deploy (bool): Build the inference form, for a state dict that was saved after :meth:`switch_to_deploy`.
             Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
@@ -64,6 +64,9 @@ class EfficientMod(BaseModule):
     Attributes:
         out_channels (tuple[int]): Channels of the returned levels, e.g. ``(32, 64, 144, 312)``.
         out_strides (tuple[int]): Their strides in pixels, e.g. ``(4, 8, 16, 32)``.
+        levels (nn.ModuleList): One module per stage, without parameters, that puts out the level (B, C, H, W): the name
+            for hooks and activation maps, e.g. ``backbone.levels.3``. Only those of ``out_indices`` are called.
+        deploy (bool): Whether this is the inference form.
 
     Raises:
         ValueError: If ``arch``, ``out_indices``, ``frozen_stages`` or ``attn_max_keys`` is not one of the values above.
@@ -93,12 +96,12 @@ class EfficientMod(BaseModule):
         self,
         arch: str | dict = 's',
         in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         drop_path_rate: float | None = None,
         attn_max_keys: int | None = None,
         with_cp: bool = False,
-        contiguous_outputs: bool | None = None,
+        contiguous_outputs: bool = True,
         deploy: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -108,9 +111,11 @@ class EfficientMod(BaseModule):
         embed_dims, depths, attn_depths = (setting[key] for key in ('embed_dims', 'depths', 'attn_depths'))
 
         num_stages = len(depths)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(num_stages))):
+        indices = [out_indices] if isinstance(out_indices, int) else out_indices
+        indices = [i + num_stages if i < 0 else i for i in indices]
+        if not indices or indices != sorted(set(indices) & set(range(num_stages))):
             raise ValueError(f'out_indices must be ascending stages out of 0 to {num_stages - 1}, got {out_indices}')
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(indices)
         self.out_channels = tuple(embed_dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
         if not -1 <= frozen_stages <= num_stages:
@@ -119,7 +124,6 @@ class EfficientMod(BaseModule):
             raise ValueError(f'attn_max_keys must be None or at least 1, got {attn_max_keys}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
-        self.contiguous_outputs = contiguous_outputs
 
         rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
         rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
@@ -136,7 +140,9 @@ class EfficientMod(BaseModule):
                 for _ in range(attn_depths[i])
             ]
             self.stages.append(nn.ModuleList(blocks))
+        self.levels = nn.ModuleList(ToNCHW(copy=contiguous_outputs) for _ in self.stages)
         self._freeze_stages()
+        self.deploy = False
         if deploy:
             self.switch_to_deploy()
 
@@ -161,31 +167,41 @@ class EfficientMod(BaseModule):
         """Computes the pyramid.
 
         Args:
-            x (Tensor): Images (B, in_channels, H, W), H and W at least 32 pixels each.
+            x (Tensor): Images (B, in_channels, H, W). H and W are at least 32 pixels each in training; otherwise a
+                smaller image is padded with zeros at its right and bottom.
 
         Returns:
-            tuple[Tensor]: One map per index of ``out_indices``, (B, C, ceil(H / stride), ceil(W / stride)), each a view
-            in channels-last memory format unless ``contiguous_outputs`` asks for a copy.
+            tuple[Tensor]: One map per index of ``out_indices``, (B, C, ceil(H / stride), ceil(W / stride)).
 
         Raises:
-            ValueError: If H or W is below 32.
+            ValueError: If H or W is below 32 in training.
+            RuntimeError: If the inference form is trained.
         """
-        if min(x.shape[-2:]) < MIN_INPUT_SIZE:
-            raise ValueError(
-                f'EfficientMod needs images of at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels, got '
-                f'{x.shape[-2]} x {x.shape[-1]}: resize or pad them'
+        if self.training and self.deploy and self.frozen_stages < len(self.stages):
+            raise RuntimeError(
+                'this is the inference form, which is not trained: build the backbone without deploy=True'
             )
+        height, width = x.shape[-2:]
+        is_small = height < MIN_INPUT_SIZE or width < MIN_INPUT_SIZE
+        if is_small:
+            if self.training:
+                raise ValueError(
+                    f'EfficientMod needs images of at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels in training, '
+                    f'got {height} x {width}: resize or pad them'
+                )
+            x = F.pad(x, (0, max(MIN_INPUT_SIZE - width, 0), 0, max(MIN_INPUT_SIZE - height, 0)))
         x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # NHWC from here to the last block
-        levels = []
+        outputs = []
         for i, (patch_embed, blocks) in enumerate(zip(self.patch_embeds, self.stages)):
             x = patch_embed(x)
             for block in blocks:
                 recompute = self.with_cp and torch.is_grad_enabled()
                 x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             if i in self.out_indices:
-                level = x.permute(0, 3, 1, 2)
-                levels.append(level.contiguous() if self.contiguous_outputs else level)
-        return tuple(levels)
+                stride = 4 * 2**i
+                level = x[:, : -(-height // stride), : -(-width // stride)] if is_small else x
+                outputs.append(self.levels[i](level))
+        return tuple(outputs)
 
     def init_weights(self) -> None:
         """Initialises the weights as ``init_cfg`` says; a checkpoint is read by :mod:`mmefficientmod.checkpoint`."""
@@ -195,11 +211,13 @@ class EfficientMod(BaseModule):
             super().init_weights()
 
     def switch_to_deploy(self) -> None:
-        """Turns the trained backbone into its inference form: fewer operations, the same outputs; once is enough."""
-        for blocks in self.stages:
-            for i, block in enumerate(blocks):
-                if type(block) in DEPLOY_FORM:
-                    blocks[i] = DEPLOY_FORM[type(block)].fold(block).train(block.training)
+        """Turns the trained backbone into its inference form: fewer operations, the same outputs; once is enough.
+
+        Raises:
+            ValueError: If a block or a part of one is wrapped, parametrised, pruned or hooked.
+        """
+        fold_blocks(self.stages)
+        self.deploy = True
 
     def train(self, mode: bool = True) -> EfficientMod:
         """Sets training mode; frozen stages stay in evaluation mode."""
@@ -227,7 +245,7 @@ class EfficientMod(BaseModule):
             the last for whatever lies outside the backbone; and the number of layers.
         """
         num_layers = sum(len(blocks) for blocks in self.stages) + 2
-        match = re.match(r'(patch_embeds|stages)\.(\d+)\.(\d+)?', param_name.removeprefix(prefix))
+        match = re.match(r'(patch_embeds|stages)\.(\d+)\.(\d+)?', param_name[len(prefix) :])
         if match is None or not param_name.startswith(prefix):
             return num_layers - 1, num_layers
         stage, block = int(match[2]), int(match[3] or 0)
@@ -242,12 +260,3 @@ class EfficientMod(BaseModule):
         weights = match_state_dict(weights, self, where=prefix)
         state_dict.update((prefix + name, value) for name, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _fit_outputs_to_detectors(parent: nn.Module, name: str, child: nn.Module) -> None:
-    """Tells a backbone that becomes part of a detector that MMCV's operators may read its outputs."""
-    if isinstance(child, EfficientMod) and child.contiguous_outputs is None:
-        child.contiguous_outputs = any(base.__module__.startswith('mmdet.') for base in type(parent).__mro__) or None
-
-
-register_module_module_registration_hook(_fit_outputs_to_detectors)

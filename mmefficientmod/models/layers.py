@@ -7,9 +7,28 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module
 
+from .compat import gelu
 from .modulation import modulation, product
 from .pointwise import Pointwise
+
+# torch's registries of hooks that fire for every module.
+_GLOBAL_HOOKS = (
+    module._global_forward_hooks,
+    module._global_forward_pre_hooks,
+    module._global_backward_hooks,
+    module._global_backward_pre_hooks,
+)
+_HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+
+
+def is_bare(module: nn.Module, kind: type) -> bool:
+    """Whether a module is of exactly this class and carries no hook, so that only its parameters matter.
+
+    A parametrisation, LoRA or fake quantisation changes the class; pruning adds a hook.
+    """
+    return type(module) is kind and 'forward' not in vars(module) and not any(getattr(module, name) for name in _HOOKS)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -33,6 +52,21 @@ class PatchEmbed(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1))
 
 
+class ToNCHW(nn.Module):
+    """Turns the output of a stage into a level: (B, H, W, C) -> (B, C, H, W), a copy or a channels-last view.
+
+    A module, so that hooks and activation maps can name a level.
+    """
+
+    def __init__(self, copy: bool) -> None:
+        super().__init__()
+        self.copy = copy
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)
+        return x.contiguous() if self.copy else x
+
+
 class ContextBranch(nn.Module):
     """What surrounds each pixel: g(GELU(DWConv7x7(f(x)))), (B, H, W, C) -> (B, H, W, C)."""
 
@@ -43,14 +77,15 @@ class ContextBranch(nn.Module):
         self.g = Pointwise(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.dwconv(self.f(x).permute(0, 3, 1, 2)))
+        x = gelu(self.dwconv(self.f(x).permute(0, 3, 1, 2)))
         return self.g(x.permute(0, 2, 3, 1))
 
 
 class ModulationBlock(nn.Module):
-    """x + gamma * fc2(v * context): the context modulates the ``ratio`` times wider value v = GELU(fc1(x)).
+    """x + gamma * fc2(v * context(u)) with u = LayerNorm(x) and the value v = GELU(fc1(u)), ``ratio`` times wider.
 
-    At ``ratio`` 1 the value has no activation.
+    The context (B, H, W, C) meets each of the value's ``ratio`` parts of C channels. At ``ratio`` 1, v = fc1(u).
+    (B, H, W, C) -> (B, H, W, C).
     """
 
     def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.0) -> None:
@@ -63,12 +98,25 @@ class ModulationBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((embed_dims,), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if self.training and self._parts_are_bare():
             y = modulation(x, self.norm, self.context, self.fc1, self.fc2, self.gamma)
-        else:  # the same layer by layer, as hooks, counters and exports expect it
+        else:  # the same part by part, as hooks, wrappers, counters and exports expect it
             u = self.norm(x)
             y = self.gamma * self.fc2(product(self.fc1(u), self.context(u)))
         return x + drop_path(y, self.drop_path_rate, self.training)
+
+    def _parts_are_bare(self) -> bool:
+        """Whether one operator may stand in for the parts: none is replaced, wrapped, parametrised or hooked."""
+        return (
+            not any(_GLOBAL_HOOKS)
+            and is_bare(self.norm, nn.LayerNorm)
+            and is_bare(self.fc1, Pointwise)
+            and is_bare(self.fc2, Pointwise)
+            and is_bare(self.context, ContextBranch)
+            and is_bare(self.context.f, Pointwise)
+            and is_bare(self.context.dwconv, nn.Conv2d)
+            and is_bare(self.context.g, Pointwise)
+        )
 
 
 class Attention(nn.Module):
@@ -87,7 +135,7 @@ class Attention(nn.Module):
         self.qkv = Pointwise(embed_dims, 3 * num_heads * self.head_dims, bias=qkv_bias)
         self.proj = Pointwise(num_heads * self.head_dims, embed_dims)
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         b, h, w, _ = x.shape
         width = self.num_heads * self.head_dims
         q, kv = self.qkv(x).split([width, 2 * width], -1)
@@ -96,8 +144,7 @@ class Attention(nn.Module):
         q = q.unflatten(-1, (self.num_heads, -1)).flatten(1, 2).transpose(1, 2)  # (B, heads, HW, head_dims)
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4).unbind(0)  # fewer pixels
         x = F.scaled_dot_product_attention(q, k, v)
-        x = x.transpose(1, 2).reshape(b, h, w, -1)
-        return self.proj(x) if shortcut is None else self.proj(x, shortcut=shortcut)
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
 
 
 def average_windows(x: Tensor, max_pixels: int) -> Tensor:
@@ -122,5 +169,5 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
-        x_mlp = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        x_mlp = self.fc2(gelu(self.fc1(self.norm2(x))))
         return x + drop_path(x_mlp, self.drop_path_rate, self.training)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .compat import autocast_dtype, gelu, gelu_backward
 from .pointwise import pointwise, pointwise_backward, pointwise_weight_backward
 
 
@@ -40,12 +41,11 @@ def modulation(
         fc2.weight,
         fc2.bias,
     )
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast:
-        weights = tuple(weight.to(torch.get_autocast_dtype(device)) for weight in weights)
+    dtype = autocast_dtype(x.device.type)
+    if dtype:
+        weights = tuple(weight.to(dtype) for weight in weights)
     # The operator casts where it must, and does the same in the backward pass, which knows no autocast.
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+    with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
         return Modulation.apply(x, gamma, norm.weight, norm.bias, norm.eps, *weights)
 
 
@@ -58,7 +58,7 @@ def context_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def product(v: Tensor, context: Tensor) -> Tensor:
     """v (B, H, W, rC), activated where r > 1, times the context (B, H, W, C), broadcast."""
     r = v.shape[-1] // context.shape[-1]
-    return (F.gelu(v).unflatten(-1, (r, -1)) * context.unsqueeze(-2)).flatten(-2) if r > 1 else v * context
+    return (gelu(v).unflatten(-1, (r, -1)) * context.unsqueeze(-2)).flatten(-2) if r > 1 else v * context
 
 
 class Modulation(torch.autograd.Function):
@@ -86,22 +86,22 @@ class Modulation(torch.autograd.Function):
         u = torch.addcmul(norm_b, (x - mean) * rstd, norm_w).to(f_w.dtype)
 
         value = F.gelu(v) if ratio > 1 else v
-        product = (value.unflatten(-1, (ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
+        modulated = (value.unflatten(-1, (ratio, -1)) * context.unsqueeze(-2)).flatten(-2)
         # The output of fc2 is not kept: what gamma's gradient needs of it follows from that of gamma * fc2.
-        d_scaled_w, d_scaled_b = pointwise_weight_backward(grad.to(f_w.dtype), product)
+        d_scaled_w, d_scaled_b = pointwise_weight_backward(grad.to(f_w.dtype), modulated)
         d_gamma = (d_scaled_w.to(gamma.dtype) * fc2_w).sum(1) + d_scaled_b * fc2_b
         d_fc2_w, d_fc2_b = (gamma[:, None] * d_scaled_w).to(fc2_w.dtype), (gamma * d_scaled_b).to(fc2_b.dtype)
-        d_product = pointwise((gamma * grad).to(f_w.dtype), fc2_w.t())
+        d_modulated = pointwise((gamma * grad).to(f_w.dtype), fc2_w.t())
 
-        d_product = d_product.unflatten(-1, (ratio, -1))
-        d_context = (d_product * value.unflatten(-1, (ratio, -1))).sum(-2)
-        d_v = d_product.mul_(context.unsqueeze(-2)).flatten(-2)
+        d_modulated = d_modulated.unflatten(-1, (ratio, -1))
+        d_context = (d_modulated * value.unflatten(-1, (ratio, -1))).sum(-2)
+        d_v = d_modulated.mul_(context.unsqueeze(-2)).flatten(-2)
         if ratio > 1:
-            d_v = torch.ops.aten.gelu_backward(d_v, v)
+            d_v = gelu_backward(d_v, v)
         d_u, d_fc1_w, d_fc1_b = pointwise_backward(d_v, u, fc1_w)
 
         d_conv, d_g_w, d_g_b = pointwise_backward(d_context, F.gelu(conv), g_w)
-        d_conv = torch.ops.aten.gelu_backward(d_conv, conv)
+        d_conv = gelu_backward(d_conv, conv)
         d_f, d_dw_w, d_dw_b = torch.ops.aten.convolution_backward(
             d_conv.permute(0, 3, 1, 2),
             pointwise(u, f_w, f_b).permute(0, 3, 1, 2),

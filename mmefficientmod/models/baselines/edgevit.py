@@ -167,5 +167,5 @@ class EdgeViT(BaseModule):
         maps = []
         for stage in self.stages:
             x = stage(x)
-            maps.append(x)
+            maps.append(x.contiguous())  # as MMCV's operators read them
         return tuple(maps)

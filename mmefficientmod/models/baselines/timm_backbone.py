@@ -77,9 +77,12 @@ class TimmBackbone(BaseModule):
         if not set(out_strides) <= set(strides):
             raise ValueError(f'{model_name} has maps of strides {strides}, out_strides asks for {list(out_strides)}')
         self.out_strides = tuple(out_strides)
-        self.levels = [strides.index(stride) for stride in out_strides]
+        levels = [strides.index(stride) for stride in out_strides]
         self.size_divisor = max(strides)
-        self.out_channels = tuple(channels[i] for i in self.levels)
+        self.out_channels = tuple(channels[i] for i in levels)
+        if levels != list(range(len(strides))):  # what follows the last map would be left without a gradient
+            self.create_args['out_indices'] = levels
+            self.model = timm.create_model(model_name, **self.create_args)
         self.norms = nn.ModuleList(self._build_norm(norm_cfg, dims) for dims in self.out_channels if norm_cfg)
         self.norm_eval = norm_eval
 
@@ -101,14 +104,13 @@ class TimmBackbone(BaseModule):
         height, width = x.shape[-2:]
         # Padded as the data pipelines do; some models drop what lies beyond their last whole patch.
         x = F.pad(x, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
-        maps = self.model(x)
         maps = [
-            self._fit(maps[i], x.shape, stride)[..., : -(-height // stride), : -(-width // stride)]
-            for i, stride in zip(self.levels, self.out_strides)
+            self._fit(level, x.shape, stride)[..., : -(-height // stride), : -(-width // stride)]
+            for level, stride in zip(self.model(x), self.out_strides)
         ]
         if self.norms:
             maps = [norm(level) for norm, level in zip(self.norms, maps)]
-        return tuple(maps)
+        return tuple(level.contiguous() for level in maps)  # as MMCV's operators read them
 
     @staticmethod
     def _fit(level: Tensor, image_shape: Sequence[int], stride: int) -> Tensor:

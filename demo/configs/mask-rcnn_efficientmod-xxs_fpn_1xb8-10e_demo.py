@@ -1,21 +1,23 @@
 # Mask R-CNN on the generated scenes, for a CPU: small pyramid and heads with BN, few proposals, small anchors.
 # Its backbone starts from the demo's Semantic FPN. The environment variable DEMO_ROOT replaces work_dirs/demo.
 _base_ = [
-    '../_base_/models/mask-rcnn_fpn.py',
-    '../_base_/datasets/demo_instance.py',
-    '../_base_/schedules/adamw_1x.py',
-    '../_base_/default_runtime_det.py',
+    '../../configs/_base_/backbones/efficientmod-xxs.py',
+    '../../configs/_base_/models/mask-rcnn_fpn.py',
+    'datasets/instance.py',
+    '../../configs/_base_/schedules/adamw_1x.py',
+    '../../configs/_base_/default_runtime_det.py',
 ]
 norm_cfg = dict(type='BN')
 model = dict(
     backbone=dict(
-        type='mmefficientmod.EfficientMod',
-        arch='xxs',
+        _base_.backbone,
         init_cfg=dict(
-            type='Pretrained', checkpoint='{{$DEMO_ROOT:work_dirs/demo}}/segmentation/iter_200.pth', prefix='backbone.'
+            type='Pretrained',
+            checkpoint='{{$DEMO_ROOT:work_dirs/demo}}/segmentation/train/iter_200.pth',
+            prefix='backbone.',
         ),
     ),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=96, norm_cfg=norm_cfg),
+    neck=dict(in_channels=_base_.channels, out_channels=96, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=96, feat_channels=96, anchor_generator=dict(scales=[2.5])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=96, finest_scale=28),

@@ -3,13 +3,12 @@
 The same command goes on where an interrupted one stopped.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import logging
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,15 +29,19 @@ from mmengine.visualization import Visualizer
 from rich.console import Console
 from rich.table import Table
 
-from mmefficientmod.synthetic import make_dataset
+from mmefficientmod.compare.runs import Job, run_jobs
+from mmefficientmod.compare.workdir import Run, find_runs, last_checkpoint
+from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
+CONFIGS = REPO / 'demo' / 'configs'
 QUICK_DATA = dict(train_images=4, val_images=4, size=(128, 96))
 NUM_PICTURES = 4
 ZOOM = 3  # of the pictures that boxes are drawn on
 SCORE_THR = 0.5  # of the predicted objects that are drawn
 
-say = partial(Console(highlight=False).print, soft_wrap=True)
+console = Console(highlight=False)
+say = partial(console.print, soft_wrap=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,7 @@ SEGMENTATION, DETECTION = TASKS = (
     Task(
         name='segmentation',
         title='Semantic FPN',
-        config=REPO / 'configs/segmentation/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
+        config=CONFIGS / 'fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
         minutes=2,
         quick={'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2},
         metrics={
@@ -71,7 +74,7 @@ SEGMENTATION, DETECTION = TASKS = (
     Task(
         name='detection',
         title='Mask R-CNN',
-        config=REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        config=CONFIGS / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
         minutes=5,
         quick={'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2},
         metrics={
@@ -104,7 +107,7 @@ def run(root: Path, quick: bool = False) -> None:
     """Takes every step in `root` that is not done yet.
 
     Raises:
-        SystemExit: If a step fails; says which, and where its log is.
+        SystemExit: If a step fails; the reason and the place of its log are printed before.
     """
     start = time.monotonic()
     os.environ['DEMO_ROOT'] = str(root)  # the demo's configs read it
@@ -115,87 +118,53 @@ def run(root: Path, quick: bool = False) -> None:
         raise SystemExit(f'demo: {error}') from None
     say(f'    {root / "data"}{"" if made else ": there already"}')
 
-    checkpoints, metrics = {}, {}
+    jobs = {}
     for number, task in enumerate(TASKS, 2):
         what = f'training and testing EfficientMod-xxs (about {task.minutes} minutes on two quiet cores)'
         say(f'[bold]{number}/4 {task.title}:[/] {what}')
         options = dict(task.quick if quick else {})
         if task is DETECTION:
-            options['model.backbone.init_cfg.checkpoint'] = checkpoints[SEGMENTATION]
-        checkpoints[task] = train(task, root / task.name, options)
-        metrics[task] = test(task, root / task.name, checkpoints[task])
+            options['model.backbone.init_cfg.checkpoint'] = str(checkpoint(jobs[SEGMENTATION]))
+        jobs[task] = make_job(task, root, options)
+        (error,) = run_jobs([jobs[task]], console).values()
+        if error:
+            raise SystemExit(f'demo: {task.title} failed, for the reason above')
 
     say('[bold]4/4 Pictures:[/] predictions beside the truth (half a minute)')
     picture = root / 'predictions.png'
+    checkpoints = {task: checkpoint(job) for task, job in jobs.items()}
     if is_newer(picture, *checkpoints.values()):
         say(f'    {picture}: there already')
     else:
         with open(root / 'pictures.log', 'w') as log, redirect_stdout(log), redirect_stderr(log):
             draw_sheet(picture, checkpoints)
-    say(metrics_table(metrics))
+    say(metrics_table({task: test_metrics(job) for task, job in jobs.items()}))
     say(f'Pictures: {picture}\nTime: {(time.monotonic() - start) / 60:.1f} minutes')
+
+
+def make_job(task: Task, root: Path, options: dict) -> Job:
+    """A task's training and test in its folder below `root`."""
+    config = Config.fromfile(task.config)
+    config.merge_from_dict(options)
+    # On the CPU even where there is a GPU; waiting threads leave the cores to others.
+    environment = dict(CUDA_VISIBLE_DEVICES='', OMP_WAIT_POLICY='PASSIVE')
+    return Job(task.name, root / task.name, config, task.config.name, environment=environment)
+
+
+def checkpoint(job: Job) -> Path:
+    """The checkpoint at the end of a job's training."""
+    return last_checkpoint(job.folder / 'train')
+
+
+def test_metrics(job: Job) -> dict[str, float]:
+    """MMEngine's metrics of a job's newest complete test."""
+    found = [Run(folder).test_metrics() for folder in find_runs(job.folder / 'test')]
+    return next(metrics for metrics in reversed(found) if metrics)
 
 
 def is_newer(target: Path, *sources: Path) -> bool:
     """Whether `target` exists and was made after all `sources`."""
     return target.exists() and all(target.stat().st_mtime >= source.stat().st_mtime for source in sources)
-
-
-def train(task: Task, folder: Path, options: dict) -> Path:
-    """Trains from the last checkpoint in `folder`, if there is one, and returns the final checkpoint."""
-    config = Config.fromfile(task.config)
-    config.merge_from_dict(options)
-    loop = config.train_cfg
-    final = folder / (f'epoch_{loop.max_epochs}.pth' if 'max_epochs' in loop else f'iter_{loop.max_iters}.pth')
-    last = folder / 'last_checkpoint'  # MMEngine writes it when a checkpoint is complete
-    if last.exists() and Path(last.read_text()).name == final.name:
-        say('    trained already')
-    else:
-        overrides = [f'{key}={value}' for key, value in options.items()]
-        call('train', task, folder, '--resume', *(['--cfg-options', *overrides] if overrides else []))
-    return final
-
-
-def test(task: Task, folder: Path, checkpoint: Path) -> dict[str, float]:
-    """Tests a checkpoint and returns MMEngine's metrics."""
-
-    def reports() -> list[Path]:
-        return [path for path in sorted(folder.glob('test/*/*.json')) if is_newer(path, checkpoint)]
-
-    if reports():
-        say('    tested already')
-    else:
-        call('test', task, folder / 'test', checkpoint)
-    return json.loads(reports()[-1].read_text())
-
-
-def call(tool: str, task: Task, folder: Path, *args: str | Path) -> None:
-    """Runs tools/train.py or tools/test.py on a task's config, with log and results in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f'{tool}.log'
-    say(f'    tools/{tool}.py {task.config.relative_to(REPO)} (log: {log})')
-    command = [sys.executable, REPO / 'tools' / f'{tool}.py', task.config, *args, '--work-dir', folder]
-    # On the CPU even where there is a GPU; waiting threads leave the cores to others.
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_WAIT_POLICY='PASSIVE')
-    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with log.open('a', buffering=1) as file, subprocess.Popen(command, env=environment, **pipe) as process:
-        try:
-            for line in process.stdout:
-                file.write(line)
-                show_progress(line)
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
-        raise SystemExit(f'demo: tools/{tool}.py failed with exit code {process.returncode}; see the end of {log}')
-
-
-def show_progress(line: str) -> None:
-    """Prints the essence of a line of MMEngine's log if it is about progress."""
-    place = re.search(r' - INFO - ((?:Iter|Epoch)\(\w+\).*?\])  ', line)
-    fields = re.findall(r'\b(eta|loss|mIoU|bbox_mAP_50|segm_mAP_50): +(\S+)', line)
-    if place and fields:
-        say('    ' + '  '.join([place[1], *(f'{name} {value}' for name, value in fields)]), markup=False)
 
 
 def metrics_table(metrics: dict[Task, dict[str, float]]) -> Table:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
 
-from mmefficientmod.synthetic import ADE_DIR, COCO_DIR, STUFF, THINGS, make_dataset, make_scene
+from scenes import ADE_DIR, COCO_DIR, STUFF, THINGS, make_dataset, make_scene
 
 SETTINGS = dict(train_images=16, val_images=3, size=(160, 120), seed=3)
 
@@ -117,9 +117,10 @@ def test_every_class_three_sizes_unlabelled_pixels_and_occlusion():
 
 
 @pytest.mark.both_stacks
+@pytest.mark.ops
 def test_coco_dataset_reads_it(root, monkeypatch):
     monkeypatch.setenv('DEMO_ROOT', str(root))
-    config = Config.fromfile(REPO / 'configs/_base_/datasets/demo_instance.py')
+    config = Config.fromfile(REPO / 'demo/configs/datasets/instance.py')
     import mmdet.datasets  # noqa: F401
 
     init_default_scope('mmdet')
@@ -137,7 +138,7 @@ def test_coco_dataset_reads_it(root, monkeypatch):
 @pytest.mark.both_stacks
 def test_ade20k_dataset_reads_it(root, monkeypatch):
     monkeypatch.setenv('DEMO_ROOT', str(root))
-    config = Config.fromfile(REPO / 'configs/_base_/datasets/demo_semantic.py')
+    config = Config.fromfile(REPO / 'demo/configs/datasets/semantic.py')
     import mmseg.datasets  # noqa: F401
 
     init_default_scope('mmseg')
@@ -173,7 +174,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path, monkeyp
     def full_disk(*args):
         raise OSError('no space left')
 
-    monkeypatch.setattr('mmefficientmod.synthetic.shutil.copyfile', full_disk)
+    monkeypatch.setattr('scenes.shutil.copyfile', full_disk)
     with pytest.raises(OSError, match='no space'):
         make_dataset(tmp_path / 'data', **SETTINGS)
     assert not any(tmp_path.iterdir())
@@ -188,7 +189,7 @@ def test_settings_out_of_range_are_refused(bad, tmp_path):
 
 def test_command_line(tmp_path):
     def run(*options):
-        command = [sys.executable, REPO / 'tools/make_demo_data.py', tmp_path / 'data', *options]
+        command = [sys.executable, REPO / 'demo/make_data.py', tmp_path / 'data', *options]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
     small = ('--images', '2', '--val-images', '1', '--size', '64', '64')
@@ -198,4 +199,4 @@ def test_command_line(tmp_path):
     assert (stamp['train_images'], stamp['size']) == (2, [64, 64])
     refused = run(*small, '--seed', '1')
     assert refused.returncode == 1
-    assert refused.stderr.startswith('make_demo_data: ') and refused.stderr.count('\n') == 1
+    assert refused.stderr.startswith('make_data: ') and refused.stderr.count('\n') == 1

@@ -1,5 +1,5 @@
 # The generated scenes as semantic segmentation, 256 x 192. The environment variable DEMO_ROOT replaces work_dirs/demo.
-_base_ = 'ade20k.py'
+_base_ = '../../../configs/_base_/datasets/ade20k.py'
 data_root = '{{$DEMO_ROOT:work_dirs/demo}}/data/ade/ADEChallengeData2016'
 metainfo = dict(
     classes=('sky', 'grass', 'water', 'ball', 'box', 'plaything', 'flower', 'tent', 'fan'),

@@ -1,8 +1,8 @@
-"""Writes the generated demo data set in COCO's and in ADE20K's own layout."""
+"""Writes the demo's generated data set in COCO's and in ADE20K's own layout."""
 
 import argparse
 
-from mmefficientmod.synthetic import make_dataset
+from scenes import make_dataset
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     try:
         made = make_dataset(args.out, args.images, args.val_images, tuple(args.size), args.seed)
     except (ValueError, OSError) as error:
-        raise SystemExit(f'make_demo_data: {error}') from None
+        raise SystemExit(f'make_data: {error}') from None
     print(
         f'{args.out}: {args.images} training and {args.val_images} validation scenes '
         + ('written' if made else 'are there already')

@@ -1,14 +1,15 @@
 # Semantic FPN on the generated scenes from random weights, for a CPU: pyramid and head at half of the usual width.
 _base_ = [
-    '../_base_/models/semantic-fpn.py',
-    '../_base_/datasets/demo_semantic.py',
-    '../_base_/schedules/adamw_40k.py',
-    '../_base_/default_runtime_seg.py',
+    '../../configs/_base_/backbones/efficientmod-xxs.py',
+    '../../configs/_base_/models/semantic-fpn.py',
+    'datasets/semantic.py',
+    '../../configs/_base_/schedules/adamw_40k.py',
+    '../../configs/_base_/default_runtime_seg.py',
 ]
 model = dict(
     data_preprocessor=dict(size=(192, 256)),
     backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs'),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=128),
+    neck=dict(in_channels=_base_.channels, out_channels=128),
     decode_head=dict(in_channels=[128] * 4, channels=64, num_classes=9, norm_cfg=dict(type='BN')),
 )
 

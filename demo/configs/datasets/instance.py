@@ -1,5 +1,5 @@
 # The generated scenes as instance segmentation, 256 x 192. The environment variable DEMO_ROOT replaces work_dirs/demo.
-_base_ = 'coco_instance.py'
+_base_ = '../../../configs/_base_/datasets/coco_instance.py'
 data_root = '{{$DEMO_ROOT:work_dirs/demo}}/data/coco/'
 metainfo = dict(
     classes=('ball', 'box', 'plaything', 'flower', 'tent', 'fan'),

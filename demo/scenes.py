@@ -4,6 +4,8 @@ A scene is a landscape of textured sky, grass and water with unlabelled grey pos
 objects of six classes, which hide one another. The same settings give the same bytes.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -28,6 +30,7 @@ MIN_VISIBLE = 0.4  # objects of which less than this share of the area can be se
 COCO_DIR = 'coco'
 ADE_DIR = 'ade/ADEChallengeData2016'
 _STAMP = 'dataset.json'
+_GENERATOR = 'mmefficientmod.synthetic'  # in the stamp of every data set that was made so far
 
 # Two RGB colours per class of things; the texture below mixes them.
 _COLORS = dict(
@@ -243,12 +246,12 @@ def make_dataset(
         )
     out = Path(out)
     settings = dict(train_images=train_images, val_images=val_images, size=size, seed=seed)
-    stamp = json.dumps(dict(generator=f'{__name__} 1', **settings))
+    stamp = json.dumps(dict(generator=f'{_GENERATOR} 1', **settings))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = (out / _STAMP).read_text(errors='replace') if (out / _STAMP).is_file() else ''
         if found == stamp:
             return False
-        what = f'a data set with other settings, {found},' if __name__ in found else 'something else'
+        what = f'a data set with other settings, {found},' if _GENERATOR in found else 'something else'
         raise FileExistsError(f'{out} holds {what} already; name another folder or delete this one')
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:

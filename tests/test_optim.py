@@ -1,0 +1,91 @@
+"""Layer-wise learning-rate decay: MMPreTrain's own constructor, and the project's in every codebase."""
+
+import pytest
+from conftest import REPO, build_model
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+
+CONSTRUCTOR = 'mmefficientmod.LayerDecayOptimWrapperConstructor'
+NUM_BLOCKS = 2 + 2 + (6 + 1) + (2 + 2)  # of xxs
+CLASSIFIER = dict(
+    default_scope='mmpretrain',
+    model=dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=3),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
+    ),
+)
+CONFIGS = {
+    'mmdet': 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
+    'mmseg': 'configs/segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py',
+}
+# Layers above each parameter: the last is whatever lies outside the backbone.
+LAYERS_ABOVE = {
+    'backbone.stages.3.3.fc2.weight': 1,
+    'backbone.stages.3.0.norm.weight': 4,
+    'backbone.patch_embeds.3.proj.weight': 4,
+    'backbone.stages.2.6.attn.qkv.weight': 5,
+    'backbone.stages.0.0.gamma': NUM_BLOCKS,
+    'backbone.patch_embeds.0.proj.weight': NUM_BLOCKS + 1,
+}
+
+
+def build_wrapper(codebase, constructor, **paramwise_cfg):
+    config = Config(CLASSIFIER) if codebase == 'mmpretrain' else Config.fromfile(REPO / CONFIGS[codebase])
+    model = build_model(config)
+    wrapper = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05), constructor=constructor, paramwise_cfg=paramwise_cfg
+    )
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return model, build_optim_wrapper(model, wrapper)
+
+
+def rates_by_name(model, wrapper):
+    names = {id(param): name for name, param in model.named_parameters()}
+    return {names[id(group['params'][0])]: group['lr'] for group in wrapper.optimizer.param_groups}
+
+
+def test_constructor_of_mmpretrain():
+    model, wrapper = build_wrapper(
+        'mmpretrain', 'mmpretrain.LearningRateDecayOptimWrapperConstructor', layer_decay_rate=0.5
+    )
+    rates = rates_by_name(model, wrapper)
+    assert rates['head.fc.weight'] == 1
+    assert all(rates[name] == 0.5**above for name, above in LAYERS_ABOVE.items())
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('codebase', [pytest.param('mmdet', marks=pytest.mark.ops), 'mmseg', 'mmpretrain'])
+def test_rates_of_every_codebase(codebase):
+    model, wrapper = build_wrapper(
+        codebase,
+        CONSTRUCTOR,
+        layer_decay_rate=0.5,
+        norm_decay_mult=0.0,
+        custom_keys={'gamma': dict(lr_mult=3.0, decay_mult=0.0)},
+    )
+    rates = rates_by_name(model, wrapper)
+    assert rates.keys() == dict(model.named_parameters()).keys()
+    for name, above in LAYERS_ABOVE.items():
+        assert rates[name] == pytest.approx(0.5**above * (3 if 'gamma' in name else 1)), name
+    assert all(rate == 1 for name, rate in rates.items() if not name.startswith('backbone.'))
+    decays = {group['weight_decay'] for group in wrapper.optimizer.param_groups}
+    assert decays == {0.0, 0.05}  # what the default constructor does is kept
+
+
+@pytest.mark.parametrize('rate', [None, 0, 1.5, 'high'])
+def test_a_wrong_rate_is_refused(rate):
+    with pytest.raises(ValueError, match='needs layer_decay_rate, above 0 and at most 1, got'):
+        build_wrapper('mmseg', CONSTRUCTOR, layer_decay_rate=rate)
+
+
+def test_a_backbone_without_depths_is_refused():
+    import torch
+
+    with pytest.raises(ValueError, match=r'needs a backbone with get_layer_depth\(\); no part of Sequential has it'):
+        build_optim_wrapper(
+            torch.nn.Sequential(torch.nn.Linear(1, 1)),
+            dict(optimizer=dict(type='SGD', lr=1), constructor=CONSTRUCTOR, paramwise_cfg=dict(layer_decay_rate=0.5)),
+        )
