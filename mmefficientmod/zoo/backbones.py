@@ -32,12 +32,12 @@ class Backbone:
 
 
 def task_backbones(task: Task) -> dict[str, Backbone]:
-    """All backbones of a task by key, those of Table 7 first."""
+    """All backbones of a task by key, those of Table 7 first: ``configs/_base_/backbones`` is the list of them."""
     names = {name.lower(): name for name in NAMES}
-    head, tail = task.pattern.split('{}')
-    found = {path.name[len(head) : -len(tail)]: path for path in (CONFIGS / task.name).glob(task.pattern.format('*'))}
-    order = [key for key in names if key in found] + sorted(set(found) - set(names))
-    return {key: Backbone(key, names.get(key, key), found[key]) for key in order}
+    found = {path.stem for path in (CONFIGS / '_base_' / 'backbones').glob('*.py')}
+    order = [key for key in names if key in found] + sorted(found - set(names))
+    configs = {key: CONFIGS / task.name / task.pattern.format(key) for key in order}
+    return {key: Backbone(key, names.get(key, key), path) for key, path in configs.items() if path.exists()}
 
 
 def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone], list[str]]:
