@@ -14,6 +14,7 @@ FLOORS = (
     ('utils', 'version'),
     ('checkpoint', 'registry'),
     ('models', 'optim', 'zoo'),
+    ('checks',),
     ('launch', 'measure', 'visualization'),
     ('compare', 'export'),
     ('tools', 'demo'),

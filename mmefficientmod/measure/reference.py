@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import EfficientMod
+from ..models.compat import gelu
 from ..models.layers import AttentionBlock, ContextBranch, ModulationBlock, PatchEmbed, drop_path
 
 
@@ -41,7 +42,7 @@ class Reference(nn.Module):
 
     def context(self, branch: ContextBranch, x: Tensor) -> Tensor:
         x = linear(branch.f, x).permute(0, 3, 1, 2).contiguous()
-        x = 0 + F.gelu(branch.dwconv(x))  # the sum over a list of one convolution
+        x = 0 + gelu(branch.dwconv(x))  # the sum over a list of one convolution
         return linear(branch.g, x.permute(0, 2, 3, 1).contiguous())
 
     def modulate(self, block: ModulationBlock, x: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Reference(nn.Module):
         context = self.context(block.context, u)
         value = linear(block.fc1, u)
         ratio = value.shape[-1] // x.shape[-1]
-        value = F.gelu(value) * context.repeat(1, 1, 1, ratio) if ratio > 1 else value * context
+        value = gelu(value) * context.repeat(1, 1, 1, ratio) if ratio > 1 else value * context
         return x + drop_path(block.gamma * linear(block.fc2, value), block.drop_path_rate, self.training)
 
     def attend(self, block: AttentionBlock, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class Reference(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, -1)
         x = x + drop_path(linear(block.attn.proj, y), block.drop_path_rate, self.training)
-        y = linear(block.fc2, F.gelu(linear(block.fc1, block.norm2(x))))
+        y = linear(block.fc2, gelu(linear(block.fc1, block.norm2(x))))
         x = x + drop_path(y, block.drop_path_rate, self.training)
         return x.reshape(b, h, w, c).contiguous()
 
