@@ -20,8 +20,7 @@ def run(code: str, *paths: object, options: Sequence[str] = ()) -> subprocess.Co
         [sys.executable, *options, '-W', 'ignore', '-c', code],
         env=dict(os.environ, PYTHONPATH=path),
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
 
@@ -38,12 +37,11 @@ def test_a_package_outside_the_range_is_named(code, version, tmp_path):
     assert [text for text in done.stderr.splitlines() if text.startswith('error: mmefficientmod') and line in text]
 
 
-@pytest.mark.parametrize('name', ['mmengine', 'torch'])
-def test_a_missing_package_is_named(name, tmp_path):
+def test_a_missing_package_is_named(tmp_path):
     for entry in Path(sysconfig.get_path('purelib')).iterdir():
-        if entry.name != name:
+        if entry.name != 'mmengine':
             (tmp_path / entry.name).symlink_to(entry)
     done = run('import mmefficientmod', tmp_path, options=['-S'])  # this environment's folder is left out
     assert done.returncode != 0
-    assert f'needs {name}>=' in done.stderr and f'but {name} is not installed: pip install' in done.stderr
+    assert 'needs mmengine>=' in done.stderr and 'but mmengine is not installed: pip install' in done.stderr
     assert 'ModuleNotFoundError' not in done.stderr
