@@ -1,9 +1,7 @@
-"""The network in the form in which the authors released it, to compare speed, memory and outputs with.
+"""The network as the authors released it: what tests of outputs, gradients and memory compare with.
 
-It runs the sequence of operations of the released code: NHWC activations, a copy at every change of layout, an explicit
-repeat, nothing fused. A ratio to it is a ratio to the released implementation. Parameter names are the released ones.
-
-    pyramid = build('s')(images)        # images (B, 3, H, W) -> 4 maps, strides 4, 8, 16, 32
+The same sequence of operations as the released code: NHWC activations, a copy at every change of layout, an explicit
+repeat, nothing fused. Parameters have the released names.
 """
 
 import torch
