@@ -7,7 +7,7 @@ from .version import __version__
 
 # Oldest version accepted and first version refused. MMCV is optional: the backbone alone runs without it.
 _SUPPORTED = {
-    'torch': ('2.4.0', '3.0.0', True),
+    'torch': ('2.1.0', '3.0.0', True),
     'mmengine': ('0.10.0', '1.0.0', True),
     'mmcv': ('2.0.1', '3.0.0', False),
 }
