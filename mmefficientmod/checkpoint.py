@@ -373,8 +373,9 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
             raise CheckpointError(misfit)
         _check_form(fit.weights, backbone)
         print_log(
-            f'EfficientMod arch {backbone.arch!r} is loaded in part: {loaded} tensors loaded; {len(fit.missing)} missing: '
-            f'{_enumerate(fit.missing)}; {len(fit.unexpected)} unexpected: {_enumerate(fit.unexpected)}',
+            f'EfficientMod arch {backbone.arch!r} is loaded in part: {loaded} tensors loaded; '
+            f'{len(fit.missing)} missing: {_enumerate(fit.missing)}; '
+            f'{len(fit.unexpected)} unexpected: {_enumerate(fit.unexpected)}',
             logger='current',
             level=logging.WARNING,
         )
