@@ -1,5 +1,7 @@
 """What several tests share: the golden weights and tensors, the released network, models of configs."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import zlib

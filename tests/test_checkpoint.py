@@ -484,9 +484,11 @@ def test_unusable_weights_are_refused_by_name(kind, tmp_path):
     model.backbone.load_state_dict(before)
     whole = dict(state_dict={f'backbone.{name}': value for name, value in state.items()})
     checkpoint = tmp_path / 'bad.pth'
-    torch.save(whole, checkpoint)
     try:
+        torch.save(whole, checkpoint)
         read_checkpoint(checkpoint)
+    except KeyError:
+        assert kind == 'float8'  # which torch 2.1 does not save
     except CheckpointError as error:  # torch's safe loader may not take the kind at all
         assert kind in ('quantised', 'float8', 'meta') and '\n' not in str(error)
     else:
