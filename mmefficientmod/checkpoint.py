@@ -11,6 +11,7 @@ import argparse
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -70,11 +71,12 @@ def _history_statistics(owner: type, name: str) -> Callable:
     return getattr(owner, name)
 
 
-def read_checkpoint(path: str) -> dict:
+def read_checkpoint(path: str, mmap: bool = False) -> dict:
     """Reads a checkpoint to the CPU without running code from it.
 
     Args:
         path (str): A local file or any address that MMEngine's file clients take.
+        mmap (bool): Map the weights instead of reading them, where the file's format allows it. Defaults to False.
 
     Returns:
         dict: The content of the file.
@@ -89,7 +91,8 @@ def read_checkpoint(path: str) -> dict:
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     with get_local_path(path) as local_path:
         try:
-            checkpoint = torch.load(local_path, map_location='cpu', weights_only=True)
+            mmap = mmap and zipfile.is_zipfile(local_path)
+            checkpoint = torch.load(local_path, map_location='cpu', weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
             if asked is None:
