@@ -39,7 +39,7 @@ def _refuse(name: str, minimum: str, maximum: str, state: str) -> None:
 
 _check_dependencies()
 
-from .checkpoint import allow_safe_globals  # noqa: E402
+from .safe_load import allow_safe_globals  # noqa: E402
 
 allow_safe_globals()
 

@@ -1,6 +1,6 @@
 """What several tests share: the golden weights and tensors, the released network, models of configs."""
 
-import importlib
+import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -14,12 +14,15 @@ from mmengine.registry import MODELS, DefaultScope
 
 ARCHS = ('xxs', 'xs', 's', 's_conv')
 REPO = Path(__file__).parents[1]
-GOLDEN = REPO / 'tests/data/golden'
+DATA = REPO / 'tests/data'
 
 
 def released_form() -> ModuleType:
-    """The module of the released network."""
-    return importlib.import_module('released_form')
+    """The module ``tests/data/released_form.py``: the network as the authors released it."""
+    spec = importlib.util.spec_from_file_location('released_form', DATA / 'released_form.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
@@ -57,9 +60,9 @@ def golden():
 
     def load(arch: str) -> tuple[dict, dict, dict]:
         if arch not in cache:
-            facts = json.loads((GOLDEN / f'efficientmod_{arch}.json').read_text())
+            facts = json.loads((DATA / f'golden/efficientmod_{arch}.json').read_text())
             weights = {name: _golden_value(name, shape) for name, shape in facts['parameters'].items()}
-            cache[arch] = weights, facts, dict(np.load(GOLDEN / f'efficientmod_{arch}.npz'))
+            cache[arch] = weights, facts, dict(np.load(DATA / f'golden/efficientmod_{arch}.npz'))
         return cache[arch]
 
     return load

@@ -15,13 +15,13 @@ from mmengine.runner import load_checkpoint
 
 from mmefficientmod.checkpoint import (
     CheckpointError,
-    convert_checkpoint,
     find_weights,
     load_pretrained,
     read_checkpoint,
     to_project_name,
     to_released_name,
 )
+from mmefficientmod.conversion import convert_checkpoint
 from mmefficientmod.models import EfficientMod
 
 
