@@ -71,7 +71,12 @@ def check_complete(weights: dict[str, Tensor]) -> None:
     named = {to_project_name(name): value for name, value in weights.items()}
     arch = _find_arch(named)
     with torch.device('meta'):
-        backbone = EfficientMod(arch, in_channels=named[STEM].shape[1], deploy=is_deploy_form(named))
+        backbone = EfficientMod(
+            arch,
+            in_channels=named[STEM].shape[1],
+            out_indices=len(arch['depths']) - 1,
+            deploy=is_deploy_form(named),
+        )
     for name, setting in backbone.arch_settings.items():  # for messages
         if all(list(setting[key][: len(arch[key])]) == arch[key] for key in ('embed_dims', 'depths', 'attn_depths')):
             backbone.arch = name
