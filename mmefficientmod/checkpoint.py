@@ -103,9 +103,7 @@ def check_values(weights: dict[str, Tensor]) -> None:
             found.setdefault(problem, []).append(name)
     if found:
         listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
-        raise CheckpointError(
-            f'the checkpoint holds tensors that are no dense, finite, floating-point weights - {listed}'
-        )
+        raise CheckpointError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
 
 
 def _find_problem(value: Tensor) -> str | None:
@@ -181,7 +179,7 @@ def _check_form(names: Iterable[str], backbone: nn.Module) -> None:
     names = [name for name in names if name.startswith('stages.')]
     if names and is_deploy_form(names) != backbone.deploy:
         raise CheckpointError(
-            'this is the training form: build the backbone without deploy=True, call switch_to_deploy() after loading'
+            'this is the training form: remove deploy=True from the backbone and call switch_to_deploy() after loading'
             if backbone.deploy
             else 'this is the inference form: add deploy=True to the backbone'
         )
@@ -315,5 +313,7 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # sums in half precision lose digits
     if in_channels == 1:
-        return wide.sum(1, keepdim=True)
-    return wide.repeat(1, math.ceil(in_channels / 3), 1, 1)[:, :in_channels] * (3 / in_channels)
+        wide = wide.sum(1, keepdim=True)
+    else:
+        wide = wide.repeat(1, math.ceil(in_channels / 3), 1, 1)[:, :in_channels] * (3 / in_channels)
+    return wide.to(weight.dtype)

@@ -63,23 +63,27 @@ def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool 
 
 
 def check_complete(weights: dict[str, Tensor]) -> None:
-    """Checks that weights in either form are a whole EfficientMod: of any arch, with or without the last stages.
+    """Checks that weights in either form are a whole EfficientMod, with or without the last stages.
+
+    Widths of a published arch mean that arch or one with more blocks; any other arch is taken as its shapes tell.
 
     Raises:
         CheckpointError: If a name or a shape does not fit, or a tensor holds no usable weights.
     """
     named = {to_project_name(name): value for name, value in weights.items()}
     arch = _find_arch(named)
+    num_stages = len(arch['embed_dims'])
+    for name, setting in EfficientMod.arch_settings.items():
+        if list(setting['embed_dims'][:num_stages]) == arch['embed_dims']:
+            blocks = [(arch[key][i], setting[key][i]) for key in ('depths', 'attn_depths') for i in range(num_stages)]
+            if any(found < published for found, published in blocks) or all(a == b for a, b in blocks):
+                arch = name
+                num_stages = 4 if 'norm.weight' in named else num_stages  # a classifier has all stages
+                break
     with torch.device('meta'):
         backbone = EfficientMod(
-            arch,
-            in_channels=named[STEM].shape[1],
-            out_indices=len(arch['depths']) - 1,
-            deploy=is_deploy_form(named),
+            arch, in_channels=named[STEM].shape[1], out_indices=num_stages - 1, deploy=is_deploy_form(named)
         )
-    for name, setting in backbone.arch_settings.items():  # for messages
-        if all(list(setting[key][: len(arch[key])]) == arch[key] for key in ('embed_dims', 'depths', 'attn_depths')):
-            backbone.arch = name
     fit_all(weights, backbone)
     check_values(weights)  # those of the classifier, too
 
@@ -106,8 +110,6 @@ def _find_arch(weights: dict[str, Tensor]) -> dict:
             ratios.append(rows(f'stages.{i}.1.fc1.weight') // embed_dims[i])
         hidden_dims = rows(f'stages.{i}.{min(attention)}.fc1.weight') if attention else embed_dims[i]
         attn_ratios.append(Fraction(hidden_dims, embed_dims[i]))
-    if 'norm.weight' in weights and weights['norm.weight'].shape != (embed_dims[-1],):
-        raise CheckpointError('it holds no whole EfficientMod: its last stage is not the one that norm.weight follows')
     return dict(
         embed_dims=embed_dims,
         depths=depths,
