@@ -1,6 +1,7 @@
 # Sets up, tests and packages mmefficientmod; `make` lists the targets.
 #
-# STACK=openmmlab|onedl   the MM libraries: OpenMMLab's original distributions or their maintained continuation
+# STACK=openmmlab|onedl|oldest   the MM libraries: OpenMMLab's original distributions, their maintained continuation, or
+#                                the oldest versions that are supported (Python 3.8, torch 2.1, MMCV without operators)
 STACK ?= openmmlab
 TESTS ?=
 PYTEST_ARGS ?=
@@ -8,8 +9,11 @@ BENCH_ARGS ?=
 PYTHON ?=
 export PYTHON
 
-ifeq ($(filter $(STACK),openmmlab onedl),)
-$(error unknown STACK '$(STACK)'; choose STACK=openmmlab or STACK=onedl)
+ifeq ($(filter $(STACK),openmmlab onedl oldest),)
+$(error unknown STACK '$(STACK)'; choose STACK=openmmlab, STACK=onedl or STACK=oldest)
+endif
+ifeq ($(STACK),oldest)
+CHOICE := -m 'not ops and not compiled'
 endif
 VENV := .venv/$(STACK)
 
@@ -17,19 +21,19 @@ VENV := .venv/$(STACK)
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo 'STACK=onedl uses the maintained continuation of the MM libraries instead of the original ones.'
+	@echo 'STACK=onedl uses the maintained continuation of the MM libraries, STACK=oldest the oldest supported versions.'
 
 env:  ## create the virtual environment .venv/$STACK (once)
 	@tools/setup_env.sh $(STACK)
 
 demo: env  ## train and evaluate both tasks on a small generated data set, on the CPU
-	$(VENV)/bin/python tools/demo.py
+	$(VENV)/bin/python demo/run.py
 
 bench: env  ## measure the network's forms against the plain one, on the CPU; BENCH_ARGS='--rows efficientmod-s' goes to the tool
 	$(VENV)/bin/python tools/benchmark_forms.py $(BENCH_ARGS)
 
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	$(VENV)/bin/python -m pytest $(CHOICE) $(PYTEST_ARGS) $(TESTS)
 
 lint: .venv/lint/bin/ruff  ## check the style; needs ruff alone, not the environment
 	.venv/lint/bin/ruff check .

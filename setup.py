@@ -4,9 +4,20 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import setuptools
 from setuptools import find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.editable_wheel import editable_wheel
+
+try:
+    from setuptools.command.editable_wheel import editable_wheel
+except ImportError:
+    raise SystemExit(
+        f'error: mmefficientmod is built by setuptools>=64, but {setuptools.__version__} is installed: '
+        'pip install "setuptools>=64,<82" wheel'
+    ) from None
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools below 70.1
+    from wheel.bdist_wheel import bdist_wheel
 from wheel.wheelfile import WheelFile
 
 ROOT = Path(__file__).resolve().parent
@@ -53,7 +64,7 @@ setup(
     author='mmefficientmod contributors',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    python_requires='>=3.10',
+    python_requires='>=3.8',
     # No MM distribution here, nor in an extra: each exists under two names with the same import
     # name, and naming one would install it over the other. requirements/openmmlab.txt and
     # requirements/onedl.txt list the proven sets. Nor torch: a newer one than MMCV was compiled for would break it.

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 
 from .version import __version__
 
@@ -15,24 +16,30 @@ _SUPPORTED = {
 
 def _check_dependencies() -> None:
     """Raises ImportError where torch, MMEngine or MMCV is missing or outside the supported range."""
+    found = {name: importlib.util.find_spec(name) is not None for name in _SUPPORTED}
     for name, (minimum, maximum, required) in _SUPPORTED.items():
-        wanted = f'mmefficientmod {__version__} needs {name}>={minimum},<{maximum}'
-        if importlib.util.find_spec(name) is None:
-            if required:
-                raise ImportError(f'{wanted}, but {name} is not installed: pip install "{name}>={minimum},<{maximum}"')
-            continue
-        installed = importlib.import_module(name).__version__
-        from mmengine.utils import digit_version
+        if required and not found[name]:
+            _refuse(name, minimum, maximum, 'is not installed')
+    from mmengine.utils import digit_version
 
-        if not digit_version(minimum) <= digit_version(installed) < digit_version(maximum):
-            raise ImportError(
-                f'{wanted}, but {name} {installed} is installed: pip install "{name}>={minimum},<{maximum}"'
-            )
+    for name, (minimum, maximum, _) in _SUPPORTED.items():
+        if found[name]:
+            installed = importlib.import_module(name).__version__
+            if not digit_version(minimum) <= digit_version(installed) < digit_version(maximum):
+                _refuse(name, minimum, maximum, f'{installed} is installed')
+
+
+def _refuse(name: str, minimum: str, maximum: str, state: str) -> None:
+    wanted = f'{name}>={minimum},<{maximum}'
+    message = f'mmefficientmod {__version__} needs {wanted}, but {name} {state}: pip install "{wanted}"'
+    # MMEngine's registries swallow the exception and say that EfficientMod is unknown.
+    print(f'error: {message}', file=sys.stderr)
+    raise ImportError(message)
 
 
 _check_dependencies()
 
-from .checkpoint import allow_safe_globals  # noqa: E402
+from .safe_load import allow_safe_globals  # noqa: E402
 
 allow_safe_globals()
 

@@ -1,24 +1,28 @@
-"""Hands a config to the training or testing script of its codebase, after checks that save a failed start."""
+"""Starts the training or testing script of a config's codebase, and looks at the final config before anything is built.
+
+The script parses the command line and merges it into the config; :mod:`mmefficientmod.checks` sees what comes out.
+"""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+import os
 import os.path as osp
-import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 
-from .checkpoint import CheckpointError, find_weights, read_checkpoint, read_pretrained
+from .checkpoint import CheckpointError
+from .checks import LaunchError, check_mmcv_ops, check_run, drop_needless_pretrained
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
-
-
-class LaunchError(RuntimeError):
-    """A run that cannot start; the message is one line that says why and what to do."""
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
 def launch(script: str, argv: Sequence[str] | None = None) -> None:
@@ -41,64 +45,97 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
             f'Its own help: python tools/{script}.py CONFIG --help'
         )
         raise SystemExit(0 if argv else 2)
+    with _refusing():
+        place = find_config_argument(argv)
+        given, argv[place] = argv[place], find_config(argv[place])
+        codebase = find_codebase(load_config(argv[place]), argv[place], script)
+        path = find_script(codebase, script)
+        check_mmcv_ops(codebase)
+        if script == 'test' and not {'-h', '--help'} & set(argv) and all(arg.startswith('-') for arg in argv[1:]):
+            raise LaunchError('tools/test.py needs a checkpoint after the config')
+        tool = _load_script(path)
+        sys.argv = [path, *argv]
+        sys.path[0] = osp.dirname(path)
+        _parse(tool, argv[place])
+    notes = [f'config {given} is {argv[place]}'] if given != argv[place] else []
+    # The scripts build their runner by one of these two, once the command line is part of the config.
+    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
+    if hasattr(tool, 'RUNNERS'):
+        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
+    tool.main()
+
+
+def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
+    """``build``, the maker of the runner, after the checks of its config.
+
+    One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
+    """
+
+    def check_and_build(config: Config) -> object:
+        with _refusing():
+            changes = drop_needless_pretrained(config) if script == 'train' else []
+            if is_main_process(config.get('launcher', 'none')):
+                for line in (*notes, *changes):
+                    print(line)
+                check_run(script, config)
+        return build(config)
+
+    return check_and_build
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Ends the program with the one line of an error that says what to do."""
     try:
-        argv[0] = find_config(argv[0])
-        path = _prepare(script, argv)
+        yield
     except (LaunchError, CheckpointError, FileNotFoundError) as error:
         raise SystemExit(f'error: {error}') from None
-    sys.argv = [path, *argv]
-    sys.path[0] = osp.dirname(path)
-    runpy.run_path(path, run_name='__main__')
 
 
-def _prepare(script: str, argv: Sequence[str]) -> str:
-    """Checks what can be known before the start and returns the path of the codebase's script."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('config')
-    parser.add_argument('checkpoint', nargs='?')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    args = parser.parse_known_args(argv)[0]
-    config = load_config(args.config, args.cfg_options)
-    path = find_script(config.default_scope, script)
-    if {'-h', '--help'} & set(argv):
-        return path
-    check_mmcv_ops()
-    check_neck(config)
-    if script == 'train':
-        check_data(config, ('train', 'val'))
-        if config.get('load_from'):
-            check_checkpoint(config.load_from)
-        pretrained = _pretrained(config)
-        if pretrained and '://' not in pretrained:
-            read_pretrained(pretrained)
-    else:
-        check_data(config, ('test',))
-        if not args.checkpoint:
-            raise LaunchError('tools/test.py needs a checkpoint after the config')
-        check_checkpoint(args.checkpoint)
-    return path
+def find_config_argument(argv: Sequence[str]) -> int:
+    """The place of the config in a command line whose options may come first.
+
+    It is the first config file; else the first name of an installed config; else what looks most like one.
+    """
+    looks = (
+        lambda arg: arg.endswith(CONFIG_SUFFIXES) and osp.isfile(arg),
+        lambda arg: find_installed_config(arg) is not None,
+        lambda arg: arg.endswith(CONFIG_SUFFIXES),
+        lambda arg: True,
+    )
+    operands = [i for i, arg in enumerate(argv) if not arg.startswith('-')]
+    found = next((i for look in looks for i in operands if look(argv[i])), None)
+    if found is None:
+        raise LaunchError('no config is given: the first argument is the path of a config file')
+    return found
 
 
 def find_config(name: str) -> str:
-    """The path of a config: ``name`` itself, or the file of that name among those installed with the package.
+    """The path of a config: ``name`` itself, or the installed config of that bare name.
 
     Raises:
         LaunchError: If there is neither.
     """
-    if osp.isfile(name):
-        return name
-    installed = Path(__file__).parent / '.mim' / 'configs'
-    found = next(installed.rglob(osp.basename(name)), None) if name.endswith('.py') else None
-    if found is None:
+    path = name if osp.isfile(name) else find_installed_config(name)
+    if path is None:
         raise LaunchError(f'config {name} does not exist: the first argument is the path of a config file')
-    return str(found)
+    return path
 
 
-def load_config(path: str, options: Mapping | None = None) -> Config:
+def find_installed_config(name: str) -> str | None:
+    """The config of that name among those installed with the package; a name with a folder is never one of them."""
+    if osp.basename(name) != name:
+        return None
+    file = name if name.endswith('.py') else f'{name}.py'
+    found = sorted((Path(__file__).parent / '.mim' / 'configs').rglob('*.py'))
+    return next((str(path) for path in found if path.name == file and '_base_' not in path.parts), None)
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
     """Reads a config and the overrides of the command line.
 
     Raises:
-        LaunchError: If it cannot be read or belongs to no supported codebase.
+        LaunchError: If one of them cannot be used.
     """
     try:
         config = Config.fromfile(path)
@@ -106,10 +143,29 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     except Exception as error:  # a config is a program: whatever it raises is about the config
         reason = (str(error).splitlines() or [''])[0]
         raise LaunchError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
-    scope = config.get('default_scope')
-    if scope not in CODEBASES:
-        raise LaunchError(f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {scope!r}')
     return config
+
+
+def find_codebase(config: Config, path: str, script: str = 'train') -> str:
+    """The codebase that a config is for: its ``default_scope``, else the package of its model's type.
+
+    Raises:
+        LaunchError: If it is none of the supported ones.
+    """
+    scope = config.get('default_scope')
+    if scope is None:  # as in configs in pure Python, which name the classes themselves
+        model_type = (config.get('model') or {}).get('type') or ''
+        scope = (model_type if isinstance(model_type, str) else model_type.__module__).partition('.')[0]
+    if scope in CODEBASES:
+        return scope
+    if scope in MODULE2PACKAGE:
+        raise LaunchError(
+            f'config {path} belongs to {scope}, whose own tools/{script}.py takes it, e.g. by "mim {script} '
+            f'{MODULE2PACKAGE[scope]} {path}"; the backbone needs no more than this package installed beside it'
+        )
+    raise LaunchError(
+        f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {config.get("default_scope")!r}'
+    )
 
 
 def find_script(codebase: str, script: str) -> str:
@@ -129,91 +185,24 @@ def find_script(codebase: str, script: str) -> str:
     raise LaunchError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
 
 
-def check_mmcv_ops() -> None:
-    """Raises LaunchError where MMCV is missing or came without its compiled operators."""
+def is_main_process(launcher: str) -> bool:
+    """Whether this process is the only one, or the first of those that ``launcher`` started."""
+    return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
+
+
+def _load_script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location('codebase_script', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def _parse(tool: ModuleType, config: str) -> None:
+    """Lets the script's own parser judge ``sys.argv`` and show its help, then merges the config's overrides once."""
     try:
-        import mmcv.ops  # noqa: F401
-    except ImportError as error:
-        raise LaunchError(
-            f'MMCV with compiled operators is needed ({error}): remove mmcv-lite if it is installed and '
-            'build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
-        ) from error
-
-
-def check_neck(config: Config) -> None:
-    """Raises LaunchError where the neck does not take the channels that an EfficientMod backbone gives."""
-    from .models import EfficientMod
-    from .registry import MODELS
-
-    for model in _dicts(config.get('model')):
-        backbone, neck = model.get('backbone'), model.get('neck')
-        if not isinstance(backbone, Mapping) or backbone.get('type') != 'mmefficientmod.EfficientMod':
-            continue
-        try:
-            given = MODELS.build({**backbone, 'type': EfficientMod}).out_channels
-        except (ValueError, TypeError) as error:
-            raise LaunchError(f'model.backbone: {error}') from error
-        neck = neck[0] if isinstance(neck, Sequence) else neck
-        taken = (neck or {}).get('in_channels')
-        if taken is not None and tuple(taken if isinstance(taken, Sequence) else [taken]) != given:
-            raise LaunchError(
-                f'model.neck.in_channels is {taken}, but EfficientMod arch {backbone.get("arch", "s")!r} '
-                f'gives {list(given)}: set neck=dict(in_channels={list(given)})'
-            )
-
-
-def check_data(config: Config, splits: Sequence[str]) -> None:
-    """Raises LaunchError where a data set's root, annotation file or image folder is missing on this machine."""
-    for split in splits:
-        for part in (f'{split}_dataloader', f'{split}_evaluator'):
-            for place, dataset in _dicts(config.get(part), part, with_place=True):
-                _check_dataset(place, dataset)
-
-
-def _check_dataset(place: str, dataset: Mapping) -> None:
-    def require(path: str, kind: str, option: str) -> None:
-        if '://' not in path and not osp.exists(path):
-            raise LaunchError(
-                f'{kind} {path} does not exist: put or link the data there, or point to it by '
-                f'--cfg-options {place}.{option}=PATH'
-            )
-
-    if dataset.get('backend_args'):  # another place than this machine's files
-        return
-    root = dataset.get('data_root') or ''
-    if root:
-        require(root, 'data root', 'data_root')
-    if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
-        require(osp.join(root, dataset['ann_file']), 'annotation file', 'ann_file')
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
-        if isinstance(prefix, str) and root:
-            require(osp.join(root, prefix), 'data folder', f'data_prefix.{key}')
-
-
-def check_checkpoint(path: str) -> None:
-    """Reads a checkpoint safely, so that a bad one is refused before MMEngine, which may be less strict, opens it."""
-    if '://' not in path:
-        find_weights(read_checkpoint(path), path)
-
-
-def _pretrained(config: Config) -> str | None:
-    for model in _dicts(config.get('model')):
-        backbone = model.get('backbone')
-        if isinstance(backbone, Mapping) and backbone.get('type') == 'mmefficientmod.EfficientMod':
-            init_cfg = backbone.get('init_cfg')
-            if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
-                return init_cfg['checkpoint']
-    return None
-
-
-def _dicts(node: object, place: str = '', with_place: bool = False) -> Iterator:
-    """Every dict in a config's part, outermost first, with its dotted place if asked for."""
-    if isinstance(node, (Mapping, ConfigDict)):
-        yield (place, node) if with_place else node
-        children = node.items()
-    elif isinstance(node, (list, tuple)):
-        children = enumerate(node)
-    else:
-        return
-    for key, child in children:
-        yield from _dicts(child, f'{place}.{key}', with_place)
+        args = tool.parse_args()
+    except ValueError as error:  # from DictAction
+        raise LaunchError(f'--cfg-options takes KEY=VALUE pairs, and CONFIG comes before it ({error})') from error
+    if args.config != config:
+        raise LaunchError(f'is {config} or {args.config} the config? Put it before the options')
+    load_config(args.config, args.cfg_options)

@@ -2,9 +2,11 @@
 # Creates the virtual environment .venv/STACK: torch, compiled MMCV, the MM libraries, this package,
 # the test tools.
 #
-#   tools/setup_env.sh [openmmlab|onedl]
+#   tools/setup_env.sh [openmmlab|onedl|oldest]
 #
-# PYTHON                  the Python 3.11 to use (default: python3.11, then python3)
+# oldest is what is supported at least: Python 3.8, torch 2.1 and MMCV without operators, so that nothing is compiled.
+#
+# PYTHON                  the Python to use: 3.10 to 3.13 (default: the first found, 3.11 before others), for oldest 3.8
 # MAX_JOBS                compile jobs for MMCV (default: one per core, fewer where memory is short)
 # MMEFFICIENTMOD_CACHE    where the compiled MMCV is kept (default: ~/.cache/mmefficientmod)
 #
@@ -17,9 +19,12 @@ step() { echo "[$1/5] $2"; }
 
 stack=${1:-openmmlab}
 case $stack in
-    openmmlab | onedl) ;;
-    *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries)" \
-        "or onedl (their maintained continuation)" ;;
+    openmmlab | onedl)
+        pythons='3.11 3.12 3.10 3.13' third_party='torch runtime tests' ;;
+    oldest)
+        pythons=3.8 third_party=python3.8 ;;
+    *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), onedl (their maintained" \
+        "continuation) or oldest (the oldest versions that are supported)" ;;
 esac
 venv=.venv/$stack
 python=$venv/bin/python
@@ -32,22 +37,29 @@ if [ -x "$python" ] && [ "$(cat "$venv/complete" 2>/dev/null)" = "$stamp" ]; the
     exit
 fi
 
+# Whether the command "$1" is a Python of one of the supported versions.
+is_supported() {
+    local version
+    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) &&
+        [[ " $pythons " == *" $version "* ]]
+}
 base=
-for candidate in ${PYTHON:-python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+for candidate in ${PYTHON:-$(printf 'python%s ' $pythons) python3 $(printf "$HOME/.pyenv/versions/%s.*/bin/python " $pythons)}; do
+    if is_supported "$candidate"; then
         base=$candidate
         break
     fi
 done
-[ "$base" ] || fail "${PYTHON:-python3.11} is no Python 3.11, for which the requirements are pinned;" \
-    "install it or name one: PYTHON=/path/to/python3.11"
+[ "$base" ] || fail "STACK=$stack needs Python $(sed 's/ /, /g' <<<"$pythons"), for which its requirements are pinned, and" \
+    "${PYTHON:-no python found here} is none; install one or name it: PYTHON=/path/to/python${pythons%% *}"
 "$base" -c 'import ensurepip, venv' 2>/dev/null ||
-    fail "$base lacks the venv module; on Debian: apt install python3.11-venv"
+    fail "$base lacks the venv module; on Debian: apt install python${pythons%% *}-venv"
+tag=$("$base" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
 # A wheel of MMCV fits one torch, Python and machine, with GPU operators or without; its path says
 # which. pip's own wheel cache knows nothing of torch, so it is not used for it.
-mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$stack.txt")
-torch=$(sed -n 's/^torch===//p' requirements/torch.txt)
+mmcv=$(grep -E '^(onedl-)?mmcv(-lite)?==' "requirements/$stack.txt")
+torch=$(sed -n 's/^torch===//p' "requirements/${third_party%% *}.txt")
 device=cpu
 gpu=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
     grep -E '^[0-9.]+$' | sort -u | paste -sd_) || true
@@ -59,16 +71,16 @@ if [ "$gpu" ]; then
     fi
 fi
 cache=${MMEFFICIENTMOD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmefficientmod}
-wheels=$cache/wheels/torch-$torch-cp311-$(uname -m)-$device
+wheels=$cache/wheels/torch-$torch-$tag-$(uname -m)-$device
 find_wheel() {
     find "$wheels" -maxdepth 1 -name "$(sed 's/-/_/; s/==/-/' <<<"$mmcv")-*.whl" 2>/dev/null || true
 }
 
-if [ -z "$(find_wheel)" ]; then
+if [ "$stack" != oldest ] && [ -z "$(find_wheel)" ]; then
     command -v "${CXX:-c++}" >/dev/null ||
         fail "no C++ compiler to build $mmcv with; on Debian: apt install g++"
     [ -f "$("$base" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ||
-        fail "$base lacks Python.h, which building $mmcv needs; on Debian: apt install python3.11-dev"
+        fail "$base lacks Python.h, which building $mmcv needs; on Debian: apt install python${pythons%% *}-dev"
 fi
 
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }
@@ -83,10 +95,13 @@ if ! grep -qsF "$PWD/$venv" "$venv/bin/activate" || ! "$python" -c '' 2>/dev/nul
 fi
 
 step 2 "torch $torch and third-party packages (first time: 3 GB to download, some minutes)"
-pip install "${quiet[@]}" -r requirements/torch.txt -r requirements/runtime.txt -r requirements/tests.txt
+# shellcheck disable=SC2046,SC2086  # one word each
+pip install "${quiet[@]}" $(printf -- '-r requirements/%s.txt ' $third_party)
 
 wheel=$(find_wheel)
-if [ "$wheel" ]; then
+if [ "$stack" = oldest ]; then
+    step 3 "$mmcv: nothing to compile"
+elif [ "$wheel" ]; then
     step 3 "$mmcv was compiled before: $wheel"
 else
     # A compile job of MMCV takes up to 2.5 GB of memory, all of them 25 minutes of CPU time.
@@ -110,7 +125,7 @@ fi
 
 step 4 "the MM libraries ($stack)"
 # By hand, as the version alone does not say for which torch a wheel was compiled.
-pip install --quiet --no-deps --force-reinstall "$wheel"
+[ -z "$wheel" ] || pip install --quiet --no-deps --force-reinstall "$wheel"
 # Without their dependencies, which requirements/runtime.txt lists instead: mmengine asks for the
 # OpenCV that needs libGL, onedl-mmdetection (by way of imaug) for an old one, and mim for opendatalab
 # (of use to mim download alone), which holds setuptools back.
@@ -118,7 +133,9 @@ pip install --quiet --no-deps --no-build-isolation -r "requirements/$stack.txt"
 
 step 5 "this package, editable"
 pip install --quiet --no-deps --no-build-isolation -e .
-"$python" -c 'import mmdet.datasets, mmdet.models, mmpretrain.models, mmseg.datasets, mmseg.models, mmefficientmod' >/dev/null
+parts='mmefficientmod.models, mmpretrain.models'
+[ "$stack" = oldest ] || parts="$parts, mmdet.datasets, mmdet.models, mmseg.datasets, mmseg.models"
+"$python" -W ignore -c "import $parts" >/dev/null
 
 echo "$stamp" > "$venv/complete"
 echo "environment $venv is ready"
