@@ -47,7 +47,7 @@ def _plain_data() -> dict[str, Any]:
     their internals differently, and a file may come from either.
     """
     array_parts = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']}
+    dtypes = {type(np.dtype(code)) for code in '?SU' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']}
     return {
         'builtins.getattr': _history_statistics,
         **{f'{kind.__module__}.{kind.__name__}': kind for kind in (argparse.Namespace, HistoryBuffer, *dtypes)},
