@@ -1,5 +1,7 @@
 """The demo from end to end, in its quick form: real data, training, tests and pictures."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """The generated data set: repeatable, consistent, and readable by the real loaders of both codebases."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -149,7 +151,7 @@ def test_ade20k_dataset_reads_it(root, monkeypatch):
         path = item['data_samples'].seg_map_path
         semantic = cv2.imread(path, cv2.IMREAD_UNCHANGED)
         expected = np.full_like(semantic, 255)  # what the file leaves unlabelled is ignored
-        for label, value in enumerate((STUFF | THINGS).values()):
+        for label, value in enumerate({**STUFF, **THINGS}.values()):
             expected[semantic == value] = label
         read = item['data_samples'].gt_sem_seg.data[0].numpy()
         np.testing.assert_array_equal(read, expected)

@@ -1,5 +1,7 @@
 """Real training, resuming and testing by `mim`, as users of MMDetection and MMSegmentation type it."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
