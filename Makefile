@@ -23,7 +23,7 @@ env:  ## create the virtual environment .venv/$STACK (once)
 	@tools/setup_env.sh $(STACK)
 
 demo: env  ## train and evaluate both tasks on a small generated data set, on the CPU
-	$(VENV)/bin/python tools/demo.py
+	$(VENV)/bin/python demo/run.py
 
 bench: env  ## measure the network's forms against the plain one, on the CPU; BENCH_ARGS='--rows efficientmod-s' goes to the tool
 	$(VENV)/bin/python tools/benchmark_forms.py $(BENCH_ARGS)

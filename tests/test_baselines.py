@@ -10,9 +10,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from test_swap import make_batch
 
-from mmefficientmod.analysis.complexity import measure_model
-from mmefficientmod.analysis.published import published
+from mmefficientmod.measure.complexity import measure_model
 from mmefficientmod.models import EdgeViT, EfficientFormer, TimmBackbone
+from mmefficientmod.zoo.published import published
 
 ROWS = [
     'resnet-18',

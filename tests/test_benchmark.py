@@ -11,10 +11,11 @@ import torch
 from conftest import REPO
 from torch import nn
 
-from mmefficientmod.analysis import latency
-from mmefficientmod.analysis.latency import Case, Measurement
-from mmefficientmod.analysis.plots import plot_cost
-from mmefficientmod.analysis.rows import TASKS, task_rows
+from mmefficientmod.compare.plots import plot_cost
+from mmefficientmod.measure import latency, records
+from mmefficientmod.measure.records import PARTS, Case, Measurement
+from mmefficientmod.zoo.backbones import task_backbones
+from mmefficientmod.zoo.tasks import TASKS
 
 CPU = torch.device('cpu')
 ROWS = ('efficientmod-xxs', 'mobilenetv2-1.0')
@@ -38,7 +39,7 @@ def load_tool():
 )
 def test_measures_every_row(case):
     results = latency.measure(case, ROWS, CPU, repeats=3, warmup=1, baseline=ROWS[1], backend='eager')
-    assert [result.row for result in results] == list(ROWS)
+    assert [result.backbone for result in results] == list(ROWS)
     for result in results:
         assert result.error is None, result.error
         assert 0 < result.q25_ms <= result.median_ms <= result.q75_ms
@@ -49,7 +50,7 @@ def test_measures_every_row(case):
 
 
 def run_part(part: str):
-    row = task_rows(TASKS[latency.PARTS[part]])['efficientmod-xxs']
+    row = task_backbones(TASKS[PARTS[part]])['efficientmod-xxs']
     return latency.forward_pass(latency.build(row, part), Case(part, (64, 70)), CPU)()
 
 
@@ -85,7 +86,9 @@ def test_a_row_that_fails_is_named_with_its_reason():
 
 def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
     """A real limit on a real process: the small image fits, the large one does not."""
-    options = '--rows efficientmod-xxs --parts backbone --sizes 2048 64 --repeats 1 --warmup 1 --memory-limit 0.5 --out'
+    options = (
+        '--backbones efficientmod-xxs --parts backbone --sizes 2048 64 --repeats 1 --warmup 1 --memory-limit 0.5 --out'
+    )
     done = subprocess.run(
         [sys.executable, str(REPO / 'tools/benchmark.py'), *options.split(), str(tmp_path)],
         capture_output=True,
@@ -104,7 +107,7 @@ def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
 def test_output(tmp_path, capsys):
     benchmark = load_tool()
     options = (
-        '--rows MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
+        '--backbones MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
         '--repeats 2 --warmup 1 --baseline EfficientMod-xxs --out'
     )
     benchmark.main([*options.split(), str(tmp_path)])
@@ -113,8 +116,8 @@ def test_output(tmp_path, capsys):
     content = json.loads((tmp_path / 'benchmark.json').read_text())
     assert content['machine']['threads'] == torch.get_num_threads()
     assert content['settings']['baseline'] == 'efficientmod-xxs'
-    cases = latency.read_records(content)
-    assert len(cases) == 4 and list(latency.records(cases)) == [
+    cases = records.read_records(content)
+    assert len(cases) == 4 and list(records.records(cases)) == [
         {**record, 'size': tuple(record['size'])} for record in content['measurements']
     ]
     for name in ('backbone-resolution', 'backbone-batch'):
@@ -133,8 +136,11 @@ def test_plots_leave_failed_rows_out():
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
-        (['--rows', 'resnet-19'], "there is no row 'resnet-19': did you mean resnet-18?"),
-        (['--rows', 'resnet-18', '--baseline', 'pvt-tiny'], 'the baseline pvt-tiny is not among the rows resnet-18'),
+        (['--backbones', 'resnet-19'], "there is no backbone 'resnet-19': did you mean resnet-18?"),
+        (
+            ['--backbones', 'resnet-18', '--baseline', 'pvt-tiny'],
+            'the baseline pvt-tiny is not among the backbones resnet-18',
+        ),
         (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
         (['--device', 'abacus'], 'device abacus cannot be used'),
     ],

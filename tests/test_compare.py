@@ -16,13 +16,17 @@ import pytest
 from conftest import REPO
 from mmengine.config import Config
 
-from mmefficientmod.analysis.comparison import Cell, compare
-from mmefficientmod.analysis.latency import Case, Measurement, records
-from mmefficientmod.analysis.report import html as render
-from mmefficientmod.analysis.results import collect
-from mmefficientmod.analysis.rows import TASKS, CompareError, select_rows, task_rows
-from mmefficientmod.analysis.runs import RowRun, Settings, find_weights_file, last_line, row_config
-from mmefficientmod.synthetic import make_dataset
+from mmefficientmod.compare import CompareError
+from mmefficientmod.compare.report import html as render
+from mmefficientmod.compare.results import collect
+from mmefficientmod.compare.runs import Job
+from mmefficientmod.compare.settings import Settings, backbone_config, find_weights_file
+from mmefficientmod.compare.table import Cell, compare
+from mmefficientmod.compare.workdir import last_line
+from mmefficientmod.measure.records import Case, Measurement, records
+from mmefficientmod.zoo.backbones import select_backbones, task_backbones
+from mmefficientmod.zoo.tasks import TASKS
+from scenes import make_dataset
 
 TOOL = str(REPO / 'tools' / 'compare.py')
 ITERS = 8
@@ -45,14 +49,14 @@ def fails(*argv) -> str:
 
 @pytest.fixture(scope='module')
 def arguments(tmp_path_factory) -> list[str]:
-    """A comparison on a few generated scenes. `depth` is an argument of ResNet alone: the other row fails."""
+    """A comparison on a few generated scenes. `depth` is an argument of ResNet alone: the other backbone fails."""
     root = tmp_path_factory.mktemp('a folder, with space')
     make_dataset(root / 'data', 4, 2, (96, 80))
     options = f'--iters {ITERS} --size 64 --batch-size 2 --workers 0 --seed 7 --pretrained none'
     return [
         'run',
         'segmentation',
-        '--rows',
+        '--backbones',
         'EfficientMod-xxs',
         'resnet_18',
         '--work-dir',
@@ -69,7 +73,7 @@ def arguments(tmp_path_factory) -> list[str]:
 def killed(arguments) -> dict:
     """The state after everything was killed in the middle of the training."""
     folder = Path(arguments[arguments.index('--work-dir') + 1]) / 'resnet-18'
-    process, training = start_training([*arguments, '--rows', 'resnet-18'], folder)
+    process, training = start_training([*arguments, '--backbones', 'resnet-18'], folder)
     process.kill()
     os.killpg(training, signal.SIGKILL)
     process.wait()
@@ -89,13 +93,13 @@ def start_training(arguments: list[str], folder: Path) -> tuple[subprocess.Popen
 
 @pytest.fixture(scope='module')
 def work_dir(arguments, killed) -> Path:
-    """The work directory after it was started again, with a second row."""
+    """The work directory after it was started again, with a second backbone."""
     assert fails(*arguments) == '1'
     return Path(arguments[arguments.index('--work-dir') + 1])
 
 
-def state_of(work_dir: Path, row: str) -> dict:
-    return json.loads((work_dir / row / 'state.json').read_text())
+def state_of(work_dir: Path, backbone: str) -> dict:
+    return json.loads((work_dir / backbone / 'state.json').read_text())
 
 
 def test_killed_and_started_again(killed, work_dir):
@@ -112,7 +116,7 @@ def test_killed_and_started_again(killed, work_dir):
     assert set(steps[0] + steps[1]) == set(range(1, ITERS + 1))
 
 
-def test_a_failing_row_is_recorded_and_the_rest_goes_on(work_dir):
+def test_a_failing_backbone_is_recorded_and_the_rest_goes_on(work_dir):
     state = state_of(work_dir, 'efficientmod-xxs')
     assert state['done'] == [] and 'train.log' in state['error']
     assert "unexpected keyword argument 'depth'" in state['error']
@@ -121,7 +125,7 @@ def test_a_failing_row_is_recorded_and_the_rest_goes_on(work_dir):
 
 def test_what_is_done_is_skipped(arguments, work_dir, capsys):
     before = state_of(work_dir, 'resnet-18')
-    load_tool().main([*arguments, '--rows', 'resnet-18'])
+    load_tool().main([*arguments, '--backbones', 'resnet-18'])
     printed = capsys.readouterr().out
     assert 'resnet-18: train is done already' in printed and 'resnet-18: test is done already' in printed
     assert state_of(work_dir, 'resnet-18') == before
@@ -129,36 +133,34 @@ def test_what_is_done_is_skipped(arguments, work_dir, capsys):
 
 def test_other_settings_need_another_folder(arguments, work_dir, capsys):
     before = state_of(work_dir, 'resnet-18')
-    assert fails(*arguments, '--rows', 'resnet-18', '--seed', '8') == '1'
+    assert fails(*arguments, '--backbones', 'resnet-18', '--seed', '8') == '1'
     assert 'holds a run of resnet-18 with other settings: name another --work-dir' in capsys.readouterr().err
     assert state_of(work_dir, 'resnet-18') == before
     assert Config.fromfile(next((work_dir / 'resnet-18').glob('fpn_*.py'))).randomness.seed == 7
 
 
-def test_a_row_in_use_is_left_alone(arguments, work_dir):
-    """What outlives a killed `compare run`, or a second one, holds the row."""
-    task = TASKS['segmentation']
-    run = RowRun(task_rows(task)['resnet-18'], Settings(task, work_dir))
-    with run.lock(wait=False) as mine:
+def test_a_backbone_in_use_is_left_alone(arguments, work_dir):
+    """What outlives a killed `compare run`, or a second one, holds the lock."""
+    job = Job('resnet-18', work_dir / 'resnet-18', Config(), '')
+    with job.lock(wait=False) as mine:
         holder = subprocess.Popen(['sleep', '60'], pass_fds=[mine])
     try:
-        with run.lock(wait=False) as theirs:
+        with job.lock(wait=False) as theirs:
             assert mine is not None and theirs is None
     finally:
         holder.kill()
         holder.wait()
-    with run.lock(wait=False) as mine:
+    with job.lock(wait=False) as mine:
         assert mine is not None
 
 
 def test_sigterm_leaves_nothing_behind(arguments, work_dir, tmp_path):
-    """Not even data loading processes, which would hold the row for some seconds."""
-    more = ['--workers', '1', '--rows', 'resnet-18', '--work-dir', str(tmp_path)]
+    """Not even data loading processes, which would hold the lock for some seconds."""
+    more = ['--workers', '1', '--backbones', 'resnet-18', '--work-dir', str(tmp_path)]
     process, _ = start_training([*arguments, *more], tmp_path / 'resnet-18')
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
-    task = TASKS['segmentation']
-    with RowRun(task_rows(task)['resnet-18'], Settings(task, tmp_path)).lock(wait=False) as lock:
+    with Job('resnet-18', tmp_path / 'resnet-18', Config(), '').lock(wait=False) as lock:
         assert lock is not None
 
 
@@ -166,7 +168,7 @@ def test_sigterm_leaves_nothing_behind(arguments, work_dir, tmp_path):
 def report(work_dir, tmp_path_factory) -> Path:
     """The report, with latency from a real benchmark."""
     out = tmp_path_factory.mktemp('report')
-    options = '--rows resnet-18 --parts segmentor --sizes 64 512 --repeats 2 --warmup 1 --out'
+    options = '--backbones resnet-18 --parts segmentor --sizes 64 512 --repeats 2 --warmup 1 --out'
     load_tool('benchmark').main([*options.split(), str(out)])
     load_tool().main(['report', str(work_dir), '--benchmark', str(out / 'benchmark.json'), '--out', str(out)])
     return out
@@ -248,7 +250,7 @@ def test_page_sorts_in_a_browser(work_dir, report, tmp_path):
     comparison = compare([work_dir])
     result, cells = comparison.results['resnet-18'], comparison.table['resnet-18']
     for name, value in (('low', -5.0), ('none', None), ('high', 99.5)):
-        comparison.results[name] = type(result)(type(result.row)(name, name, result.row.config))
+        comparison.results[name] = type(result)(type(result.backbone)(name, name, result.backbone.config))
         comparison.table[name], comparison.remarks[name] = [Cell(value), *cells[1:]], ''
     script = """<script>
       const orders = [];
@@ -289,7 +291,7 @@ def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
     message = fails('report', work_dir, tmp_path / 'elsewhere')
     assert message.startswith('error: resnet-18 has train results in ') and message.endswith('name the one to report')
 
-    other = tmp_path / 'efficientmod-s'  # the same results, as of another row on another data set
+    other = tmp_path / 'efficientmod-s'  # the same results, as of another backbone on another data set
     shutil.move(tmp_path / 'elsewhere', other)
     for path in list(other.rglob('*.py')):
         text = path.read_text().replace("ADEChallengeData2016'", "Other'")
@@ -316,12 +318,12 @@ def test_report_without_results(work_dir, tmp_path):
     shutil.copy(source, begun)
     (begun / 'scalars.json').write_text('{"loss": 3.5, "step": 1}\n{"loss": 3.')  # cut off by a kill
     assert fails('report', tmp_path) == (
-        'error: no row has metrics yet: resnet-18 began, but nothing was validated or tested'
+        'error: no backbone has metrics yet: resnet-18 began, but nothing was validated or tested'
     )
     assert not (tmp_path / 'report').exists()
 
 
-def test_an_unfinished_row_is_called_so(work_dir, tmp_path):
+def test_an_unfinished_backbone_is_called_so(work_dir, tmp_path):
     """The resumed run without its last iteration."""
     resumed = sorted((work_dir / 'resnet-18' / 'train').glob('*/vis_data'))[-1].parent
     copy = tmp_path / 'resnet-18' / 'train' / resumed.name
@@ -348,9 +350,9 @@ def make_run(folder: Path, name: str, config: Config, metrics: str, log: str = '
     (run / f'{name}.log').write_text(log)
 
 
-def test_a_row_in_the_published_setting_is_comparable(tmp_path):
+def test_a_backbone_in_the_published_setting_is_comparable(tmp_path):
     """2000 images that three processes fill up to 2001 are the published ones; of two trainings the new one counts."""
-    config, folder = Config.fromfile(task_rows(TASKS['segmentation'])['resnet-18'].config), tmp_path / 'resnet-18'
+    config, folder = Config.fromfile(task_backbones(TASKS['segmentation'])['resnet-18'].config), tmp_path / 'resnet-18'
     config.train_dataloader.batch_size = 8
     log = 'GPU number: 4\n'
     make_run(folder, '20260101_000000', config, '{"loss": 9, "step": 50}\n{"mIoU": 1, "step": 40000}\n', log)
@@ -366,16 +368,16 @@ def test_a_row_in_the_published_setting_is_comparable(tmp_path):
     assert 'class="difference better" data-value="0.5' in page and 'class="difference worse"' not in page
 
 
-def test_validated_and_tested_rows_side_by_side(tmp_path):
+def test_validated_and_tested_backbones_side_by_side(tmp_path):
     """On CamVid the two are different images."""
     task = TASKS['segmentation']
-    overlay = Settings(task, tmp_path, overlays=[str(REPO / 'configs/_base_/datasets/camvid.py')])
+    overlay = Settings(task, overlays=[str(REPO / 'configs/_base_/overlays/camvid.py')])
     for key, metrics in (('resnet-18', '{"mIoU": 30}'), ('efficientmod-s', '{"mIoU": 40, "step": 40000}')):
-        make_run(tmp_path / key, '20260101_000000', row_config(task_rows(task)[key], overlay)[0], metrics)
+        make_run(tmp_path / key, '20260101_000000', backbone_config(task_backbones(task)[key], overlay)[0], metrics)
     comparison = compare([tmp_path])
     data = dict(comparison.setting)['data set']
     assert 'images/test annotations/test (11 classes) (ResNet-18)' in data and 'images/val' in data
-    assert 'The rows were not run alike: see data set.' in comparison.warnings
+    assert 'The backbones were not run alike: see data set.' in comparison.warnings
     assert comparison.columns[0].labels['published'] == 'published, ADE20K' and not comparison.comparable
 
 
@@ -441,21 +443,21 @@ def test_bad_benchmark_file(content, message, work_dir, tmp_path):
     assert message in fails('report', work_dir, '--benchmark', path)
 
 
-def test_rows():
+def test_backbones():
     for task in TASKS.values():
-        rows, problems = select_rows(task, ['table7', 'EfficientMod_XS', 'efficientmod-s2', 'nothing'])
-        assert [row.key for row in rows][-1] == 'efficientmod-xs' and len(rows) == 9
-        assert problems[0] == "there is no row 'efficientmod-s2': did you mean efficientmod-s?"
-        assert problems[1].startswith("there is no row 'nothing': it has resnet-18, ")
-        assert len(select_rows(task, ['all'])[0]) == 18
+        backbones, problems = select_backbones(task, ['table7', 'EfficientMod_XS', 'efficientmod-s2', 'nothing'])
+        assert [backbone.key for backbone in backbones][-1] == 'efficientmod-xs' and len(backbones) == 9
+        assert problems[0] == "there is no backbone 'efficientmod-s2': did you mean efficientmod-s?"
+        assert problems[1].startswith("there is no backbone 'nothing': it has resnet-18, ")
+        assert len(select_backbones(task, ['all'])[0]) == 18
 
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS)
-def test_without_options_every_row_keeps_the_published_setting(task, tmp_path):
-    for row in task_rows(task).values():
-        config, options = row_config(row, Settings(task, tmp_path))
+def test_without_options_every_backbone_keeps_the_published_setting(task):
+    for backbone in task_backbones(task).values():
+        config, options = backbone_config(backbone, Settings(task))
         assert set(options) == {'randomness.seed', 'default_hooks.checkpoint.max_keep_ckpts'}
-        changed, original = config.to_dict(), Config.fromfile(row.config).to_dict()
+        changed, original = config.to_dict(), Config.fromfile(backbone.config).to_dict()
         del changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
         assert changed == original
 
@@ -463,11 +465,11 @@ def test_without_options_every_row_keeps_the_published_setting(task, tmp_path):
 def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
     """So that a folder with other ones is refused."""
     task = TASKS['segmentation']
-    row = task_rows(task)['resnet-18']
-    assert row_config(row, Settings(task, tmp_path, amp=True))[0].optim_wrapper.type == 'AmpOptimWrapper'
+    backbone = task_backbones(task)['resnet-18']
+    assert backbone_config(backbone, Settings(task, amp=True))[0].optim_wrapper.type == 'AmpOptimWrapper'
     (tmp_path / 'resnet-18.pth').touch()
     checkpoint = str(tmp_path / 'resnet-18.pth')
-    assert row_config(row, Settings(task, tmp_path, checkpoints=[checkpoint[:-14]]))[0].load_from == checkpoint
+    assert backbone_config(backbone, Settings(task, checkpoints=[checkpoint[:-14]]))[0].load_from == checkpoint
 
 
 @pytest.mark.parametrize(
@@ -495,18 +497,22 @@ def test_reason_of_a_failure(text, line, tmp_path):
     ('options', 'message'),
     [
         ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
+        ('--rows resnet-18', 'error: --rows is now called --backbones'),
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
-        ('--pretrained resnet19=x.pth', "error: resnet19=x.pth: there is no row 'resnet19': did you mean resnet-18?"),
+        (
+            '--pretrained resnet19=x.pth',
+            "resnet19=x.pth: there is no backbone 'resnet19': did you mean resnet-18?",
+        ),
     ],
 )
 def test_wrong_options_start_nothing(options, message, tmp_path, capsys):
-    ended = fails('run', 'segmentation', '--rows', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
+    ended = fails('run', 'segmentation', '--backbones', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
     assert message in ended + capsys.readouterr().err and not (tmp_path / 'work').exists()
 
 
-def test_the_schedule_follows_the_length(tmp_path):
+def test_the_schedule_follows_the_length():
     def options(task: str, **settings) -> dict:
-        return row_config(task_rows(TASKS[task])['efficientmod-s'], Settings(TASKS[task], tmp_path, **settings))[1]
+        return backbone_config(task_backbones(TASKS[task])['efficientmod-s'], Settings(TASKS[task], **settings))[1]
 
     short = options('segmentation', iters=4000)
     assert short['param_scheduler.0.end'] == 100
@@ -518,51 +524,51 @@ def test_the_schedule_follows_the_length(tmp_path):
         options('detection', iters=100)
 
 
-def test_size_and_data_root(tmp_path):
+def test_size_and_data_root():
     task = TASKS['detection']
-    settings = Settings(task, tmp_path, size=(256, 320), data_root='/some where')
-    config, _ = row_config(task_rows(task)['efficientformer-l1'], settings)
+    settings = Settings(task, size=(256, 320), data_root='/some where')
+    config, _ = backbone_config(task_backbones(task)['efficientformer-l1'], settings)
     for pipeline in (config.train_dataloader.dataset.pipeline[2:], config.test_dataloader.dataset.pipeline[1:]):
         assert pipeline[0].scale == (320, 256)
     assert config.model.backbone.img_size == 256
     assert config.val_evaluator.ann_file == '/some where/annotations/instances_val2017.json'
     task = TASKS['segmentation']
-    config, _ = row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, size=(256, 256)))
+    config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, size=(256, 256)))
     assert config.train_dataloader.dataset.pipeline[2].scale == (1024, 256)
     assert config.model.data_preprocessor.size == (256, 256)
 
 
-def test_overlay(tmp_path):
+def test_overlay():
     task = TASKS['segmentation']
-    demo = str(REPO / 'configs/_base_/datasets/demo_semantic.py')
-    config, _ = row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, overlays=[demo], data_root='/x'))
+    demo = str(REPO / 'demo/configs/datasets/semantic.py')
+    config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=[demo], data_root='/x'))
     assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
     assert config.test_dataloader.dataset.data_root == '/x'
     with pytest.raises(CompareError, match=r'overlay no\.py cannot be used'):
-        row_config(task_rows(task)['resnet-18'], Settings(task, tmp_path, overlays=['no.py']))
+        backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=['no.py']))
 
 
 def test_weights(tmp_path):
     task = TASKS['segmentation']
-    rows = task_rows(task)
+    backbones = task_backbones(task)
     (tmp_path / 'efficientmod_s.pth').touch()
-    row = rows['efficientmod-s']
-    assert find_weights_file(row, [str(tmp_path)], '--pretrained') == str(tmp_path / 'efficientmod_s.pth')
-    config, _ = row_config(row, Settings(task, tmp_path, pretrained=[str(tmp_path)]))
+    backbone = backbones['efficientmod-s']
+    assert find_weights_file(backbone, [str(tmp_path)], '--pretrained') == str(tmp_path / 'efficientmod_s.pth')
+    config, _ = backbone_config(backbone, Settings(task, pretrained=[str(tmp_path)]))
     assert config.model.backbone.init_cfg.checkpoint == str(tmp_path / 'efficientmod_s.pth')
     with pytest.raises(CompareError, match=r'holds no file for resnet-18, such as resnet-18\.pth'):
-        find_weights_file(rows['resnet-18'], [str(tmp_path)], '--checkpoints')
+        find_weights_file(backbones['resnet-18'], [str(tmp_path)], '--checkpoints')
     with pytest.raises(CompareError, match=r'--checkpoints: gone\.pth does not exist'):
-        find_weights_file(rows['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
+        find_weights_file(backbones['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
 
 
-def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
+def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
     (tmp_path / 'resnet-18.pth').touch()
     assert (
         fails(
             'run',
             'detection',
-            '--rows',
+            '--backbones',
             'resnet-18',
             'pvt-tiny',
             'nothing',
@@ -577,7 +583,7 @@ def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
     printed = capsys.readouterr()
     commands = [line for line in printed.out.splitlines() if not line.startswith('#')]
     assert len(commands) == 1 and 'tools/test.py' in commands[0] and str(tmp_path / 'resnet-18.pth') in commands[0]
-    assert "there is no row 'nothing'" in printed.err and 'holds no file for pvt-tiny' in printed.err
+    assert "there is no backbone 'nothing'" in printed.err and 'holds no file for pvt-tiny' in printed.err
     assert not (tmp_path / 'work').exists()
 
 
@@ -592,9 +598,8 @@ def test_a_missing_checkpoint_leaves_the_other_rows(tmp_path, capsys):
     ],
 )
 def test_launchers(launcher, start, tmp_path, capsys):
-    load_tool().main(
-        ['run', 'detection', '--rows', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
-    )
+    arguments = ['--backbones', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
+    load_tool().main(['run', 'detection', *arguments])
     train, test = (line for line in capsys.readouterr().out.splitlines() if not line.startswith('#'))
     assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
     assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')

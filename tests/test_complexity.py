@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmefficientmod.analysis.complexity import Complexity, measure_config, measure_model
-from mmefficientmod.analysis.published import PUBLISHED, published
+from mmefficientmod.measure.complexity import Complexity, measure_config, measure_model
 from mmefficientmod.models.pointwise import Pointwise
+from mmefficientmod.zoo.published import PUBLISHED, published
 
 DETECTION, SEGMENTATION = (
     {row: REPO / 'configs' / pattern.format(row.lower()) for row in published('downstream')}

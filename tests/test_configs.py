@@ -1,13 +1,15 @@
 """Every config loads, builds, trains the right thing and holds only what differs."""
 
+import hashlib
 import importlib
+import json
+import pprint
 
 import pytest
+import torch
 from conftest import REPO, build_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-
-from mmefficientmod.models import EfficientMod
 
 ROWS = {'xxs': 'xxs', 'xs': 'xs', 's': 's', 's-conv': 's_conv'}
 DETECTION = {name: REPO / f'configs/detection/mask-rcnn_efficientmod-{name}_fpn_8xb4-1x_coco.py' for name in ROWS}
@@ -16,24 +18,94 @@ SEGMENTATION = {
 }
 
 
+BACKBONES = sorted((REPO / 'configs/_base_/backbones').glob('*.py'))
+
+# `python tests/test_configs.py` records it anew, after a change that is meant.
+RECORD = REPO / 'tests/data/configs.json'
+# Keys that need not be as recorded: what a leaf takes from its backbone's file, and what only tools read.
+NOT_RECORDED = ('backbone', 'channels', 'normalisation', 'custom_imports', 'tta_model', 'tta_pipeline')
+
+
 def configs():
-    return sorted((REPO / 'configs').glob('[!_]*/*.py'))
+    return sorted([*(REPO / 'configs').glob('[!_]*/*.py'), *(REPO / 'demo/configs').glob('*.py')])
+
+
+def fingerprint(path) -> dict:
+    """Hashes of a config's settings and of its model's tensors: names, shapes and which of them are trained."""
+    config = Config.fromfile(path)
+    settings = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
+    model = build_model(config)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tensors = sorted((name, tuple(value.shape), name in trained) for name, value in model.state_dict().items())
+    return dict(
+        settings=hashlib.sha256(pprint.pformat(settings).encode()).hexdigest()[:16],
+        tensors=hashlib.sha256(repr(tensors).encode()).hexdigest()[:16],
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+# MMDetection, and so its backbones in a segmentor, need MMCV's operators.
+BUILT = [
+    pytest.param(path, id=path.stem, marks=() if path.stem.startswith('fpn_efficientmod') else pytest.mark.ops)
+    for path in configs()
+]
 
 
 @pytest.mark.both_stacks
-@pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
-def test_config_builds_a_model_whose_neck_fits(path):
+@pytest.mark.parametrize('path', BUILT)
+def test_settings_and_model_are_as_recorded(path, monkeypatch):
+    for root in ('COCO_ROOT', 'ADE20K_ROOT', 'DEMO_ROOT'):
+        monkeypatch.delenv(root, raising=False)
+    recorded = json.loads(RECORD.read_text())
+    if path.stem not in recorded:
+        pytest.skip('a config that is newer than the record')
+    assert fingerprint(path) == recorded[path.stem]
+
+
+def test_every_recorded_config_exists():
+    assert set(json.loads(RECORD.read_text())) <= {path.stem for path in configs()}
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('path', BUILT)
+def test_neck_fits_what_the_backbone_puts_out(path):
     config = Config.fromfile(path)
-    model = build_model(config)
-    if isinstance(model.backbone, EfficientMod):
-        assert tuple(config.model.neck.in_channels) == model.backbone.out_channels
+    model = build_model(config).eval()
+    with torch.no_grad():
+        levels = model.backbone(torch.zeros(1, 3, 64, 128))
+    assert [tuple(level.shape) for level in levels] == [
+        (1, channels, 64 // stride, 128 // stride)
+        for channels, stride in zip(config.model.neck.in_channels, (4, 8, 16, 32))
+    ]
     assert config.auto_scale_lr == dict(enable=False, base_batch_size=config.auto_scale_lr.base_batch_size)
 
 
 @pytest.mark.parametrize('path', configs(), ids=lambda path: path.stem)
 def test_config_inherits_from_our_own_bases(path):
     text = path.read_text()
-    assert "'../_base_/" in text and '::' not in text and 'custom_imports' not in text
+    assert '/_base_/models/' in text and '::' not in text and 'custom_imports' not in text
+
+
+@pytest.mark.parametrize('path', BACKBONES, ids=lambda path: path.stem)
+def test_every_backbone_has_a_config_of_each_task_that_takes_it_from_its_file(path):
+    for pattern in ('detection/mask-rcnn_{}_fpn_8xb4-*.py', 'segmentation/fpn_{}_8xb4-*.py'):
+        (leaf,) = (REPO / 'configs').glob(pattern.format(path.stem))
+        assert f"    '../_base_/backbones/{path.name}',\n" in leaf.read_text()
+        config = Config.fromfile(leaf)
+        assert config.model.neck.in_channels == config.channels
+        if path.stem != 'resnet-18' or 'detection' in pattern:  # segmentation takes the one with the deep stem
+            assert config.backbone.items() <= config.model.backbone.items()
+
+
+@pytest.mark.both_stacks
+def test_command_line_changes_the_model_alone_and_a_dump_reads_back(tmp_path):
+    config = Config.fromfile(DETECTION['s'])
+    config.merge_from_dict({'model.backbone.init_cfg': None, 'model.neck.in_channels': [1, 2, 3, 4]})
+    assert config.model.backbone == dict(type='mmefficientmod.EfficientMod', arch='s', init_cfg=None)
+    assert config.model.neck.in_channels == [1, 2, 3, 4]
+    assert (config.backbone.init_cfg.type, config.channels) == ('Pretrained', [32, 64, 144, 312])
+    config.dump(tmp_path / 'dump.py')
+    assert Config.fromfile(tmp_path / 'dump.py').to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize('name', ROWS)
@@ -102,3 +174,8 @@ def test_data_root_comes_from_the_environment(variable, paths, monkeypatch):
     assert roots == {'/elsewhere'}
     if variable == 'COCO_ROOT':
         assert config.val_evaluator.ann_file == '/elsewhere/annotations/instances_val2017.json'
+
+
+if __name__ == '__main__':
+    lines = [f'  {json.dumps(path.stem)}: {json.dumps(fingerprint(path))}' for path in configs()]
+    RECORD.write_text('{\n' + ',\n'.join(sorted(lines)) + '\n}\n')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import REPO
 
-SCRIPT = str(REPO / 'tools/demo.py')
+SCRIPT = str(REPO / 'demo/run.py')
 
 
 def demo(*options: str) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ from conftest import released_form
 from mmengine.model import MMDistributedDataParallel
 from test_deploy import trained
 
-from mmefficientmod.analysis.forms import saved_bytes
+from mmefficientmod.measure.reference import saved_bytes
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
 

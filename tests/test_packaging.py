@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.both_stacks
 
 ROOT = Path(__file__).resolve().parents[1]
-TOP_LEVEL = ('configs', 'docs', 'mmefficientmod', 'requirements', 'tests', 'tools')
+TOP_LEVEL = ('configs', 'demo', 'docs', 'mmefficientmod', 'requirements', 'tests', 'tools')
 
 
 # a PYTHONPATH to the sources would hide what is installed
@@ -95,6 +95,8 @@ def test_sdist_is_a_complete_working_tree(archives):
         'setup.py',
         'requirements/openmmlab.txt',
         'requirements/onedl.txt',
+        'demo/run.py',
+        'demo/configs/datasets/semantic.py',
         'tools/setup_env.sh',
         'tests/test_packaging.py',
     }

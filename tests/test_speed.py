@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import ARCHS, REPO, randomised, released_form
 
-from mmefficientmod.analysis import speed
-from mmefficientmod.analysis.complexity import operations
-from mmefficientmod.analysis.forms import FORMS, PlainForm, inference_forms, output_error, saved_bytes
+from mmefficientmod.measure import speed
+from mmefficientmod.measure.complexity import operations
+from mmefficientmod.measure.reference import FORMS, PlainForm, inference_forms, output_error, saved_bytes
 from mmefficientmod.models import EfficientMod
 
 
@@ -95,5 +95,5 @@ def test_tool(tmp_path):
 def test_tool_refuses_an_unknown_row(tmp_path):
     result = run_tool('--rows', 'efficientmod-xl', '--out', tmp_path)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: there is no row 'efficientmod-xl': did you mean")
+    assert result.stderr.startswith("error: there is no backbone 'efficientmod-xl': did you mean")
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, Registry
 
-from mmefficientmod.synthetic import THINGS, make_scene
+from scenes import THINGS, make_scene
 
 HEIGHT, WIDTH = 121, 157  # no multiples of 32: padding is left to the model
 ALL, LAST_THREE, LAST = (0, 1, 2, 3), (1, 2, 3), (3,)  # stages whose output a family reads

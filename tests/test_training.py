@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from mmefficientmod.synthetic import make_dataset
+from scenes import make_dataset
 
 LOADERS = [
     f'{split}_dataloader.{key}'
@@ -20,7 +20,7 @@ LOADERS = [
 TASKS = {
     'detection': dict(
         package=('mmdet', 'onedl-mmdetection'),
-        config='configs/detection/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        config='demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
         options=['model.backbone.init_cfg=None', 'train_dataloader.batch_size=1', 'train_cfg.val_interval=1'],
         short='train_cfg.max_epochs=1',
         long='train_cfg.max_epochs=2',
@@ -30,7 +30,7 @@ TASKS = {
     ),
     'segmentation': dict(
         package=('mmsegmentation', 'onedl-mmsegmentation'),
-        config='configs/segmentation/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
+        config='demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
         options=['train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=2', 'train_cfg.val_interval=2'],
         short='train_cfg.max_iters=2',
         long='train_cfg.max_iters=4',
@@ -67,7 +67,7 @@ def mim(command: str, package: tuple[str, str], *args: str, root: Path) -> str:
 def test_train_stop_resume_test(task, tmp_path):
     task = TASKS[task]
     make_dataset(
-        tmp_path / 'data', train_images=2 if 'detection' in task['config'] else 4, val_images=2, size=(128, 96)
+        tmp_path / 'data', train_images=2 if 'mask-rcnn' in task['config'] else 4, val_images=2, size=(128, 96)
     )
     config, work_dir = str(REPO / task['config']), tmp_path / 'run'
     options = ['--cfg-options', *LOADERS, *task['options'], 'default_hooks.logger.interval=1']

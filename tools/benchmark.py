@@ -14,31 +14,34 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmefficientmod.analysis import latency
-from mmefficientmod.analysis.plots import plot_cost, save_figure
-from mmefficientmod.analysis.rows import TASKS, normalise, parse_positive, parse_size, select_rows
+from mmefficientmod.compare.plots import plot_cost, save_figure
+from mmefficientmod.measure import latency, records
+from mmefficientmod.utils import RenamedOption, parse_positive, parse_size
+from mmefficientmod.zoo.backbones import normalise, select_backbones
+from mmefficientmod.zoo.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Lists combine: every part at every size, batch size, precision and mode. Rows '
+        epilog='Lists combine: every part at every size, batch size, precision and mode. Backbones '
         'take turns within one run, so that a change of the machine meets all of them.',
     )
     parser.add_argument(
-        '--rows',
+        '--backbones',
         nargs='+',
         default=['table7'],
-        metavar='ROW',
+        metavar='BACKBONE',
         help='names such as efficientmod-s, "table7" (the default) or "all"',
     )
+    parser.add_argument('--rows', action=RenamedOption, const='--backbones')
     parser.add_argument(
         '--parts',
         nargs='+',
-        choices=latency.PARTS,
-        default=list(latency.PARTS),
+        choices=records.PARTS,
+        default=list(records.PARTS),
         metavar='PART',
-        help=f'some of {", ".join(latency.PARTS)}; default all',
+        help=f'some of {", ".join(records.PARTS)}; default all',
     )
     parser.add_argument(
         '--sizes',
@@ -59,10 +62,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--modes',
         nargs='+',
-        choices=latency.MODES,
+        choices=records.MODES,
         default=['eager'],
         metavar='MODE',
-        help=f'some of {", ".join(latency.MODES)}: with torch.compile, in the inference form of the rows that have '
+        help=f'some of {", ".join(records.MODES)}: with torch.compile, in the inference form of the rows that have '
         'one; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
@@ -70,7 +73,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--repeats', type=parse_positive, default=20, help='measured passes of each row; default 20')
     parser.add_argument('--warmup', type=parse_positive, default=3, help='passes before; default 3')
     parser.add_argument(
-        '--baseline', metavar='ROW', help='row that ratios refer to; default efficientmod-s, else the first'
+        '--baseline', metavar='BACKBONE', help='backbone that ratios refer to; default efficientmod-s, else the first'
     )
     parser.add_argument(
         '--memory-limit', type=float, metavar='GB', help='on a CPU, memory the rows may take; default: all that is free'
@@ -85,7 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def choose_rows(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Keys of the rows, the baseline among them, and one line for every name that is none."""
-    rows, problems = select_rows(TASKS['detection'], args.rows)
+    rows, problems = select_backbones(TASKS['detection'], args.backbones)
     keys = [row.key for row in rows]
     if not keys:
         raise SystemExit(f'error: {"; ".join(problems)}')
@@ -93,11 +96,11 @@ def choose_rows(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
         return keys, 'efficientmod-s' if 'efficientmod-s' in keys else keys[0], problems
     baseline = next((key for key in keys if normalise(key) == normalise(args.baseline)), None)
     if baseline is None:
-        raise SystemExit(f'error: the baseline {args.baseline} is not among the rows {", ".join(keys)}')
+        raise SystemExit(f'error: the baseline {args.baseline} is not among the backbones {", ".join(keys)}')
     return keys, baseline, problems
 
 
-def show(case: latency.Case, measurements: list[latency.Measurement], baseline: str, console: Console) -> None:
+def show(case: records.Case, measurements: list[records.Measurement], baseline: str, console: Console) -> None:
     """Prints one case's table."""
     table = Table(title=str(case), title_justify='left')
     table.add_column('row')
@@ -172,11 +175,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(
     args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device, facts: dict, console: Console
-) -> dict[latency.Case, list[latency.Measurement]]:
+) -> dict[records.Case, list[records.Measurement]]:
     """Measures every case, and shows and saves each as soon as it is there."""
     settings = dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, compile_backend=args.compile_backend)
     results = {}
-    for case in latency.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
+    for case in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
         with console.status(str(case)) as status:
             results[case] = latency.measure(
                 case,
@@ -189,7 +192,7 @@ def measure(
                 lambda text, case=case, status=status: status.update(f'{case}: {text}'),
             )
         show(case, results[case], baseline, console)
-        save(args.out, dict(machine=facts, settings=settings, measurements=list(latency.records(results))))
+        save(args.out, dict(machine=facts, settings=settings, measurements=list(records.records(results))))
     return results
 
 

@@ -12,9 +12,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmefficientmod.analysis import latency, speed
-from mmefficientmod.analysis.forms import FORMS
-from mmefficientmod.analysis.rows import TASKS, parse_positive, parse_size, select_rows
+from mmefficientmod.measure import latency, speed
+from mmefficientmod.measure.reference import FORMS
+from mmefficientmod.utils import parse_positive, parse_size
+from mmefficientmod.zoo.backbones import select_backbones
+from mmefficientmod.zoo.tasks import TASKS
 
 ARCHS = ('efficientmod-xxs', 'efficientmod-xs', 'efficientmod-s', 'efficientmod-s-conv')
 RIVALS = ('pvtv2-b1', 'poolformer-s12', 'efficientformerv2-s2', 'repvit-m1.5')
@@ -112,7 +114,7 @@ def show_training(results: list[speed.Training], batch: int, console: Console) -
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    rows, problems = select_rows(TASKS['detection'], args.rows)
+    rows, problems = select_backbones(TASKS['detection'], args.rows)
     if problems or not rows:
         raise SystemExit(f'error: {"; ".join(problems) or "no row to measure"}')
     keys = [row.key for row in rows]

@@ -1,4 +1,4 @@
-"""Compares backbones: `run` trains and tests every row, `report` puts the results beside the published figures."""
+"""Compares backbones: `run` trains and tests each of them, `report` puts the results beside the published figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from pathlib import Path
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmefficientmod.analysis.rows import TASKS, CompareError, Row, parse_positive, parse_size, select_rows
-from mmefficientmod.analysis.runs import RowRun, Settings, describe, run_rows
+from mmefficientmod.compare import CompareError
+from mmefficientmod.compare.runs import Job, Launcher, run_jobs
+from mmefficientmod.compare.settings import Settings, backbone_config
+from mmefficientmod.utils import RenamedOption, describe_error, parse_positive, parse_size
+from mmefficientmod.zoo.backbones import Backbone, select_backbones
+from mmefficientmod.zoo.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,19 +26,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     run = commands.add_parser(
         'run',
-        help='train and test rows through tools/train.py and tools/test.py',
-        description='Trains and tests the chosen rows one after another. Started again after it was killed, the same '
-        'command skips what is done and continues the rest from its last checkpoint.',
+        help='train and test backbones through tools/train.py and tools/test.py',
+        description='Trains and tests the chosen backbones one after another. Started again after it was killed, the '
+        'same command skips what is done and continues the rest from its last checkpoint.',
     )
     run.add_argument('task', choices=TASKS)
     run.add_argument(
-        '--rows',
+        '--backbones',
         nargs='+',
         default=['table7'],
-        metavar='ROW',
+        metavar='BACKBONE',
         help='names such as efficientmod-s, "table7" (the default) or "all"',
     )
-    run.add_argument('--work-dir', type=Path, help='each row works in WORK_DIR/ROW; default work_dirs/compare-TASK')
+    run.add_argument('--rows', action=RenamedOption, const='--backbones')
+    run.add_argument(
+        '--work-dir', type=Path, help='each backbone works in WORK_DIR/BACKBONE; default work_dirs/compare-TASK'
+    )
     run.add_argument('--dry-run', action='store_true', help='print the settings and commands, start nothing')
 
     data = run.add_argument_group('data and schedule (default: as the config says, which is the published setting)')
@@ -45,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='CONFIG',
-        help="config files merged over every row's, e.g. another data set",
+        help="config files merged over every backbone's, e.g. another data set",
     )
     data.add_argument(
         '--iters', type=parse_positive, help='iterations of segmentation; the schedule follows in proportion'
@@ -54,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument('--size', type=parse_size, metavar='HxW', help='crop of segmentation, image bound of detection')
     data.add_argument('--batch-size', type=parse_positive, help='images a step and process')
     data.add_argument('--workers', type=int, help='data loading processes')
-    data.add_argument('--seed', type=int, default=0, help='of every row; default 0')
+    data.add_argument('--seed', type=int, default=0, help='of every backbone; default 0')
     data.add_argument('--amp', action='store_true', help='mixed precision in training')
 
     weights = run.add_argument_group('weights')
@@ -63,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='WHERE',
-        help='weights the backbones start from: "none" (random), a folder of ROW.pth, or ROW=FILE; '
+        help='weights the backbones start from: "none" (random), a folder of BACKBONE.pth, or BACKBONE=FILE; '
         'default: as the config says',
     )
     weights.add_argument(
@@ -71,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='WHERE',
-        help='test these whole models and train nothing: a folder of ROW.pth, or ROW=FILE',
+        help='test these whole models and train nothing: a folder of BACKBONE.pth, or BACKBONE=FILE',
     )
 
     launch = run.add_argument_group('launching')
@@ -119,51 +126,67 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """The sub-command of that name."""
     task = TASKS[args.task]
-    rows, problems = select_rows(task, args.rows)
+    backbones, problems = select_backbones(task, args.backbones)
     for place in (*args.pretrained, *args.checkpoints):
-        name, is_row, _ = place.partition('=')
-        if is_row and (unknown := select_rows(task, [name])[1]):
+        name, named, _ = place.partition('=')
+        unknown = select_backbones(task, [name])[1]
+        if named and unknown:
             raise SystemExit(f'error: {place}: {unknown[0]}')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
-    if not rows:
-        raise SystemExit('error: no row to run')
-    options = vars(args) | dict(task=task, work_dir=args.work_dir or Path('work_dirs', f'compare-{task.name}'))
+    if not backbones:
+        raise SystemExit('error: no backbone to run')
+    options = {**vars(args), 'task': task}
     settings = Settings(**{field.name: options[field.name] for field in dataclasses.fields(Settings)})
-    outcomes = dry_run(rows, settings) if args.dry_run else run_rows(rows, settings, Console())
-    failed = [f'{key}: {reason}' for key, reason in outcomes.items() if reason]
-    if len(failed) < len(rows) and not args.dry_run:
-        print(f'see the results by: {sys.executable} {sys.argv[0]} report {settings.work_dir}')
+    launcher = Launcher(args.launcher, args.gpus, args.launcher_args)
+    work_dir = args.work_dir or Path('work_dirs', f'compare-{task.name}')
+    plans, outcomes = plan(backbones, settings, launcher, work_dir)
+    if args.dry_run:
+        dry_run(plans)
+    else:
+        outcomes.update(run_jobs([job for job, _ in plans], Console()))
+    failed = [f'{name}: {reason}' for name, reason in outcomes.items() if reason]
+    if len(failed) < len(backbones) and not args.dry_run:
+        print(f'see the results by: {sys.executable} {sys.argv[0]} report {work_dir}')
     if failed:
-        head = f'{len(failed)} of {len(rows)} rows failed; the same command tries them again:'
+        head = f'{len(failed)} of {len(backbones)} backbones failed; the same command tries them again:'
         print(head, *failed, sep='\n  ', file=sys.stderr)
     if failed or problems:
         raise SystemExit(1)
 
 
-def dry_run(rows: list[Row], settings: Settings) -> dict[str, str | None]:
-    """Prints what would be started."""
-    outcomes, planned = {}, []
-    for row in rows:
+def plan(
+    backbones: list[Backbone], settings: Settings, launcher: Launcher, work_dir: Path
+) -> tuple[list[tuple[Job, dict]], dict[str, str | None]]:
+    """A job for each backbone with its settings, and the reasons why others cannot run."""
+    plans, refused = [], {}
+    for backbone in backbones:
         try:
-            planned.append(RowRun(row, settings))
-            outcomes[row.key] = None
-        except Exception as error:
-            outcomes[row.key] = describe(error)
-    lines = [{f'#   {name} = {value!r}': None for name, value in run.options.items()} for run in planned]
+            config, options = backbone_config(backbone, settings)
+        except Exception as error:  # whatever it is, it is about this backbone
+            refused[backbone.key] = str(error) if isinstance(error, CompareError) else describe_error(error)
+            continue
+        checkpoint = options.get('load_from') if settings.checkpoints else None
+        folder = work_dir / backbone.key
+        plans.append((Job(backbone.key, folder, config, backbone.config.name, checkpoint, launcher), options))
+    return plans, refused
+
+
+def dry_run(plans: list[tuple[Job, dict]]) -> None:
+    """Prints what would be started."""
+    lines = [[f'#   {name} = {value!r}' for name, value in options.items()] for _, options in plans]
     common = [line for line in (lines[0] if lines else ()) if all(line in other for other in lines)]
-    print('# every row:', *common, sep='\n')
-    for run, own in zip(planned, lines):
-        print(f'# {run.row.key}: {run.row.config}', *(line for line in own if line not in common), sep='\n')
-        for step in run.steps:
-            print(shlex.join(run.command(step)) + ('  # done already' if step in run.state['done'] else ''))
-    return outcomes
+    print('# every backbone:', *common, sep='\n')
+    for (job, _), own in zip(plans, lines):
+        print(f'# {job.name}: {job.config_name}', *(line for line in own if line not in common), sep='\n')
+        for step in job.steps:
+            print(shlex.join(job.command(step)) + ('  # done already' if step in job.state.done else ''))
 
 
 def report(args: argparse.Namespace) -> None:
     """The sub-command of that name."""
-    from mmefficientmod.analysis.comparison import compare
-    from mmefficientmod.analysis.report import write
+    from mmefficientmod.compare.report import write
+    from mmefficientmod.compare.table import compare
 
     console = Console(stderr=True)
     with console.status('reading') as status:

@@ -1,14 +1,8 @@
 _base_ = [
+    '../_base_/backbones/efficientmod-s-conv.py',
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/adamw_1x.py',
     '../_base_/default_runtime_det.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.EfficientMod',
-        arch='s_conv',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/efficientmod_s_conv.pth'),
-    ),
-    neck=dict(in_channels=[40, 80, 160, 344]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,14 +1,8 @@
 _base_ = [
+    '../_base_/backbones/efficientmod-xxs.py',
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/adamw_1x.py',
     '../_base_/default_runtime_det.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.EfficientMod',
-        arch='xxs',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/efficientmod_xxs.pth'),
-    ),
-    neck=dict(in_channels=[32, 64, 128, 256]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,15 +1,8 @@
 _base_ = [
+    '../_base_/backbones/focalnet-t-srf.py',
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/adamw_1x.py',
     '../_base_/default_runtime_det.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.TimmBackbone',
-        model_name='focalnet_tiny_srf',
-        norm_cfg=dict(type='mmpretrain.LN2d'),
-        init_cfg=dict(type='Pretrained', checkpoint='timm://focalnet_tiny_srf.ms_in1k'),
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,14 +1,8 @@
 _base_ = [
+    '../_base_/backbones/pvt-tiny.py',
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/adamw_1x.py',
     '../_base_/default_runtime_det.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmdet.PyramidVisionTransformer',
-        num_layers=[2, 2, 2, 2],
-        init_cfg=dict(type='Pretrained', checkpoint='https://github.com/whai362/PVT/releases/download/v2/pvt_tiny.pth'),
-    ),
-    neck=dict(in_channels=[64, 128, 320, 512]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

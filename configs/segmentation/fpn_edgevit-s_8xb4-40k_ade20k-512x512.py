@@ -1,7 +1,8 @@
 _base_ = [
+    '../_base_/backbones/edgevit-s.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(backbone=dict(type='mmefficientmod.EdgeViT', arch='s'), neck=dict(in_channels=[48, 96, 240, 384]))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

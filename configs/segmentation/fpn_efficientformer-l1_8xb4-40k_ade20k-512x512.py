@@ -1,16 +1,8 @@
 _base_ = [
+    '../_base_/backbones/efficientformer-l1.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.EfficientFormer',
-        model_name='efficientformer_l1',
-        img_size=512,
-        norm_cfg=dict(type='GN', num_groups=1),
-        init_cfg=dict(type='Pretrained', checkpoint='timm://efficientformer_l1.snap_dist_in1k'),
-    ),
-    neck=dict(in_channels=[48, 96, 224, 448]),
-)
+model = dict(backbone=dict(_base_.backbone, img_size=512), neck=dict(in_channels=_base_.channels))

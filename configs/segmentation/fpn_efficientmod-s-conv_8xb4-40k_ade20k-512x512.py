@@ -1,17 +1,11 @@
 _base_ = [
+    '../_base_/backbones/efficientmod-s-conv.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.EfficientMod',
-        arch='s_conv',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/efficientmod_s_conv.pth'),
-    ),
-    neck=dict(in_channels=[40, 80, 160, 344]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
 
 # As released: this arch alone decays to zero.
 param_scheduler = [

@@ -1,15 +1,8 @@
 _base_ = [
+    '../_base_/backbones/mobilevitv2-1.0.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(
-    data_preprocessor=dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0]),  # as the weights were trained
-    backbone=dict(
-        type='mmefficientmod.TimmBackbone',
-        model_name='mobilevitv2_100',
-        init_cfg=dict(type='Pretrained', checkpoint='timm://mobilevitv2_100.cvnets_in1k'),
-    ),
-    neck=dict(in_channels=[128, 256, 384, 512]),
-)
+model = dict(data_preprocessor=_base_.normalisation, backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

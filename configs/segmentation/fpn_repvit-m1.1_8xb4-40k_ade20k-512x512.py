@@ -1,14 +1,8 @@
 _base_ = [
+    '../_base_/backbones/repvit-m1.1.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmefficientmod.TimmBackbone',
-        model_name='repvit_m1_1',
-        init_cfg=dict(type='Pretrained', checkpoint='timm://repvit_m1_1.dist_300e_in1k'),
-    ),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

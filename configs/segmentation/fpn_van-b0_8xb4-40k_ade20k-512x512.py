@@ -1,19 +1,8 @@
 _base_ = [
+    '../_base_/backbones/van-b0.py',
     '../_base_/models/semantic-fpn.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k.py',
     '../_base_/default_runtime_seg.py',
 ]
-model = dict(
-    backbone=dict(
-        type='mmpretrain.VAN',
-        arch='tiny',
-        out_indices=(0, 1, 2, 3),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://download.openmmlab.com/mmclassification/v0/van/van-tiny_8xb128_in1k_20220501-385941af.pth',
-            prefix='backbone.',
-        ),
-    ),
-    neck=dict(in_channels=[32, 64, 160, 256]),
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,0 +1,286 @@
+"""Makes a small data set, trains and tests both tasks on the CPU, ends with metrics and pictures.
+
+The same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
+from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
+from rich.console import Console
+from rich.table import Table
+
+from scenes import make_dataset
+
+REPO = Path(__file__).resolve().parents[1]
+QUICK_DATA = dict(train_images=4, val_images=4, size=(128, 96))
+NUM_PICTURES = 4
+ZOOM = 3  # of the pictures that boxes are drawn on
+SCORE_THR = 0.5  # of the predicted objects that are drawn
+
+say = partial(Console(highlight=False).print, soft_wrap=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One of the two trainings."""
+
+    name: str  # its folder
+    title: str
+    config: Path
+    minutes: int  # of training and test on two quiet cores
+    quick: dict  # config options of --quick
+    # MMEngine's name: (ours, factor to percent, aim in percent)
+    metrics: dict[str, tuple[str, float, float | None]]
+
+
+# In the order of training: the detector's backbone starts from the segmentor's.
+SEGMENTATION, DETECTION = TASKS = (
+    Task(
+        name='segmentation',
+        title='Semantic FPN',
+        config=REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
+        minutes=2,
+        quick={'train_cfg.max_iters': 2, 'train_dataloader.batch_size': 2},
+        metrics={
+            'mIoU': ('mIoU', 1, 60),
+            'mAcc': ('mAcc', 1, None),
+            'aAcc': ('aAcc', 1, None),
+        },
+    ),
+    Task(
+        name='detection',
+        title='Mask R-CNN',
+        config=REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        minutes=5,
+        quick={'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2},
+        metrics={
+            'coco/bbox_mAP': ('box AP', 100, None),
+            'coco/bbox_mAP_50': ('box AP50', 100, None),
+            'coco/segm_mAP': ('mask AP', 100, None),
+            'coco/segm_mAP_50': ('mask AP50', 100, 50),
+        },
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    places = 'work_dirs/demo in the repository, with --quick work_dirs/demo-quick'
+    parser.add_argument('--work-dir', type=Path, help=f'folder for everything that is made (default: {places})')
+    parser.add_argument('--quick', action='store_true', help='a few tiny steps, only to see that everything works')
+    args = parser.parse_args()
+    root = args.work_dir or REPO / 'work_dirs' / ('demo-quick' if args.quick else 'demo')
+    logging.disable(logging.WARNING)  # the steps' own logs have it all
+    # An exception, so that the training in progress is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run(root.resolve(), args.quick)
+    except KeyboardInterrupt:
+        raise SystemExit('\ndemo: stopped; the same command goes on from here') from None
+
+
+def run(root: Path, quick: bool = False) -> None:
+    """Takes every step in `root` that is not done yet.
+
+    Raises:
+        SystemExit: If a step fails; says which, and where its log is.
+    """
+    start = time.monotonic()
+    os.environ['DEMO_ROOT'] = str(root)  # the demo's configs read it
+    say('[bold]1/4 Data:[/] generated scenes in the layouts of COCO and ADE20K (half a minute)')
+    try:
+        made = make_dataset(root / 'data', **(QUICK_DATA if quick else {}))
+    except OSError as error:
+        raise SystemExit(f'demo: {error}') from None
+    say(f'    {root / "data"}{"" if made else ": there already"}')
+
+    checkpoints, metrics = {}, {}
+    for number, task in enumerate(TASKS, 2):
+        what = f'training and testing EfficientMod-xxs (about {task.minutes} minutes on two quiet cores)'
+        say(f'[bold]{number}/4 {task.title}:[/] {what}')
+        options = dict(task.quick if quick else {})
+        if task is DETECTION:
+            options['model.backbone.init_cfg.checkpoint'] = checkpoints[SEGMENTATION]
+        checkpoints[task] = train(task, root / task.name, options)
+        metrics[task] = test(task, root / task.name, checkpoints[task])
+
+    say('[bold]4/4 Pictures:[/] predictions beside the truth (half a minute)')
+    picture = root / 'predictions.png'
+    if is_newer(picture, *checkpoints.values()):
+        say(f'    {picture}: there already')
+    else:
+        with open(root / 'pictures.log', 'w') as log, redirect_stdout(log), redirect_stderr(log):
+            draw_sheet(picture, checkpoints)
+    say(metrics_table(metrics))
+    say(f'Pictures: {picture}\nTime: {(time.monotonic() - start) / 60:.1f} minutes')
+
+
+def is_newer(target: Path, *sources: Path) -> bool:
+    """Whether `target` exists and was made after all `sources`."""
+    return target.exists() and all(target.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
+def train(task: Task, folder: Path, options: dict) -> Path:
+    """Trains from the last checkpoint in `folder`, if there is one, and returns the final checkpoint."""
+    config = Config.fromfile(task.config)
+    config.merge_from_dict(options)
+    loop = config.train_cfg
+    final = folder / (f'epoch_{loop.max_epochs}.pth' if 'max_epochs' in loop else f'iter_{loop.max_iters}.pth')
+    last = folder / 'last_checkpoint'  # MMEngine writes it when a checkpoint is complete
+    if last.exists() and Path(last.read_text()).name == final.name:
+        say('    trained already')
+    else:
+        overrides = [f'{key}={value}' for key, value in options.items()]
+        call('train', task, folder, '--resume', *(['--cfg-options', *overrides] if overrides else []))
+    return final
+
+
+def test(task: Task, folder: Path, checkpoint: Path) -> dict[str, float]:
+    """Tests a checkpoint and returns MMEngine's metrics."""
+
+    def reports() -> list[Path]:
+        return [path for path in sorted(folder.glob('test/*/*.json')) if is_newer(path, checkpoint)]
+
+    if reports():
+        say('    tested already')
+    else:
+        call('test', task, folder / 'test', checkpoint)
+    return json.loads(reports()[-1].read_text())
+
+
+def call(tool: str, task: Task, folder: Path, *args: str | Path) -> None:
+    """Runs tools/train.py or tools/test.py on a task's config, with log and results in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f'{tool}.log'
+    say(f'    tools/{tool}.py {task.config.relative_to(REPO)} (log: {log})')
+    command = [sys.executable, REPO / 'tools' / f'{tool}.py', task.config, *args, '--work-dir', folder]
+    # On the CPU even where there is a GPU; waiting threads leave the cores to others.
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_WAIT_POLICY='PASSIVE')
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with log.open('a', buffering=1) as file, subprocess.Popen(command, env=environment, **pipe) as process:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                show_progress(line)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise SystemExit(f'demo: tools/{tool}.py failed with exit code {process.returncode}; see the end of {log}')
+
+
+def show_progress(line: str) -> None:
+    """Prints the essence of a line of MMEngine's log if it is about progress."""
+    place = re.search(r' - INFO - ((?:Iter|Epoch)\(\w+\).*?\])  ', line)
+    fields = re.findall(r'\b(eta|loss|mIoU|bbox_mAP_50|segm_mAP_50): +(\S+)', line)
+    if place and fields:
+        say('    ' + '  '.join([place[1], *(f'{name} {value}' for name, value in fields)]), markup=False)
+
+
+def metrics_table(metrics: dict[Task, dict[str, float]]) -> Table:
+    """What was reached on the validation scenes beside the aims, in percent."""
+    table = Table('Model', 'Metric', title='Validation scenes, percent')
+    table.add_column('Reached', justify='right')
+    table.add_column('Aim', justify='right')
+    for task, values in metrics.items():
+        for i, (key, (name, factor, aim)) in enumerate(task.metrics.items()):
+            table.add_row('' if i else task.title, name, f'{values[key] * factor:.1f}', f'{aim:.0f}' if aim else '')
+        table.add_section()
+    return table
+
+
+@torch.no_grad()
+def predict(task: Task, checkpoint: Path) -> tuple[list, dict]:
+    """Predictions and truth of the first validation scenes, and the data set's classes and palette."""
+    # Here, because both warn of much when they are imported: it goes to the log of the pictures.
+    from mmdet.apis import init_detector
+    from mmseg.apis import init_model
+
+    config = Config.fromfile(task.config)
+    init = dict(mmdet=init_detector, mmseg=init_model)[config.default_scope]
+    # Sets the default scope, in which the data set is found, as well.
+    model = init(config, str(checkpoint), device='cpu')
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    samples = [model.test_step(pseudo_collate([dataset[i]]))[0] for i in range(NUM_PICTURES)]
+    return samples, dataset.metainfo
+
+
+def draw_objects(image: np.ndarray, instances: InstanceData, palette: list) -> np.ndarray:
+    """Draws boxes and masks in their classes' colours on an image that is enlarged ZOOM times."""
+    visualizer = Visualizer(image=mmcv.imrescale(image, float(ZOOM)))
+    if len(instances):
+        colors = [tuple(palette[label]) for label in instances.labels]
+        masks = instances.masks
+        if not isinstance(masks, torch.Tensor):
+            masks = masks.to_tensor(torch.bool, 'cpu')
+        masks = masks.repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)
+        visualizer.draw_binary_masks(masks, colors=colors, alphas=0.6)
+        visualizer.draw_bboxes(instances.bboxes * ZOOM, edge_colors=colors, line_widths=1.5 * ZOOM)
+    return visualizer.get_image()
+
+
+def draw_sheet(path: Path, checkpoints: dict[Task, Path]) -> None:
+    """Draws the first validation scenes with the truth and the predictions of both tasks on one sheet."""
+    from mmseg.visualization import SegLocalVisualizer
+
+    det_samples, det_meta = predict(DETECTION, checkpoints[DETECTION])
+    seg_samples, seg_meta = predict(SEGMENTATION, checkpoints[SEGMENTATION])
+    seg_visualizer = SegLocalVisualizer(alpha=0.7)
+    seg_visualizer.dataset_meta = seg_meta
+
+    figure = Figure(figsize=(20, 3.1 * NUM_PICTURES + 0.8), layout='constrained')
+    axes = figure.subplots(NUM_PICTURES, 5, squeeze=False)
+    titles = (
+        'Scene',
+        'Objects: truth',
+        f'{DETECTION.title} (score > {SCORE_THR})',
+        'Classes: truth',
+        SEGMENTATION.title,
+    )
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=18)
+    for row, det_sample, seg_sample in zip(axes, det_samples, seg_samples):
+        image = mmcv.imread(det_sample.img_path, channel_order='rgb')
+        predicted = det_sample.pred_instances
+        pictures = [image]
+        for instances in (det_sample.gt_instances, predicted[predicted.scores > SCORE_THR]):
+            pictures.append(draw_objects(image, instances, det_meta['palette']))
+        for truth in (True, False):
+            show = dict(draw_gt=truth, draw_pred=not truth)
+            seg_visualizer.add_datasample('', image, seg_sample, with_labels=False, **show)
+            pictures.append(seg_visualizer.get_image())
+        for axis, picture in zip(row, pictures):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    colors = [(0, 0, 0), *seg_meta['palette']]
+    names = ['unlabelled', *seg_meta['classes']]
+    patches = [Patch(color=np.array(color) / 255, label=name) for color, name in zip(colors, names)]
+    figure.legend(handles=patches, loc='outside lower center', ncols=len(patches), fontsize=16, frameon=False)
+    figure.savefig(path, dpi=80)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,1 +1,0 @@
-"""What the comparison is made of: the published figures, complexity."""

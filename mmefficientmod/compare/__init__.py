@@ -1,0 +1,5 @@
+"""Trains and tests backbones alike, and puts what came out beside the published figures."""
+
+
+class CompareError(RuntimeError):
+    """What stops a backbone, or the whole comparison; the message is one line that says what to do."""

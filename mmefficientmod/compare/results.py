@@ -1,0 +1,294 @@
+"""Metrics, training curves and settings of the backbones whose work directories are found; no torch is needed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..utils import describe_error
+from ..zoo.backbones import Backbone, task_backbones
+from ..zoo.tasks import TASKS, Task
+from . import CompareError
+from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a figure of accuracy depends on apart from the backbone.
+
+    Attributes:
+        dataset (str): Class of the data set, its root and which part of it.
+        val_images (int, optional): Images that the metrics are computed on; None if no log says it.
+        schedule (str): Length of the training, e.g. ``'40000 iterations'``.
+        batch (int): Images a step, all processes together.
+        size (str): Crop or bound of the training images in pixels, e.g. ``'512 x 512'``.
+        test_size (str): Bound of the test images.
+        optimizer (str): Its type, learning rate, weight decay and precision.
+        weights (str): What the backbone started from: ``'pretrained'`` or ``'random'``.
+        seed (int, optional): Seed, None if it was drawn.
+    """
+
+    dataset: str
+    val_images: int | None
+    schedule: str
+    batch: int
+    size: str
+    test_size: str
+    optimizer: str
+    weights: str
+    seed: int | None
+
+
+@dataclass
+class Result:
+    """What was found for one backbone.
+
+    Attributes:
+        backbone (Backbone): The backbone.
+        config (Config): The config that its newest metrics were computed with.
+        split (str): Whose data they were computed on: ``'val'`` or ``'test'``.
+        training (Config): The config of the training, that of the metrics if there was none.
+        folders (set[Path]): The work directories that it was read from.
+        metrics (dict[str, float]): Figures as logged, empty if there are none.
+        source (str): What computed them, e.g. ``'test of iter_40000.pth'``.
+        trained (str): How far the training went, e.g. ``'40000/40000 iterations'``; empty if there was none.
+        finished (bool): Whether that is its end.
+        processes (int): Processes of the training.
+        val_images (int, optional): Images that the newest metrics were computed on.
+        losses (dict[int, float]): Training loss by iteration.
+        validations (dict[int, dict[str, float]]): Metrics during training, by iteration or epoch.
+        setting (Setting, optional): What the metrics depend on.
+    """
+
+    backbone: Backbone
+    config: Config | None = None
+    split: str = 'test'
+    training: Config | None = None
+    folders: set[Path] = field(default_factory=set)
+    metrics: dict[str, float] = field(default_factory=dict)
+    source: str = ''
+    trained: str = ''
+    finished: bool = True
+    processes: int = 1
+    val_images: int | None = None
+    losses: dict[int, float] = field(default_factory=dict)
+    validations: dict[int, dict[str, float]] = field(default_factory=dict)
+    setting: Setting | None = None
+
+    def add(self, run: Run, task: Task) -> None:
+        """Adds a run; they come oldest first."""
+        self.folders.add(run.work_dir)
+        if tested := _metrics(run.test_metrics(), task):
+            self.metrics, self.config, self.split = tested, run.config, 'test'
+            checkpoint = run.config.get('load_from')
+            self.source = f'test of {Path(checkpoint).name}' if checkpoint else 'test'
+            self.val_images = run.images('test', task.val_images)
+        if scalars := run.scalars():
+            self._add_training(run, scalars, task)
+
+    def _add_training(self, run: Run, scalars: Iterable[Mapping], task: Task) -> None:
+        if not run.config.get('resume') and self.training:  # from the start: nothing of the training before counts
+            self.losses, self.validations, self.metrics, self.source = {}, {}, {}, ''
+        for entry in scalars:
+            if 'loss' in entry:
+                self.losses[entry['step']] = entry['loss']
+            elif metrics := _metrics(entry, task):
+                self.validations[entry['step']] = metrics
+        self.training, self.processes = run.config, run.processes
+        total, unit = training_length(run.config)
+        kept = max([checkpoint_step(last_checkpoint(run.work_dir)), *self.validations])
+        step = max([kept, *self.losses]) if unit == 'iteration' else kept
+        self.trained, self.finished = _count(f'{step}/{total}', unit, total), kept >= total
+        if self.validations and not self.source.startswith('test'):
+            step = max(self.validations)
+            self.metrics, self.config, self.split = self.validations[step], run.config, 'val'
+            self.source = f'validation during training, at {unit} {step}'
+            self.val_images = run.images('val', task.val_images) or self.val_images
+
+
+def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
+    """Reads every work directory at or below the paths.
+
+    Returns:
+        tuple[Task, dict[str, Result], list[str]]: The task, the results by the backbone's key in the order of the
+        backbones, and one line for everything that could not be used.
+
+    Raises:
+        CompareError: If there is no result at all, or results that do not belong into one table.
+    """
+    runs, problems = _read_runs(paths)
+    scopes = {run.config.get('default_scope') for run in runs}
+    tasks = [task for task in TASKS.values() if task.scope in scopes]
+    if len(tasks) > 1:
+        raise CompareError('these are results of detection and of segmentation: report one task at a time')
+    if not tasks:
+        raise CompareError('; '.join(problems) or 'the work directories belong to neither detection nor segmentation')
+    task = tasks.pop()
+    backbones = task_backbones(task)
+    results: dict[str, Result] = {}
+    for run in sorted(runs, key=lambda run: run.folder.name):  # MMEngine names runs by their time
+        if run.config.get('default_scope') == task.scope:
+            backbone = _backbone_of(run, task, backbones)
+            try:
+                results.setdefault(backbone.key, Result(backbone)).add(run, task)
+            except Exception as error:  # any config may come here, say one without a training
+                problems.append(f'{run.folder} is not understood ({describe_error(error)})')
+    for key, result in results.items():
+        _check_folders(result)
+        if result.metrics:
+            training = result.training or result.config
+            try:
+                result.setting = setting_of(result.config, training, result.split, result.processes, result.val_images)
+            except Exception as error:  # or one whose data set has no pipeline
+                problems.append(f'{key}: its config is not understood ({describe_error(error)})')
+                result.metrics = {}
+    _check_dataset(results.values())
+    if not any(result.metrics for result in results.values()):
+        names = ', '.join(results)
+        raise CompareError(f'no backbone has metrics yet: {names} began, but nothing was validated or tested')
+    order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
+    return task, {key: results[key] for key in order}, problems
+
+
+def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """All runs at or below the paths, each once, and one line for everything that cannot be read."""
+    runs: dict[Path, Run] = {}
+    problems = []
+    for path in paths:
+        folders = find_runs(path)
+        if not folders:
+            problems.append(f'{path} ' + ('holds no work directory of MMEngine' if path.is_dir() else 'does not exist'))
+        for folder in folders:
+            try:
+                runs[folder.resolve()] = Run(folder.resolve())
+            except Exception as error:  # a config is a program, and may be cut off by a kill
+                problems.append(f'{folder}/vis_data/config.py cannot be read ({type(error).__name__})')
+    return list(runs.values()), problems
+
+
+def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Backbone:
+    """The backbone of a run, by the name of the config that MMEngine put into its folder, else by the folder's."""
+    head = task.pattern.partition('{}')[0]
+    folder = run.work_dir
+    name = folder.parent.name if folder.name in ('train', 'test') else folder.name
+    for config in folder.glob('*.py'):
+        match = re.fullmatch(rf'{re.escape(head)}(.+?)(_fpn)?_\d+xb\d+.*\.py', config.name)
+        if match:
+            name = match[1]
+    return backbones.get(name) or Backbone(name, name, folder)
+
+
+def _metrics(entry: Mapping, task: Task) -> dict[str, float]:
+    """The task's figures in what MMEngine logged, none if the first is not among them."""
+    found = {metric.key: entry[metric.key] for metric in task.metrics if math.isfinite(entry.get(metric.key, math.nan))}
+    return found if task.metrics[0].key in found else {}
+
+
+def _count(number: int | str, unit: str, of: int) -> str:
+    return f'{number} {unit}' + ('' if of == 1 else 's')
+
+
+def _check_folders(result: Result) -> None:
+    """Two trainings of one backbone, say with two seeds, are two results: the table shows one."""
+    for kind, pattern in (('train', '*/vis_data/scalars.json'), ('test', '[0-9]*/[0-9]*.json')):
+        folders = sorted(str(folder) for folder in result.folders if any(folder.glob(pattern)))
+        if len(folders) > 1:
+            places = ' and '.join(folders)
+            raise CompareError(f'{result.backbone.key} has {kind} results in {places}: name the one to report')
+
+
+def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
+    """What makes a data set another one: its class, its root, its annotations, its classes."""
+    dataset = innermost_dataset(config, split)[1]
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return (
+        dataset.type,
+        os.path.normpath(dataset.get('data_root') or '.'),
+        dataset.get('ann_file') or ' '.join((dataset.get('data_prefix') or {}).values()),
+        f'({len(classes)} classes)' if classes else '',
+    )
+
+
+def _check_dataset(results: Iterable[Result]) -> None:
+    datasets: dict[tuple, list[str]] = {}
+    for result in results:
+        if result.metrics:
+            datasets.setdefault(dataset_of(result.config), []).append(result.backbone.key)
+    if len(datasets) > 1:
+        parts = (f'{", ".join(keys)} on {" ".join(dataset)}' for dataset, keys in datasets.items())
+        raise CompareError(f'results of different data sets: {"; ".join(parts)}. Report each data set by itself')
+
+
+def setting_of(config: Config, training: Config, split: str, processes: int, val_images: int | None) -> Setting:
+    """The setting that the configs of the metrics and of the training, and what their logs tell, describe."""
+    length, unit = training_length(training)
+    init_cfg = training.model.backbone.get('init_cfg')
+    pretrained = isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
+    kind, root, part, classes = dataset_of(config, split)
+    return Setting(
+        dataset=' '.join(filter(None, [kind, 'in', os.path.join(root, part), classes])),
+        val_images=val_images,
+        schedule=_count(length, unit, length),
+        batch=training.train_dataloader.batch_size * processes,
+        size=_image_size(training, 'train'),
+        test_size=_image_size(config, split),
+        optimizer=_optimizer(training.optim_wrapper),
+        weights='pretrained' if pretrained else 'random',
+        seed=(training.get('randomness') or {}).get('seed'),
+    )
+
+
+def _optimizer(wrapper: Mapping) -> str:
+    optimizer = wrapper['optimizer']
+    figures = (f'{name.replace("_", " ")} {optimizer[name]:g}' for name in ('lr', 'weight_decay') if name in optimizer)
+    return ', '.join([optimizer['type'], *figures, *(['mixed precision'] if 'Amp' in wrapper.get('type', '') else [])])
+
+
+def _image_size(config: Config, split: str) -> str:
+    pipeline = {transform.type: transform for transform in innermost_dataset(config, split)[1].pipeline}
+    if 'RandomCrop' in pipeline:
+        height, width = pipeline['RandomCrop'].crop_size
+    elif resize := pipeline.get('Resize') or pipeline.get('RandomResize'):
+        height, width = sorted(resize.scale)
+    else:
+        return 'as in the files'
+    return f'{height} x {width}'
+
+
+def on_published_data(result: Result, task: Task) -> bool:
+    """Whether the metrics are on the data set of the published ones, its classes unchanged."""
+    kind, _, _, other_classes = dataset_of(result.config)
+    return kind == task.dataset_type and not other_classes
+
+
+def deviations(result: Result, task: Task) -> list[str]:
+    """What keeps a result from being a repetition of the published one, each in a few words."""
+    actual, expected = result.setting, _published_setting(result.backbone, task)
+    found = []
+    if not on_published_data(result, task):
+        found.append(f'{actual.dataset} instead of {task.dataset}')
+    elif actual.val_images is None:
+        found.append(f'an unknown number of validation images, {task.val_images} there')
+    elif actual.val_images != task.val_images:
+        found.append(f'{actual.val_images} validation images instead of {task.val_images}')
+    names = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights') if result.trained else ('test_size',)
+    for name in names:
+        if expected and getattr(actual, name) != getattr(expected, name):
+            label = 'training size' if name == 'size' else name.replace('_', ' ')
+            found.append(f'{label} {getattr(actual, name)} instead of {getattr(expected, name)}')
+    return found
+
+
+def _published_setting(backbone: Backbone, task: Task) -> Setting | None:
+    """The setting of the backbone's own config; None for one that is none of the comparison's."""
+    if backbone.key not in task_backbones(task):
+        return None
+    config = Config.fromfile(backbone.config, import_custom_modules=False)
+    processes = config.auto_scale_lr.base_batch_size // config.train_dataloader.batch_size
+    return setting_of(config, config, 'test', processes, task.val_images)

@@ -1,0 +1,262 @@
+"""Runs trainings and tests one after another, keeps their logs, and continues where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..utils import describe_error
+from . import CompareError
+from .state import State
+from .workdir import last_checkpoint, last_line, training_progress
+
+TOOLS = (Path(__file__).parents[1] / '.mim' / 'tools').resolve()
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How ``tools/train.py`` and ``tools/test.py`` are started.
+
+    Attributes:
+        kind (str): ``'none'``, ``'pytorch'`` or ``'slurm'``.
+        gpus (int): Number of processes, one a GPU; with ``'none'`` there is one process.
+        arguments (str): Passed on to ``torch.distributed.run`` or ``srun``.
+    """
+
+    kind: str = 'none'
+    gpus: int = 1
+    arguments: str = ''
+
+    def command(self, script: str, operands: Sequence[str]) -> list[str]:
+        """The command line that runs one of the two tools."""
+        extra = shlex.split(self.arguments)
+        start = {
+            'none': [sys.executable, *extra],
+            'pytorch': [
+                *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(self.gpus)),
+                *(extra or ['--standalone']),
+            ],
+            'slurm': ['srun', '--ntasks', str(self.gpus), '--kill-on-bad-exit=1', *extra, sys.executable, '-u'],
+        }[self.kind]
+        end = [] if self.kind == 'none' else ['--launcher', self.kind]
+        return [*start, str(TOOLS / f'{script}.py'), *operands, *end]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training and its test, or a test alone, in a folder of its own.
+
+    The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, what they printed
+    (``train.log``, ``test.log``) and ``state.json``: every command that was started, and which steps are done.
+
+    Attributes:
+        name (str): What it is called on the screen.
+        folder (Path): Where it works.
+        config (Config): What it runs.
+        config_name (str): File name of the config in the folder.
+        checkpoint (str, optional): A whole model to test in place of a training.
+        launcher (Launcher): How the steps are started.
+        environment (Mapping[str, str]): Environment variables of the steps, beside those of this process.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    config_name: str
+    checkpoint: str | None = None
+    launcher: Launcher = field(default_factory=Launcher)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What there is to run, in this order."""
+        return ('test',) if self.checkpoint else ('train', 'test')
+
+    @property
+    def state(self) -> State:
+        """The content of ``state.json``."""
+        return State.read(self.folder, self.name)
+
+    @property
+    def config_file(self) -> Path:
+        """The config in the folder."""
+        return self.folder / self.config_name
+
+    def command(self, step: str) -> list[str]:
+        """The command line of a step as it would be started now."""
+        trained = last_checkpoint(self.folder / 'train')
+        operands = [str(self.config_file)]
+        if step == 'test':
+            operands.append(str(self.checkpoint or trained or self.folder / 'train' / 'LAST_CHECKPOINT'))
+        operands += ['--work-dir', str(self.folder / step)]
+        if step == 'train' and trained:
+            operands.append('--resume')
+        return self.launcher.command(step, operands)
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool) -> Iterator[int | None]:
+        """Locks the job for this process and its children: a training that survives its parent is not started twice.
+
+        Yields:
+            int | None: The descriptor for the children to inherit, None if another process holds the lock.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / '.lock', 'w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield file.fileno()
+
+    def prepare(self) -> None:
+        """Writes the config; refuses a folder in which the job ran with other settings."""
+        began = self.state.commands and self.config_file.exists()
+        if began and Config.fromfile(self.config_file).to_dict() != self.config.to_dict():
+            raise CompareError(
+                f'{self.folder} holds a run of {self.name} with other settings: name another '
+                '--work-dir, or delete that folder to run it anew'
+            )
+        self.config.dump(self.config_file)
+
+    def run_step(self, step: str, lock: int, tick: Callable[[], None]) -> None:
+        """Runs one step to its end; calls ``tick`` about every second.
+
+        Raises:
+            CompareError: If the command fails, with the reason that it printed.
+        """
+        argv, log, state = self.command(step), self.folder / f'{step}.log', self.state
+        entry = dict(
+            step=step,
+            command=shlex.join(argv),
+            directory=os.getcwd(),
+            started=_now(),
+            ended=None,
+            exit_code=None,
+            started_by=shlex.join(getattr(sys, 'orig_argv', None) or [sys.executable, *sys.argv]),
+        )
+        state.error = None
+        state.commands.append(entry)
+        state.write(self.folder)
+        with open(log, 'ab') as out:
+            begin = out.tell()
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **self.environment},
+                pass_fds=[lock],
+                start_new_session=True,
+            )
+            try:
+                while (code := _wait(process, 1)) is None:
+                    tick()
+            finally:  # Ctrl-C and SIGTERM too: nothing of ours goes on in the background
+                _end(process)
+        entry.update(ended=_now(), exit_code=code)
+        if code:
+            end = f'exit code {code}' if code > 0 else signal.Signals(-code).name
+            state.error = f'{step} ended with {end}: {last_line(log, begin)} (log: {log})'
+        else:
+            state.done.append(step)
+        state.write(self.folder)
+        if code:
+            raise CompareError(state.error)
+
+
+def run_jobs(jobs: Sequence[Job], console: Console) -> dict[str, str | None]:
+    """Runs jobs one after another; one that fails does not stop the others, one that is done is skipped.
+
+    A job that another process works on is waited for at the end.
+
+    Returns:
+        dict[str, str | None]: For every job by name the reason why it is not done, None if it is.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.fields[note]}'),
+        TimeElapsedColumn(),
+    )
+    outcomes: dict[str, str | None] = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        overall = progress.add_task('all', total=len(jobs), note=f'0/{len(jobs)}')
+
+        def attempt(job: Job, wait: bool) -> bool:
+            """Runs a job; False if another process is at work on it."""
+            try:
+                with job.lock(wait) as lock:
+                    if lock is None:
+                        console.print(f'{job.name}: another process is at work on it, so it comes last')
+                        return False
+                    job.prepare()
+                    for step in job.steps:
+                        _run_step(job, step, lock, progress)
+                outcomes[job.name] = None
+            except Exception as error:  # whatever it is, it is about this job, and the others go on
+                outcomes[job.name] = str(error) if isinstance(error, CompareError) else describe_error(error)
+                console.print(f'{job.name}: {outcomes[job.name]}', style='red', markup=False, soft_wrap=True)
+            progress.update(overall, completed=len(outcomes), note=f'{len(outcomes)}/{len(jobs)}')
+            return True
+
+        busy = [job for job in jobs if not attempt(job, wait=False)]
+        for job in busy:
+            attempt(job, wait=True)
+    return outcomes
+
+
+def _run_step(job: Job, step: str, lock: int, progress: Progress) -> None:
+    """Runs a step unless it is done, with a progress bar."""
+    if step in job.state.done:
+        progress.console.print(f'{job.name}: {step} is done already')
+        return
+    verb = dict(train='training', test='testing')[step]
+    resumed = ' (continued from the last checkpoint)' if '--resume' in job.command(step) else ''
+    log = job.folder / f'{step}.log'
+    progress.console.print(f'{job.name}: {verb}{resumed}, log in {log}', markup=False, soft_wrap=True)
+    bar = progress.add_task(f'{job.name}: {verb}', total=1 if step == 'train' else None, note='')
+
+    def tick() -> None:
+        if step == 'train':
+            share, note = training_progress(job.folder / 'train', job.config)
+            progress.update(bar, completed=share, note=note)
+
+    try:
+        job.run_step(step, lock, tick)
+    finally:
+        progress.remove_task(bar)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that leads a session, and what it started: data loading processes outlive it for seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            _wait(process, 30)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> int | None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
+
+
+def _now() -> str:
+    return time.strftime('%Y-%m-%dT%H:%M:%S%z')

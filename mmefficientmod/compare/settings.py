@@ -1,0 +1,200 @@
+"""The settings that one comparison lays over every backbone's config."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..utils import describe_error
+from ..zoo.backbones import Backbone, normalise
+from ..zoo.tasks import Task
+from . import CompareError
+from .workdir import innermost_dataset, training_length
+
+WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is laid over every config; what is not given stays as the config says.
+
+    Attributes:
+        task (Task): Detection or segmentation.
+        overlays (Sequence[str]): Config files merged over every backbone's config, e.g. another data set.
+        data_root (str, optional): Root folder of the data set.
+        iters (int, optional): Length of a training that counts iterations; the schedule shrinks or grows with it.
+        epochs (int, optional): The same for one that counts epochs.
+        size (tuple[int, int], optional): Height and width in pixels: the crop (segmentation), the bound (detection).
+        batch_size (int, optional): Images a step and process.
+        workers (int, optional): Data loading processes.
+        seed (int): Seed of every backbone.
+        amp (bool): Mixed precision in training.
+        pretrained (Sequence[str]): ``none``, a folder, or ``BACKBONE=FILE``: the weights to start from.
+        checkpoints (Sequence[str]): A folder, or ``BACKBONE=FILE``: whole models to test in place of training.
+        cfg_options (Mapping): Further settings, applied last.
+    """
+
+    task: Task
+    overlays: Sequence[str] = ()
+    data_root: str | None = None
+    iters: int | None = None
+    epochs: int | None = None
+    size: tuple[int, int] | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    seed: int = 0
+    amp: bool = False
+    pretrained: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
+    cfg_options: Mapping = field(default_factory=dict)
+
+
+def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dict]:
+    """A backbone's config with the comparison's settings.
+
+    Returns:
+        tuple[Config, dict]: The config, and the settings that were laid over it by dotted name.
+
+    Raises:
+        CompareError: If a setting does not fit the config.
+    """
+    config = Config.fromfile(backbone.config)
+    for overlay in settings.overlays:
+        try:
+            config.merge_from_dict(Config.fromfile(overlay).to_dict())
+        except Exception as error:  # a config is a program: whatever it raises is about the config
+            raise CompareError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
+    options = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
+    if settings.amp:
+        options.update({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+    if settings.checkpoints:
+        options['load_from'] = find_weights_file(backbone, settings.checkpoints, '--checkpoints')
+        if options['load_from'] is None:
+            raise CompareError(f'--checkpoints names no file for {backbone.key}')
+    options.update(_length(config, settings))
+    options.update(_data(config, settings))
+    options.update(_pretrained(backbone, config, settings))
+    if settings.size:
+        options.update(_size(config, settings))
+    options.update(settings.cfg_options)
+    try:
+        config.merge_from_dict(options)
+    except Exception as error:
+        raise CompareError(f'the settings do not fit its config: {describe_error(error)}') from error
+    return config, options
+
+
+def _length(config: Config, settings: Settings) -> dict:
+    """Another length of training, with the schedule in proportion."""
+    published, unit = training_length(config)
+    by_epoch = unit == 'epoch'
+    wanted, unwanted = (settings.epochs, settings.iters) if by_epoch else (settings.iters, settings.epochs)
+    if unwanted is not None:
+        used, other = ('epochs', 'iters') if by_epoch else ('iters', 'epochs')
+        raise CompareError(f'{settings.task.name} trains by {used} here: give --{used}, not --{other}')
+    if wanted is None:
+        return {}
+    name = 'max_epochs' if by_epoch else 'max_iters'
+    ratio = wanted / published
+    options = {f'train_cfg.{name}': wanted}
+    for i, scheduler in enumerate(config.get('param_scheduler') or []):
+        shortest = 2 if scheduler.type == 'LinearLR' else 1  # a ramp has a first and a last step
+        for key in ('begin', 'end', 'T_max'):
+            if scheduler.get(key):
+                options[f'param_scheduler.{i}.{key}'] = max(shortest, round(scheduler[key] * ratio))
+        if 'milestones' in scheduler:
+            options[f'param_scheduler.{i}.milestones'] = [max(1, round(step * ratio)) for step in scheduler.milestones]
+    if not by_epoch:
+        options['default_hooks.logger.interval'] = max(1, min(config.default_hooks.logger.interval, wanted // 20))
+        for key, interval in (
+            ('train_cfg.val_interval', config.train_cfg.val_interval),
+            ('default_hooks.checkpoint.interval', config.default_hooks.checkpoint.interval),
+        ):
+            options[key] = max(1, round(interval * ratio))
+    return options
+
+
+def _data(config: Config, settings: Settings) -> dict:
+    """Root, batch size and loading processes."""
+    options = {}
+    for split in ('train', 'val', 'test'):
+        loader = f'{split}_dataloader'
+        place, dataset = innermost_dataset(config, split)
+        if settings.data_root:
+            options[f'{place}.data_root'] = settings.data_root
+            evaluator = config.get(f'{split}_evaluator') or {}
+            if evaluator.get('ann_file') and dataset.get('data_root'):
+                inside = os.path.relpath(evaluator['ann_file'], dataset['data_root'])
+                options[f'{split}_evaluator.ann_file'] = os.path.join(settings.data_root, inside)
+        if settings.workers is not None:
+            options[f'{loader}.num_workers'] = settings.workers
+            options[f'{loader}.persistent_workers'] = settings.workers > 0
+    if settings.batch_size:
+        options['train_dataloader.batch_size'] = settings.batch_size
+    return options
+
+
+def _size(config: Config, settings: Settings) -> dict:
+    """Another image size: every resize of the pipelines keeps its ratio of long to short side."""
+    height, width = settings.size
+    short, long = sorted(settings.size)
+    options = {}
+    for split in ('train', 'val', 'test'):
+        place, dataset = innermost_dataset(config, split)
+        for i, transform in enumerate(dataset.pipeline):
+            if transform.type in ('Resize', 'RandomResize'):
+                if settings.task.name == 'segmentation':  # the crop bounds the size, the scale only the long side
+                    long = round(short * max(transform.scale) / min(transform.scale))
+                options[f'{place}.pipeline.{i}.scale'] = (long, short)
+            elif transform.type == 'RandomCrop':
+                options[f'{place}.pipeline.{i}.crop_size'] = (height, width)
+    if 'size' in config.model.get('data_preprocessor', {}):
+        options['model.data_preprocessor.size'] = (height, width)
+    if 'img_size' in config.model.backbone:
+        options['model.backbone.img_size'] = math.ceil(short / 32) * 32
+    return options
+
+
+def _pretrained(backbone: Backbone, config: Config, settings: Settings) -> dict:
+    """The weights that the backbone starts from; random ones are all trained, their norms' statistics too."""
+    if not settings.pretrained or settings.checkpoints:
+        return {}
+    if list(settings.pretrained) == ['none']:
+        trained = dict(init_cfg=None, norm_eval=False, frozen_stages=-1)
+        return {f'model.backbone.{key}': value for key, value in trained.items() if key in config.model.backbone}
+    path = find_weights_file(backbone, settings.pretrained, '--pretrained')
+    if path is None:
+        return {}
+    if isinstance(config.model.backbone.get('init_cfg'), Mapping):
+        return {'model.backbone.init_cfg.checkpoint': path}
+    return {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=path)}
+
+
+def find_weights_file(backbone: Backbone, places: Sequence[str], option: str) -> str | None:
+    """A backbone's file among ``BACKBONE=FILE`` and folders; None if only others are named.
+
+    Raises:
+        CompareError: If there is no such file.
+    """
+    folders = [place for place in places if '=' not in place]
+    for place in places:
+        name, _, path = place.partition('=')
+        if path and normalise(name) == normalise(backbone.key):
+            if not Path(path).is_file():
+                raise CompareError(f'{option}: {path} does not exist')
+            return path
+    for folder in folders:
+        for path in sorted(Path(folder).glob('*')):
+            if path.suffix in WEIGHT_SUFFIXES and normalise(path.stem) == normalise(backbone.key):
+                return str(path)
+    if folders:
+        raise CompareError(
+            f'{option}: {", ".join(folders)} holds no file for {backbone.key}, such as {backbone.key}.pth; '
+            f'put it there or name it by {option} {backbone.key}=FILE'
+        )
+    return None

@@ -1,0 +1,65 @@
+"""``state.json``: what was started in a job's folder, and which of its steps are done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..utils import replace_file
+from . import CompareError
+
+NAME = 'state.json'
+
+
+@dataclass
+class State:
+    """The content of the file.
+
+    Attributes:
+        name (str): Name of the job, that of the backbone in a comparison.
+        done (list[str]): Steps that ended well, out of ``'train'`` and ``'test'``.
+        error (str, optional): Why the newest command failed.
+        commands (list[dict]): Every command: ``step``, ``command``, ``directory``, ``started``, ``ended``,
+            ``exit_code`` and ``started_by``, the command line of the comparison.
+    """
+
+    name: str
+    done: list[str] = field(default_factory=list)
+    error: str | None = None
+    commands: list[dict] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Writes the file in one step."""
+        replace_file(folder / NAME, json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> State:
+        """The state of a job's folder; that of a new one if there is no file.
+
+        Raises:
+            CompareError: If the file cannot be used.
+        """
+        path = folder / NAME
+        if not path.exists():
+            return cls(name)
+        try:
+            content = json.loads(path.read_text())
+            if 'row' in content:
+                raise CompareError(f"{path}: the key 'row' is now called 'name': rename it there")
+            return cls(**content)
+        except (ValueError, TypeError) as error:
+            raise CompareError(f'{path} is not of this tool ({type(error).__name__}): delete the folder') from error
+
+
+def read_states(folders: Iterable[Path]) -> dict[str, State]:
+    """The states in and below some folders by name, in the order in which the jobs were begun."""
+    states = []
+    for folder in folders:
+        for path in folder.glob(f'**/{NAME}'):
+            with contextlib.suppress(CompareError):  # anybody's file may be called so
+                states.append(State.read(path.parent, ''))
+    begun = [state for state in states if state.commands]
+    return {state.name: state for state in sorted(begun, key=lambda state: state.commands[0]['started'])}

@@ -1,0 +1,135 @@
+"""What MMEngine leaves in a work directory: configs, logs, scalars, checkpoints. Reading it needs no torch.
+
+A work directory holds one folder for each start of a training or a test, named by the time: here a run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+
+
+class Run:
+    """One start of a training or a test.
+
+    Args:
+        folder (Path): The folder that MMEngine named by the time.
+
+    Attributes:
+        config (Config): The config that it ran with.
+        log (str): What it logged, empty if there is no log.
+        processes (int): Number of its processes.
+
+    Raises:
+        Exception: Whatever the config raises: a config is a program, and a kill may have cut it off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = Config.fromfile(folder / 'vis_data' / 'config.py', import_custom_modules=False)
+        log = folder / f'{folder.name}.log'
+        self.log = log.read_text(errors='replace') if log.exists() else ''
+        processes = re.search(r'GPU number: (\d+)', self.log)
+        self.processes = int(processes[1]) if processes else 1
+
+    @property
+    def work_dir(self) -> Path:
+        """The work directory, which several runs may share."""
+        return self.folder.parent
+
+    def test_metrics(self) -> dict:
+        """What a test wrote, empty if this was none."""
+        path = self.folder / f'{self.folder.name}.json'
+        return _parse(path.read_text()) if path.exists() else {}
+
+    def scalars(self) -> list[dict]:
+        """Every line of ``scalars.json``: the losses and metrics of a training; empty if this was none."""
+        return list(_scalars(self.folder))
+
+    def images(self, split: str, expected: int) -> int | None:
+        """Images of the last complete validation or test, None if no log tells.
+
+        MMEngine counts batches only. Where ``expected`` images fit into them, they are the answer: the processes fill
+        up the last batch.
+        """
+        batches = re.findall(rf'\({split}\) *(?:\[ *\d+\] *)?\[ *(\d+)/\1\]', self.log)
+        if not batches:
+            return None
+        step = self.processes * self.config[f'{split}_dataloader'].batch_size
+        most = int(batches[-1]) * step
+        return expected if most - step < expected <= most else most
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders of all runs at or below a folder."""
+    return [file.parents[1] for file in sorted(folder.rglob('vis_data/config.py'))]
+
+
+def training_length(config: Mapping) -> tuple[int, str]:
+    """Length of the training and its unit, ``'epoch'`` or ``'iteration'``."""
+    loop = config['train_cfg']
+    return (loop['max_epochs'], 'epoch') if 'max_epochs' in loop else (loop['max_iters'], 'iteration')
+
+
+def last_checkpoint(work_dir: Path) -> Path | None:
+    """The newest complete checkpoint; MMEngine notes its name, here with the folder as it is now."""
+    note = work_dir / 'last_checkpoint'
+    return work_dir / Path(note.read_text().strip()).name if note.exists() else None
+
+
+def checkpoint_step(checkpoint: Path | None) -> int:
+    """The epoch or iteration in a checkpoint's name, 0 if there is none."""
+    step = re.search(r'_(\d+)\.pth$', checkpoint.name) if checkpoint else None
+    return int(step[1]) if step else 0
+
+
+def training_progress(work_dir: Path, config: Config) -> tuple[float, str]:
+    """Share of a training that is done, and its newest loss in words."""
+    runs = sorted(file.parents[1] for file in work_dir.glob('*/vis_data/scalars.json'))
+    losses = [entry for entry in (_scalars(runs[-1]) if runs else ()) if 'loss' in entry]
+    if not losses:
+        return 0.0, ''
+    total, unit = training_length(config)
+    step = losses[-1]['epoch' if unit == 'epoch' else 'step']
+    done = step - 1 if unit == 'epoch' else step
+    return done / total, f'{unit} {step}/{total}, loss {losses[-1]["loss"]:.3f}'
+
+
+def innermost_dataset(config: Config, split: str) -> tuple[str, Mapping]:
+    """The dotted place and the dict of a split's data set, below whatever wraps it."""
+    place = f'{split}_dataloader.dataset'
+    dataset = config[f'{split}_dataloader'].dataset
+    while 'dataset' in dataset:
+        place, dataset = f'{place}.dataset', dataset.dataset
+    return place, dataset
+
+
+def last_line(log: Path, begin: int = 0) -> str:
+    """The last line of a log that names an error, else the last with text: launchers write more below the reason.
+
+    Args:
+        log (Path): The file.
+        begin (int): Where the newest run begins, in bytes. Defaults to 0.
+    """
+    with open(log, 'rb') as file:
+        file.seek(max(begin, log.stat().st_size - 20000))
+        lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
+    pattern = re.compile(r'(\[rank\d+\]: )?(error: |[\w.]*(Error|Exception|Interrupt)\b)')
+    errors = [line for line in lines if pattern.match(line) and 'ChildFailedError' not in line]
+    return [*errors[-1:], *lines[-1:], 'it printed nothing'][0]
+
+
+def _scalars(run: Path) -> Iterator[dict]:
+    path = run / 'vis_data' / 'scalars.json'
+    return map(_parse, path.read_text().splitlines() if path.exists() else [])
+
+
+def _parse(text: str) -> dict:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:  # being written, or cut off by a kill
+        return {}

@@ -1,0 +1,58 @@
+"""Small helpers for files, errors and command lines; they need neither torch nor an MM library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a text file in one step: a kill leaves the old content or the new one, never half of it."""
+    draft = path.with_name(f'.{path.name}')
+    with open(draft, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+
+
+def describe_error(error: BaseException) -> str:
+    """An error in one line, with its type."""
+    return f'{type(error).__name__}: {first_line(error)}'
+
+
+def parse_positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of 1 or more')
+    return int(text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels of ``800x1333`` or ``512``, for argparse."""
+    match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
+    if not match or min(int(side) for side in match.groups() if side) < 32:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size: give HEIGHTxWIDTH in pixels, at least 32 each')
+    return int(match[1]), int(match[2] or match[1])
+
+
+class RenamedOption(argparse.Action):
+    """An option under its former name: refused with the new one.
+
+    Example:
+        >>> parser = argparse.ArgumentParser(prog='benchmark')
+        >>> _ = parser.add_argument('--rows', action=RenamedOption, const='--backbones')
+    """
+
+    def __init__(self, option_strings: list[str], dest: str, const: str, **kwargs: object) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, '*', const, argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        parser.error(f'{self.option_strings[0]} is now called {self.const}')
