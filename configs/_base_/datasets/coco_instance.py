@@ -27,13 +27,8 @@ tta_pipeline = [  # three sizes, each with and without a flip, as MMDetection's 
                 dict(
                     type='PackDetInputs',
                     meta_keys=(
-                        'img_id',
-                        'img_path',
-                        'ori_shape',
-                        'img_shape',
-                        'scale_factor',
-                        'flip',
-                        'flip_direction',
+                        *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+                        *('flip', 'flip_direction'),
                     ),
                 )
             ],
