@@ -20,8 +20,7 @@ def run(code: str, *paths: object, options: Sequence[str] = ()) -> subprocess.Co
         [sys.executable, *options, '-W', 'ignore', '-c', code],
         env=dict(os.environ, PYTHONPATH=path),
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
 
