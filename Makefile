@@ -30,7 +30,7 @@ demo: env  ## train and evaluate both tasks on a small generated data set, on th
 	$(VENV)/bin/python demo/run.py
 
 bench: env  ## measure EfficientMod's speed against the reference, on the CPU; BENCH_ARGS='--modes all ...' in place of the default
-	$(VENV)/bin/python tools/benchmark.py $(or $(BENCH_ARGS),--backbones efficientmod --parts backbone training --modes all --sizes 512x512)
+	$(VENV)/bin/python tools/benchmark.py $(or $(BENCH_ARGS),--backbones efficientmod --parts backbone --modes all --sizes 512x512)
 
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
 	$(VENV)/bin/python -m pytest $(CHOICE) $(PYTEST_ARGS) $(TESTS)

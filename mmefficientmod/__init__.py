@@ -40,7 +40,7 @@ def _refuse(name: str, minimum: str, maximum: str, state: str) -> None:
 if importlib.util.find_spec('torch'):  # results and published figures can be read without it
     _check_dependencies()
 
-    from .checkpoint import allow_safe_globals
+    from .safe_load import allow_safe_globals
 
     allow_safe_globals()
 

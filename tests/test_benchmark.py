@@ -28,13 +28,15 @@ def load_tool():
     return module
 
 
-@pytest.mark.ops
+DETECTOR = Case('detector', (64, 70), 1, 'bf16', 'compiled')
+
+
 @pytest.mark.parametrize(
     'case',
     [
         Case('backbone', (64, 64)),
         Case('segmentor', (64, 64), 2, 'fp16'),
-        Case('detector', (64, 70), 1, 'bf16', 'compiled'),
+        pytest.param(DETECTOR, marks=pytest.mark.ops),
         Case('training', (64, 64), 2),
     ],
     ids=str,
@@ -95,7 +97,6 @@ def run_part(part: str):
     return latency.forward_pass(build_part('efficientmod-xxs', part), case, CPU)()
 
 
-@pytest.mark.ops
 def test_the_parts_are_what_they_say():
     assert [tuple(level.shape) for level in run_part('backbone')] == [  # 70 is padded to 96
         (1, 32, 16, 24),
@@ -104,6 +105,10 @@ def test_the_parts_are_what_they_say():
         (1, 256, 2, 3),
     ]
     assert run_part('segmentor').shape == (1, 150, 16, 24)
+
+
+@pytest.mark.ops
+def test_the_detector_is_what_it_says():
     ((scores, boxes, masks),) = run_part('detector')
     assert scores.shape[1] == 81 and boxes.shape == (len(scores), 320)
     assert masks.shape == (min(100, len(scores)), 80, 28, 28)

@@ -408,7 +408,7 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_
 def test_benchmark_files(work_dir, tmp_path):
     def write(name: str, *cases: Case, **machine) -> Path:
         content = dict(
-            machine=dict(torch='2', cpu='x') | machine,
+            machine={'torch': '2', 'cpu': 'x', **machine},
             measurements=list(records({case: [Measurement('resnet-18', 'ResNet-18', 1, 1, 2.0)] for case in cases})),
         )
         (tmp_path / name).write_text(json.dumps(content))

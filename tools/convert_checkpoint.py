@@ -2,7 +2,8 @@
 
 import argparse
 
-from mmefficientmod.checkpoint import CheckpointError, convert_checkpoint
+from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.conversion import convert_checkpoint
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from ..zoo.tasks import TASKS, Task
 from . import CompareError
 from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
 
-# What of a Setting makes a figure another one than the published, beside the data; all but the test size train.
+# The fields of a Setting, beside the data, in which a run may differ from the published one.
 PUBLISHED_SETTINGS = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')
 
 

@@ -16,12 +16,12 @@ from ..zoo.tasks import TASKS
 from .records import PARTS, Case
 
 
-def build_quietly(settings: Mapping, scope: str) -> nn.Module:
+def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
     """A model in evaluation mode, without what the libraries warn of while they build it.
 
     Args:
         settings (Mapping): The model's dict in a config.
-        scope (str): The codebase that it belongs to.
+        scope (str, optional): The codebase in which its parts are found. Defaults to none: their names tell.
     """
     with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -34,8 +34,11 @@ def build_part(key: str, part: str) -> nn.Module:
     """The part of the benchmark of that name with a backbone, with random weights: they do not change the work."""
     config = Config.fromfile(task_backbones(TASKS[PARTS[part]])[key].config)
     config.model.backbone.init_cfg = None
-    whole = part in ('detector', 'segmentor')
-    model = build_quietly(config.model if whole else config.model.backbone, config.default_scope)
+    if part in ('detector', 'segmentor'):
+        model = build_quietly(config.model, config.default_scope)
+    else:  # the codebase is not imported, which for MMDetection needs MMCV's operators
+        scope = None if '.' in config.model.backbone.type else config.default_scope
+        model = build_quietly(config.model.backbone, scope)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith('gamma'):  # LayerScale starts at 1e-4, which would hide a wrong branch from the check

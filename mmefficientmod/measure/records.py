@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class Measurement:
     error: str | None = None  # why it was not measured
 
 
-Results = Mapping[Case, Sequence[Measurement]]
+Results = typing.Mapping[Case, typing.Sequence[Measurement]]  # those of collections.abc need Python 3.9
 
 
 def add_speed_ups(results: Results, baseline: str = '') -> None:
