@@ -1,5 +1,7 @@
 """The comparison backbones: every row builds by name, runs at any size and trains in both tasks."""
 
+from __future__ import annotations
+
 from importlib import import_module
 
 import pytest
@@ -117,7 +119,7 @@ def test_images_are_normalised_as_the_weights_expect(codebase, row):
     expected = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     checkpoint = config.backbone.get('init_cfg', {}).get('checkpoint', '')
     if checkpoint.startswith('timm://'):
-        published_with = timm.get_pretrained_cfg(checkpoint.removeprefix('timm://'))
+        published_with = timm.get_pretrained_cfg(checkpoint[len('timm://') :])
         assert published_with.architecture == config.backbone.model_name
         expected = dict(mean=published_with.mean, std=published_with.std)
     for key, values in expected.items():

@@ -88,7 +88,7 @@ def step(model, images):
     """Gradients of one training step."""
     model.zero_grad()
     torch.stack([level.square().mean() for level in model(images)]).mean().backward()
-    return {name.removeprefix('module.'): parameter.grad for name, parameter in model.named_parameters()}
+    return {name.replace('module.', '', 1): parameter.grad for name, parameter in model.named_parameters()}
 
 
 def distributed_steps(rank, folder, images, with_cp):
