@@ -517,7 +517,14 @@ def test_any_floating_point_is_taken(dtype, tmp_path):
 def mmengine_file(path, old=None, new=None):
     """A file as MMEngine writes it, with a name in its pickle changed from ``old`` to ``new``."""
     loss = HistoryBuffer([1.5, 2.5], [1, 1])
-    info = dict(epoch=1, lr=np.float64(0.1), best=np.float32(0.5), seen=np.arange(3), flag=np.bool_(True), tags=np.array(['a', 'bb']))
+    info = dict(
+        epoch=1,
+        lr=np.float64(0.1),
+        best=np.float32(0.5),
+        seen=np.arange(3),
+        flag=np.bool_(True),
+        tags=np.array(['a', 'bb']),
+    )
     content = dict(
         meta=dict(epoch=1, experiment_name='x'),
         state_dict=Detector('xxs').state_dict(),
