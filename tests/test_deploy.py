@@ -23,7 +23,8 @@ def trained(arch, **kwargs):
 
 
 def assert_close(levels, expected, tolerance=1e-5):
-    for level, reference in zip(levels, expected, strict=True):
+    assert len(levels) == len(expected)
+    for level, reference in zip(levels, expected):
         assert (level - reference).abs().max() <= tolerance * reference.abs().max()
 
 
