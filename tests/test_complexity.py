@@ -1,5 +1,7 @@
 """Parameters and multiply-accumulates: counted right, and equal to the published ones or explained."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 import torch.nn.functional as F

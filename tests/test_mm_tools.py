@@ -1,5 +1,7 @@
 """The MM libraries' own tools, each in a fresh process, on the demo's configs and on what MMEngine's training wrote."""
 
+from __future__ import annotations
+
 import json
 import re
 import subprocess
