@@ -1,5 +1,7 @@
 """Packages mmefficientmod together with what `mim` looks for under `mmefficientmod/.mim`."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,16 +11,17 @@ from setuptools import find_packages, setup
 
 try:
     from setuptools.command.editable_wheel import editable_wheel
+
+    try:
+        from setuptools.command.bdist_wheel import bdist_wheel
+    except ImportError:  # setuptools below 70.1
+        from wheel.bdist_wheel import bdist_wheel
+    from wheel.wheelfile import WheelFile
 except ImportError:
     raise SystemExit(
-        f'error: mmefficientmod is built by setuptools>=64, but {setuptools.__version__} is installed: '
-        'pip install "setuptools>=64,<82" wheel'
+        'error: mmefficientmod is built by setuptools>=64, but setuptools '
+        f'{setuptools.__version__} is installed: pip install "setuptools>=70.1,<82" wheel'
     ) from None
-try:
-    from setuptools.command.bdist_wheel import bdist_wheel
-except ImportError:  # setuptools below 70.1
-    from wheel.bdist_wheel import bdist_wheel
-from wheel.wheelfile import WheelFile
 
 ROOT = Path(__file__).resolve().parent
 version: dict = {}

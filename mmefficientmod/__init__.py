@@ -1,5 +1,7 @@
 """EfficientMod (ICLR 2024) as a plugin for MMDetection, MMSegmentation and MMPreTrain."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys
@@ -40,7 +42,7 @@ def _refuse(name: str, minimum: str, maximum: str, state: str) -> None:
 if importlib.util.find_spec('torch'):  # results and published figures can be read without it
     _check_dependencies()
 
-    from .checkpoint import allow_safe_globals
+    from .safe_load import allow_safe_globals
 
     allow_safe_globals()
 

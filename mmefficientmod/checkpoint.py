@@ -1,4 +1,4 @@
-"""Checkpoints: reading them safely, the names of the released ones, conversion between both forms.
+"""Checkpoints: where their weights are, how these are named, whether they fit a backbone, and loading them into it.
 
 Two forms exist. *Released* files come from the authors' timm 0.6 trainer (ImageNet) or from MMCV 1.x (COCO, ADE20K);
 *project* files come from MMEngine and name the parameters as :class:`mmefficientmod.models.EfficientMod` does. The
@@ -7,104 +7,53 @@ backbone takes either.
 
 from __future__ import annotations
 
-import argparse
-import os
-import pickle
+import logging
+import math
 import re
-import zipfile
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from mmengine.fileio import get_local_path, isfile
-from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
+from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from .safe_load import CheckpointError, read_checkpoint
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
 WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
+WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 BACKBONE_PREFIX = 'backbone.'
-# Released name -> project name, applied in this order.
-_TO_PROJECT: tuple[tuple[str, str | Callable], ...] = (
-    (r'^patch_embed\.', 'patch_embeds.0.'),
-    (r'^layers\.(\d+)\.downsample\.', lambda m: f'patch_embeds.{int(m[1]) + 1}.'),
-    (r'^layers\.(\d+)\.blocks\.(\d+)\.', r'stages.\1.\2.'),
-    (r'\.mlp\.context_layer\.context_list\.0\.', '.context.dwconv.'),
-    (r'\.mlp\.context_layer\.', '.context.'),
-    (r'\.mlp\.(fc[12])\.', r'.\1.'),
-    (r'\.gamma_1$', '.gamma'),
-)
-_TO_RELEASED: tuple[tuple[str, str | Callable], ...] = (
-    (r'^patch_embeds\.0\.', 'patch_embed.'),
-    (r'^patch_embeds\.(\d+)\.', lambda m: f'layers.{int(m[1]) - 1}.downsample.'),
-    (r'^stages\.(\d+)\.(\d+)\.', r'layers.\1.blocks.\2.'),
-    (r'\.context\.dwconv\.', '.mlp.context_layer.context_list.0.'),
-    (r'\.context\.', '.mlp.context_layer.'),
-    (r'(blocks\.\d+)\.(fc[12])\.', r'\1.mlp.\2.'),
-    (r'\.gamma$', '.gamma_1'),
+STEM = 'patch_embeds.0.proj.weight'
+MAX_STAGES = 10
+# How a name begins in the released form and in the project's; # is a number. The first line that fits counts.
+NAMES = (
+    ('patch_embed.', 'patch_embeds.0.'),
+    *((f'layers.{i}.downsample.', f'patch_embeds.{i + 1}.') for i in range(MAX_STAGES - 1)),
+    ('layers.#.blocks.#.mlp.context_layer.context_list.0.', 'stages.#.#.context.dwconv.'),
+    ('layers.#.blocks.#.mlp.context_layer.', 'stages.#.#.context.'),
+    ('layers.#.blocks.#.mlp.fc', 'stages.#.#.fc'),
+    ('layers.#.blocks.#.gamma_1', 'stages.#.#.gamma'),
+    ('layers.#.blocks.#.', 'stages.#.#.'),
 )
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or does not fit; the message is one line that says why."""
+def to_project_name(name: str) -> str:
+    """The project's name of a released backbone parameter; any other name comes back as it is."""
+    return _rename(name, NAMES)
 
 
-def allow_safe_globals() -> None:
-    """Adds what checkpoints hold beside tensors to the allow-list of torch's safe loader.
-
-    These are classes of plain data: a timm trainer's arguments, MMEngine's log history and NumPy's arrays. From torch
-    2.6 on MMEngine loads its own checkpoints by the safe loader, and without them it could not resume.
-    """
-    array_parts = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    torch.serialization.add_safe_globals(
-        [argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype, *array_parts, *dtypes]
-    )
-    if digit_version(torch.__version__) >= digit_version('2.6'):
-        torch.serialization.add_safe_globals([(_history_statistics, 'builtins.getattr')])
+def to_released_name(name: str) -> str:
+    """The released name of a backbone parameter of the project; any other name comes back as it is."""
+    return _rename(name, ((project, released) for released, project in NAMES))
 
 
-def _history_statistics(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr`` while a checkpoint is read: it finds a log history's statistics and nothing else."""
-    if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
-        raise pickle.UnpicklingError(f'function builtins.getattr of {owner!r} and {name!r}')
-    return getattr(owner, name)
-
-
-def read_checkpoint(path: str, mmap: bool = False) -> dict:
-    """Reads a checkpoint to the CPU without running code from it.
-
-    Args:
-        path (str): A local file or any address that MMEngine's file clients take.
-        mmap (bool): Map the weights instead of reading them, where the file's format allows it. Defaults to False.
-
-    Returns:
-        dict: The content of the file.
-
-    Raises:
-        FileNotFoundError: If ``path`` is a local file that does not exist.
-        CheckpointError: If the file is no complete PyTorch checkpoint, or asks for more than the allow-list holds.
-    """
-    allow_safe_globals()  # again: torch's own context manager, where another library uses it, takes them off the list
-    path = str(path)
-    if '://' not in path and not isfile(path):
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
-    with get_local_path(path) as local_path:
-        try:
-            mmap = mmap and zipfile.is_zipfile(local_path)
-            checkpoint = torch.load(local_path, map_location='cpu', weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:
-            asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', str(error))
-            if asked is None:
-                raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
-            raise CheckpointError(
-                f'{path} is refused: to be read it asks for {asked[1]}, which could run code; take one of bare weights'
-            ) from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-            raise CheckpointError(f'{path} is truncated or no PyTorch checkpoint') from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{path} holds no weights: it is a {type(checkpoint).__name__}, not a dict of them')
-    return checkpoint
+def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
+    for old, new in table:
+        match = re.match(re.escape(old).replace(r'\#', r'(\d+)'), name)
+        if match:
+            return new.replace('#', '{}').format(*match.groups()) + name[match.end() :]
+    return name
 
 
 def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Tensor]:
@@ -113,94 +62,213 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
     Args:
         checkpoint (dict): The content of a file.
         path (str): Its name, for the message.
-        ema (bool): Take the moving average where there is one. Defaults to False.
+        ema (bool): Take the moving average. Defaults to False: the plain copy where there is one.
 
     Raises:
         CheckpointError: If the file holds no weights, or no moving average though one was asked for.
     """
-    keys = [key for key in WEIGHT_KEYS if key.endswith('_ema')] if ema else WEIGHT_KEYS
-    found = next((checkpoint[key] for key in keys if isinstance(checkpoint.get(key), dict)), {} if ema else checkpoint)
-    weights = {name.removeprefix('module.'): value for name, value in found.items() if isinstance(value, Tensor)}
+    return _pick_weights(checkpoint, path, ema)[0]
+
+
+def _pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+    """The weights of a checkpoint, and whether they are a moving average."""
+    averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
+    if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
+        averages.add('state_dict')
+    keys = [key for key in WEIGHT_KEYS if key in averages or not ema]
+    key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
+    found = checkpoint[key] if key else {} if ema else checkpoint
+    weights = {_strip(str(name), 'module.'): value for name, value in found.items() if isinstance(value, Tensor)}
     if not weights:
         kind = 'moving average of the weights' if ema else 'weights'
-        raise CheckpointError(f'{path} holds no {kind}; its entries are: {_enumerate(map(str, checkpoint))}')
-    return weights
+        raise CheckpointError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
+    return weights, key in averages
 
 
-def to_project_name(name: str) -> str:
-    """The project's name of a released backbone parameter; any other name comes back as it is."""
-    return _rename(name, _TO_PROJECT)
+def _strip(name: str, prefix: str) -> str:
+    return name[len(prefix) :] if name.startswith(prefix) else name
 
 
-def to_released_name(name: str) -> str:
-    """The released name of a backbone parameter of the project; any other name comes back as it is."""
-    return _rename(name, _TO_RELEASED)
-
-
-def _rename(name: str, table: Iterable[tuple[str, str | Callable]]) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def match_state_dict(weights: dict[str, Tensor], backbone: nn.Module, where: str = '') -> dict[str, Tensor]:
-    """Renames weights for a backbone and checks every name and shape before any of them is loaded.
-
-    The released classifier (``norm``, ``head``) and the stages that ``backbone`` was built without are left out.
-
-    Args:
-        weights (dict[str, Tensor]): Weights in either form.
-        backbone (EfficientMod): The network that they are for.
-        where (str): What preceded the names in the checkpoint, for the message. Defaults to ''.
-
-    Raises:
-        CheckpointError: If a name or a shape does not fit.
-    """
-    expected = {name: value.shape for name, value in (*backbone.named_parameters(), *backbone.named_buffers())}
-    if not weights:
-        raise CheckpointError(
-            f'the checkpoint names nothing that starts with {where!r}: weights of a backbone alone go '
-            "into backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=PATH))"
-        )
-    later_stages = tuple(f'{part}.{i}.' for part in ('patch_embeds', 'stages') for i in range(len(backbone.stages), 10))
-    matched = {to_project_name(name): value for name, value in weights.items()}
-    matched = {name: value for name, value in matched.items() if not name.startswith(('norm.', 'head.', *later_stages))}
-    if not matched.keys() & expected.keys() and any(name.startswith(BACKBONE_PREFIX) for name in matched):
-        raise CheckpointError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
-    problems = {
-        'missing': [name for name in expected if name not in matched],
-        'unexpected': [name for name in matched if name not in expected],
-        'of another shape': [
-            f'{name} {tuple(matched[name].shape)} instead of {tuple(shape)}'
-            for name, shape in expected.items()
-            if name in matched and matched[name].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        listed = '; '.join(f'{len(names)} {kind}: {_enumerate(names)}' for kind, names in problems.items() if names)
-        raise CheckpointError(f'the checkpoint does not fit EfficientMod arch {backbone.arch!r} - {listed}')
-    return matched
-
-
-def _enumerate(names: Iterable[str], most: int = 3) -> str:
+def enumerate_names(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     return ', '.join(names[:most]) + (', ...' if len(names) > most else '') if names else 'none'
 
 
+def check_values(weights: dict[str, Tensor]) -> None:
+    """Raises CheckpointError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
+    found = {}
+    for name, value in weights.items():
+        problem = _find_problem(value)
+        if problem:
+            found.setdefault(problem, []).append(name)
+    if found:
+        listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
+        raise CheckpointError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
+
+
+def _find_problem(value: Tensor) -> str | None:
+    if value.is_meta:
+        return 'on the meta device'
+    if value.is_nested or value.layout != torch.strided:
+        return f'in the layout {value.layout}'
+    if value.is_quantized or value.dtype not in WEIGHT_DTYPES:
+        return f'of the type {value.dtype}'
+    if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())):
+        return 'with elements that share their storage'
+    return None if value.isfinite().all() else 'with NaN or Inf'
+
+
+def is_deploy_form(names: Iterable[str]) -> bool:
+    """Whether names (the project's) are those of blocks after ``switch_to_deploy()``, without norms and LayerScales."""
+    blocks = [match[1] for match in (re.match(r'stages\.\d+\.\d+\.(.+)', name) for name in names) if match]
+    return bool(blocks) and not any(re.match(r'(norm\d?\.|gamma$)', name) for name in blocks)
+
+
+class Fit(NamedTuple):
+    """How the weights of a checkpoint fit a backbone."""
+
+    weights: dict[str, Tensor]  # by the project's names, without those left out
+    left_out: list[str]  # the classifier, and stages that the backbone was built without
+    missing: list[str]
+    unexpected: list[str]
+    misshaped: list[str]  # each with both shapes
+    arch: str
+
+    @property
+    def num_loaded(self) -> int:
+        return len(self.weights) - len(self.unexpected)
+
+    def misfit(self) -> CheckpointError | None:
+        """What does not fit, in one line."""
+        kinds = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.misshaped}
+        listed = '; '.join(f'{len(names)} {kind}: {enumerate_names(names)}' for kind, names in kinds.items() if names)
+        message = f'the checkpoint does not fit EfficientMod arch {self.arch!r} - {listed}'
+        return CheckpointError(message) if listed else None
+
+
+def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
+    expected = {name: value for name, value in backbone.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    unbuilt = tuple(
+        f'{part}.{i}.' for part in ('patch_embeds', 'stages') for i in range(len(backbone.stages), MAX_STAGES)
+    )
+    renamed, left_out = {}, []
+    for name, value in weights.items():
+        project_name = to_project_name(name)
+        if project_name.startswith(('norm.', 'head.', *unbuilt)):
+            left_out.append(project_name)
+        elif project_name in renamed:
+            raise CheckpointError(f'the checkpoint holds {project_name} under both names')
+        else:
+            renamed[project_name] = value
+    return Fit(
+        renamed,
+        left_out,
+        missing=[name for name in expected if name not in renamed],
+        unexpected=[name for name in renamed if name not in expected],
+        misshaped=[
+            f'{name} {tuple(renamed[name].shape)} instead of {tuple(value.shape)}'
+            for name, value in expected.items()
+            if name in renamed and renamed[name].shape != value.shape
+        ],
+        arch=backbone.arch,
+    )
+
+
+def _check_form(names: Iterable[str], backbone: nn.Module) -> None:
+    """Raises CheckpointError where either the weights or the backbone are in the inference form, but not both."""
+    names = [name for name in names if name.startswith('stages.')]
+    if names and is_deploy_form(names) != backbone.deploy:
+        raise CheckpointError(
+            'this is the training form: remove deploy=True from the backbone and call switch_to_deploy() after loading'
+            if backbone.deploy
+            else 'this is the inference form: add deploy=True to the backbone'
+        )
+
+
+def fit_all(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
+    """Raises CheckpointError unless every name, shape and value fits."""
+    fit = _fit(weights, backbone)
+    if fit.misfit():
+        if not fit.num_loaded and any(name.startswith(BACKBONE_PREFIX) for name in fit.unexpected):
+            raise CheckpointError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
+        _check_form(fit.weights, backbone)
+        raise fit.misfit()
+    check_values(fit.weights)
+    return fit
+
+
+def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Renames what ``load_state_dict`` hands to a backbone, and refuses what would ruin a run.
+
+    torch's ``load_state_dict`` raises or returns missing and unexpected names, as its caller wants: only a wrong shape
+    is refused here, before anything is loaded. MMEngine's ``load_checkpoint``, which stands behind ``load_from`` and
+    ``--resume``, only warns of all three. There, weights of which none fits, weights of the other form and unusable
+    ones are refused as well; a partial match is one warning.
+
+    Args:
+        weights (dict[str, Tensor]): Weights in either form, without ``prefix``.
+        backbone (EfficientMod): The network that they are for.
+        prefix (str): What preceded the names in the checkpoint, for the message.
+
+    Returns:
+        dict[str, Tensor]: The same by the project's names, without classifier (``norm``, ``head``) and unbuilt stages.
+
+    Raises:
+        CheckpointError: In the cases above.
+    """
+    fit = _fit(weights, backbone)
+    if fit.misshaped:
+        raise fit.misfit()
+    if not _is_called_by_mmengine():
+        return fit.weights
+    if not weights:
+        raise CheckpointError(
+            f'the checkpoint names nothing that starts with {prefix!r}: weights of a backbone alone go '
+            "into backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=PATH))"
+        )
+    if not fit.num_loaded:
+        raise fit.misfit()
+    if fit.misfit():
+        _check_form(fit.weights, backbone)
+    check_values(fit.weights)
+    if fit.misfit():
+        print_log(
+            f'EfficientMod arch {fit.arch!r} is loaded in part: {fit.num_loaded} tensors loaded; '
+            f'{len(fit.missing)} missing: {enumerate_names(fit.missing)}; '
+            f'{len(fit.unexpected)} unexpected: {enumerate_names(fit.unexpected)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return fit.weights
+
+
+def _is_called_by_mmengine() -> bool:
+    """Whether MMEngine's function loads a state dict now, not torch's method: both pass modules the same arguments."""
+    loaders = ('mmengine.runner.checkpoint', 'torch.nn.modules.module')
+    callers = (frame.f_globals.get('__name__') for frame, _ in traceback.walk_stack(None))
+    return next((name for name in callers if name in loaders), None) == loaders[0]
+
+
 def read_pretrained(path: str) -> dict[str, Tensor]:
     """Reads the weights that ``init_cfg`` names; raises as :func:`read_checkpoint` and :func:`find_weights` do."""
+    return _read_pretrained(path)[0]
+
+
+def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
     try:
-        return find_weights(read_checkpoint(path), path)
+        return _pick_weights(read_checkpoint(path), path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}: download the authors' file (see the README) and name it by --cfg-options "
-            'model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
-            '--cfg-options model.backbone.init_cfg=None'
+            'model.backbone.init_cfg.checkpoint=PATH, or start without it (from random weights, by load_from or by '
+            '--resume) with --cfg-options model.backbone.init_cfg=None'
         ) from None
 
 
 def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> None:
-    """Loads a checkpoint of either form into a backbone: all of it or nothing.
+    """Loads a checkpoint of either form into a backbone, all of it or nothing, and logs what was loaded.
+
+    Where the file is for 3 input channels and the backbone for another number, the stem is adapted as timm does it.
 
     Args:
         backbone (EfficientMod): The network.
@@ -212,47 +280,40 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
         FileNotFoundError: If the file does not exist.
         CheckpointError: If it cannot be read safely, holds no weights, or does not fit.
     """
-    weights = read_pretrained(checkpoint)
+    weights, is_average = _read_pretrained(checkpoint)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
         if not weights:
             raise CheckpointError(f'{checkpoint} names nothing that starts with {prefix!r}')
+    notes = []
     try:
-        backbone.load_state_dict(weights)
+        stem = next((name for name in weights if to_project_name(name) == STEM), None)
+        in_channels = backbone.patch_embeds[0].proj.in_channels
+        if stem and in_channels != 3 and weights[stem].shape[1:2] == (3,):
+            check_values({STEM: weights[stem]})
+            weights[stem] = adapt_stem(weights[stem], in_channels)
+            notes.append(f'stem adapted from 3 to {in_channels} input channels')
+        fit = fit_all(weights, backbone)
+        backbone.load_state_dict(fit.weights)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
+    if fit.left_out:
+        parts = dict.fromkeys(re.match(r'\w+\.\d+|\w+', name)[0] for name in fit.left_out)
+        notes.append(f'left out: {", ".join(parts)}')
+    copy = 'moving average (EMA)' if is_average else 'plain copy'
+    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {copy}'
+    print_log('; '.join([message, *notes]), logger='current')
 
 
-def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool = False) -> int:
-    """Writes the weights of ``source`` under the names of the other form, with its ``meta`` and nothing else.
+def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
+    """Adapts a convolution's weight (C, 3, K, K) to another number of input channels: (C, in_channels, K, K).
 
-    Args:
-        source (str): A checkpoint in either form, of a backbone, a classifier or a whole detector or segmentor.
-        target (str): The file to write; it must not exist.
-        to (str): ``'project'`` or ``'released'``. Defaults to ``'project'``.
-        ema (bool): Take the moving average of the weights. Defaults to False.
-
-    Returns:
-        int: The number of names that changed.
-
-    Raises:
-        FileNotFoundError: If ``source`` does not exist.
-        FileExistsError: If ``target`` does.
-        CheckpointError: If ``source`` cannot be read safely or holds no EfficientMod.
+    One channel takes the sum of the three; more take them in turn, times ``3 / in_channels``.
     """
-    if os.path.exists(target):
-        raise FileExistsError(f'{target} exists: remove it or choose another name')
-    checkpoint = read_checkpoint(source)
-    weights = find_weights(checkpoint, source, ema)
-    prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in weights) else ''
-    own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
-    if 'patch_embeds.0.proj.weight' not in {to_project_name(name) for name in own.values()}:
-        raise CheckpointError(f'{source} holds no EfficientMod; its names are: {_enumerate(weights)}')
-    rename = {'project': to_project_name, 'released': to_released_name}[to]
-    renamed = {name: prefix + rename(own[name]) if name in own else name for name in weights}
-    output = dict(meta=checkpoint.get('meta', {}), state_dict={renamed[name]: weights[name] for name in weights})
-    partial = f'{target}.partial'
-    torch.save(output, partial)
-    os.replace(partial, target)
-    return sum(old != new for old, new in renamed.items())
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # sums in half precision lose digits
+    if in_channels == 1:
+        wide = wide.sum(1, keepdim=True)
+    else:
+        wide = wide.repeat(1, math.ceil(in_channels / 3), 1, 1)[:, :in_channels] * (3 / in_channels)
+    return wide.to(weight.dtype)

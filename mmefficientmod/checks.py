@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os.path as osp
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmengine.config import Config
@@ -11,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import find_weights, read_checkpoint
+from .lite import allow_missing_operators
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
@@ -35,14 +37,22 @@ def check_mmcv_ops(codebase: str) -> None:
         import mmcv.ops  # noqa: F401
     except ImportError:
         try:
-            importlib.import_module(
-                f'{codebase}.models'
-            )  # some codebases import the operators only where they use them
+            _import_models(codebase)  # some codebases import the operators only where they use them
         except ImportError as error:
             raise LaunchError(
                 f'MMCV with compiled operators is needed by {codebase} ({error}): remove mmcv-lite if it is installed '
                 'and build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
             ) from error
+
+
+def _import_models(codebase: str) -> None:
+    try:
+        importlib.import_module(f'{codebase}.models')
+    except ImportError:
+        if codebase != 'mmseg' or not allow_missing_operators():
+            raise
+        importlib.import_module('mmseg.models')
+        print("MMCV has no compiled operators: a model that calls one ends with that operator's name", file=sys.stderr)
 
 
 def drop_needless_pretrained(config: Config) -> list[str]:

@@ -1,4 +1,6 @@
-"""What several tests share: the reference data beside the checkout, the golden weights, released-style checkpoints."""
+"""What several tests share: the golden weights and tensors, the released network, models of configs."""
+
+from __future__ import annotations
 
 import importlib.util
 import json
@@ -12,22 +14,18 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from mmefficientmod.lite import allow_missing_operators
+
+allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
+
 ARCHS = ('xxs', 'xs', 's', 's_conv')
 REPO = Path(__file__).parents[1]
-SHARED = REPO.parent / 'shared'
-
-
-def require_shared(part: str) -> Path:
-    """The path of a part of the reference data; skips where it is absent."""
-    path = SHARED / part
-    if not path.exists():
-        pytest.skip(f'reference data {part} is not beside this checkout')
-    return path
+DATA = REPO / 'tests/data'
 
 
 def released_form() -> ModuleType:
-    """The released sequence of operations, a module beside this checkout; skips where it is absent."""
-    spec = importlib.util.spec_from_file_location('released_form', require_shared('reference/released_form.py'))
+    """The module ``tests/data/released_form.py``: the network as the authors released it."""
+    spec = importlib.util.spec_from_file_location('released_form', DATA / 'released_form.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -68,10 +66,9 @@ def golden():
 
     def load(arch: str) -> tuple[dict, dict, dict]:
         if arch not in cache:
-            folder = require_shared('golden')
-            facts = json.loads((folder / f'efficientmod_{arch}.json').read_text())
+            facts = json.loads((DATA / f'golden/efficientmod_{arch}.json').read_text())
             weights = {name: _golden_value(name, shape) for name, shape in facts['parameters'].items()}
-            cache[arch] = weights, facts, dict(np.load(folder / f'efficientmod_{arch}.npz'))
+            cache[arch] = weights, facts, dict(np.load(DATA / f'golden/efficientmod_{arch}.npz'))
         return cache[arch]
 
     return load

@@ -1,5 +1,7 @@
 """The house keeps its floors (docs/design.md): imports go down, never in a circle; results are read without torch."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys

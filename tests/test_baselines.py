@@ -1,5 +1,7 @@
 """The comparison backbones: every row builds by name, runs at any size and trains in both tasks."""
 
+from __future__ import annotations
+
 from importlib import import_module
 
 import pytest

@@ -1,5 +1,7 @@
 """`compare run` survives a kill and a failing row; `compare report` shows what was measured and nothing else."""
 
+from __future__ import annotations
+
 import csv
 import html.parser
 import importlib.util

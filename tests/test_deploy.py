@@ -1,5 +1,7 @@
 """The inference form equals the trained one, alone and inside built models, and survives saving."""
 
+from __future__ import annotations
+
 import copy
 import shutil
 import subprocess
@@ -12,7 +14,6 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
-from mmefficientmod.checkpoint import CheckpointError
 from mmefficientmod.launch import find_script
 from mmefficientmod.models import EfficientMod
 
@@ -24,7 +25,8 @@ def trained(arch, **kwargs):
 
 
 def assert_close(levels, expected, tolerance=1e-5):
-    for level, reference in zip(levels, expected, strict=True):
+    assert len(levels) == len(expected)
+    for level, reference in zip(levels, expected):
         assert (level - reference).abs().max() <= tolerance * reference.abs().max()
 
 
@@ -52,9 +54,9 @@ def test_state_dict_of_the_deploy_form(tmp_path):
     loaded.init_weights()
     with torch.no_grad():
         assert_close(loaded(images), model(images), 0)
-    with pytest.raises(CheckpointError, match=r'missing: stages\.0\.0\.gamma'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*stages\.0\.0\.gamma'):
         EfficientMod('xxs').load_state_dict(model.state_dict())
-    with pytest.raises(CheckpointError, match=r'unexpected: stages\.0\.0\.gamma'):
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*stages\.0\.0\.gamma'):
         loaded.load_state_dict(original)
 
 

@@ -1,5 +1,7 @@
 """The sdist and the wheel carry what `mim` needs, and `mim run` finds the tools in any install."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
@@ -67,12 +69,12 @@ def test_wheel_holds_the_package_and_mim(archives):
         names = set(wheel.namelist())
         info = next(name for name in names if name.endswith('.dist-info/METADATA'))
         metadata = Parser().parsestr(wheel.read(info).decode())
-    folder = info.removesuffix('/METADATA')
+    folder = info.rpartition('/')[0]
     package = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('mmefficientmod/**/*') if path.is_file()}
     package = {name for name in package if '.mim' not in name and '__pycache__' not in name}
     assert package == {name for name in names if name.startswith('mmefficientmod/') and '.mim' not in name}
     for mim in ('mmefficientmod/.mim', f'{folder}/.mim'):
-        found = {name.removeprefix(f'{mim}/') for name in names if name.startswith(f'{mim}/')}
+        found = {name[len(mim) + 1 :] for name in names if name.startswith(f'{mim}/')}
         assert found == mim_files()
     assert {name.split('/')[0] for name in names} == {'mmefficientmod', folder}
     # an MM distribution, torch or torchvision among them could replace what the user has installed

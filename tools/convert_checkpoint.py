@@ -1,8 +1,11 @@
 """Converts a checkpoint between the authors' released names and the project's own."""
 
+from __future__ import annotations
+
 import argparse
 
-from mmefficientmod.checkpoint import CheckpointError, convert_checkpoint
+from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.conversion import convert_checkpoint
 
 
 def main() -> None:

@@ -6,7 +6,8 @@
 #
 # oldest is what is supported at least: Python 3.8, torch 2.1 and MMCV without operators, so that nothing is compiled.
 #
-# PYTHON                  the Python to use: 3.10 to 3.13 (default: the first found, 3.11 before others), for oldest 3.8
+# PYTHON                  the Python to use (default: the first found of these): 3.11, 3.12 or 3.10; for onedl 3.13 as
+#                         well; for oldest 3.8
 # MAX_JOBS                compile jobs for MMCV (default: one per core, fewer where memory is short)
 # MMEFFICIENTMOD_CACHE    where the compiled MMCV is kept (default: ~/.cache/mmefficientmod)
 #
@@ -19,8 +20,11 @@ step() { echo "[$1/5] $2"; }
 
 stack=${1:-openmmlab}
 case $stack in
-    openmmlab | onedl)
-        pythons='3.11 3.12 3.10 3.13' third_party='torch runtime tests' ;;
+    openmmlab)
+        pythons='3.11 3.12 3.10' third_party='torch runtime tests'  # MMCV 2.1.0 cannot be built on 3.13
+        hint=' (on 3.13: STACK=onedl)' ;;
+    onedl)
+        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
     oldest)
         pythons=3.8 third_party=python3.8 ;;
     *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), onedl (their maintained" \
@@ -37,11 +41,11 @@ if [ -x "$python" ] && [ "$(cat "$venv/complete" 2>/dev/null)" = "$stamp" ]; the
     exit
 fi
 
+name='import sys; print("python%d.%d" % sys.version_info[:2])'
 # Whether the command "$1" is a Python of one of the supported versions.
 is_supported() {
-    local version
-    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) &&
-        [[ " $pythons " == *" $version "* ]]
+    local found
+    found=$("$1" -c "$name" 2>/dev/null) && [[ " $pythons " == *" ${found#python} "* ]]
 }
 base=
 for candidate in ${PYTHON:-$(printf 'python%s ' $pythons) python3 $(printf "$HOME/.pyenv/versions/%s.*/bin/python " $pythons)}; do
@@ -50,10 +54,10 @@ for candidate in ${PYTHON:-$(printf 'python%s ' $pythons) python3 $(printf "$HOM
         break
     fi
 done
-[ "$base" ] || fail "STACK=$stack needs Python $(sed 's/ /, /g' <<<"$pythons"), for which its requirements are pinned, and" \
-    "${PYTHON:-no python found here} is none; install one or name it: PYTHON=/path/to/python${pythons%% *}"
+[ "$base" ] || fail "STACK=$stack needs Python ${pythons// / or }, for which its requirements are pinned, and" \
+    "${PYTHON:-no python found here} is none; install one or name it: PYTHON=/path/to/python${pythons%% *}${hint:-}"
 "$base" -c 'import ensurepip, venv' 2>/dev/null ||
-    fail "$base lacks the venv module; on Debian: apt install python${pythons%% *}-venv"
+    fail "$base lacks the venv module; on Debian: apt install $("$base" -c "$name")-venv"
 tag=$("$base" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
 # A wheel of MMCV fits one torch, Python and machine, with GPU operators or without; its path says
@@ -80,7 +84,7 @@ if [ "$stack" != oldest ] && [ -z "$(find_wheel)" ]; then
     command -v "${CXX:-c++}" >/dev/null ||
         fail "no C++ compiler to build $mmcv with; on Debian: apt install g++"
     [ -f "$("$base" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ||
-        fail "$base lacks Python.h, which building $mmcv needs; on Debian: apt install python${pythons%% *}-dev"
+        fail "$base lacks Python.h, which building $mmcv needs; on Debian: apt install $("$base" -c "$name")-dev"
 fi
 
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }

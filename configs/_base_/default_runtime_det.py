@@ -1,5 +1,7 @@
 # What every detection config shares: logging, checkpoints, visualisation.
 default_scope = 'mmdet'
+# Before a checkpoint is opened: from torch 2.6 on, MMEngine's own ones need what the plugin adds to torch's allow-list.
+custom_imports = dict(imports=['mmefficientmod'], allow_failed_imports=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
@@ -17,3 +19,5 @@ log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False
+# `tools/test.py CONFIG CHECKPOINT --tta`: see docs/mm-tools.md, as MMDetection merges boxes alone.
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))

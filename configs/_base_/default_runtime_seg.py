@@ -1,5 +1,7 @@
 # What every segmentation config shares: logging, checkpoints, visualisation.
 default_scope = 'mmseg'
+# Before a checkpoint is opened: from torch 2.6 on, MMEngine's own ones need what the plugin adds to torch's allow-list.
+custom_imports = dict(imports=['mmefficientmod'], allow_failed_imports=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
@@ -17,3 +19,4 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
+tta_model = dict(type='SegTTAModel')  # `tools/test.py CONFIG CHECKPOINT --tta`

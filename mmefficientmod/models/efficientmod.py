@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import load_pretrained, match_state_dict
+from ..checkpoint import load_pretrained, rename_for_loading
 from ..registry import MODELS
 from .deploy import fold_blocks
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
@@ -205,10 +205,12 @@ class EfficientMod(BaseModule):
 
     def init_weights(self) -> None:
         """Initialises the weights as ``init_cfg`` says; a checkpoint is read by :mod:`mmefficientmod.checkpoint`."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            load_pretrained(self, **{key: value for key, value in self.init_cfg.items() if key != 'type'})
-        else:
+        init_cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
+        if not pretrained:
             super().init_weights()
+        for cfg in pretrained:  # each leaves nothing to other initialisers
+            load_pretrained(self, **{key: value for key, value in cfg.items() if key != 'type'})
 
     def switch_to_deploy(self) -> None:
         """Turns the trained backbone into its inference form: fewer operations, the same outputs; once is enough.
@@ -254,9 +256,8 @@ class EfficientMod(BaseModule):
         return 1 + sum(len(blocks) for blocks in self.stages[:stage]) + block, num_layers
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # MMEngine only warns where names or shapes do not fit; a backbone silently left at random would ruin the run.
         own = [name for name in state_dict if name.startswith(prefix)]
         weights = {name[len(prefix) :]: state_dict.pop(name) for name in own}
-        weights = match_state_dict(weights, self, where=prefix)
+        weights = rename_for_loading(weights, self, prefix)
         state_dict.update((prefix + name, value) for name, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args)

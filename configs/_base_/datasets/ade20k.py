@@ -19,6 +19,18 @@ test_pipeline = [
     dict(type='LoadAnnotations', reduce_zero_label=True),  # after the resizing: the truth keeps its size
     dict(type='PackSegInputs'),
 ]
+tta_pipeline = [  # six sizes, each with and without a flip, as MMSegmentation's own
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=4,
     num_workers=4,

@@ -1,5 +1,7 @@
 """timm's attention of EfficientFormer and EfficientFormerV2, with biases that follow the image size. Needs timm."""
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from timm.models import efficientformer, efficientformer_v2
 from torch import Tensor, nn
