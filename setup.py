@@ -1,5 +1,7 @@
 """Packages mmefficientmod together with what `mim` looks for under `mmefficientmod/.mim`."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,5 +1,7 @@
 """Writes the demo's generated data set in COCO's and in ADE20K's own layout."""
 
+from __future__ import annotations
+
 import argparse
 
 from scenes import make_dataset

@@ -1,5 +1,7 @@
 """EfficientMod (ICLR 2024) as a plugin for MMDetection, MMSegmentation and MMPreTrain."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys

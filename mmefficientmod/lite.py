@@ -1,5 +1,7 @@
 """Lets MMSegmentation be imported on MMCV without compiled operators (mmcv-lite)."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec

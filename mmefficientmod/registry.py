@@ -1,5 +1,7 @@
 """Children of MMEngine's registries: every MM codebase finds ``mmefficientmod.NAME`` through them by its scope."""
 
+from __future__ import annotations
+
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry

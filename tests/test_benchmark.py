@@ -1,5 +1,7 @@
 """The benchmark measures what it says, and a backbone that fails or takes too much memory does not stop the others."""
 
+from __future__ import annotations
+
 import csv
 import importlib.util
 import json

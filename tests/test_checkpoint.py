@@ -1,5 +1,7 @@
 """Released checkpoints load as they are, convert both ways, and bad ones are refused in one line without harm."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os

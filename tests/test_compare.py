@@ -197,6 +197,19 @@ def test_report_shows_what_was_measured(report, work_dir):
     assert others['EfficientMod-s']['remark'] == 'no result: not run'
 
 
+def test_report_needs_neither_torch_nor_locks(report, work_dir, tmp_path):
+    """The same figures, but for those that take building the model."""
+    block = 'import runpy, sys; sys.modules.update(torch=None, fcntl=None, resource=None); sys.argv = sys.argv[1:]'
+    code = f"{block}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    arguments = [TOOL, 'report', work_dir, '--benchmark', report / 'benchmark.json', '--out', tmp_path]
+    done = subprocess.run([sys.executable, '-c', code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0 and 'note: No parameters and cost of ResNet-18: ' in done.stderr, done.stderr
+    with open(tmp_path / 'comparison.csv') as here, open(report / 'comparison.csv') as there:
+        without, complete = (next(csv.DictReader(file)) for file in (here, there))
+    differing = {name for name in complete if complete[name] != without[name]}
+    assert {name.partition(',')[0] for name in differing} == {'parameters (M)', 'MACs (G)'}
+
+
 def test_report_says_how_far_it_is_from_the_published_setting(report):
     text = (report / 'comparison.md').read_text()
     assert (

@@ -1,5 +1,7 @@
 """Every config loads, builds, trains the right thing and holds only what differs."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib
 import json

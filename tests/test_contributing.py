@@ -1,5 +1,7 @@
 """What a contributor is told agrees with what CI does."""
 
+from __future__ import annotations
+
 import re
 
 from conftest import REPO

@@ -1,5 +1,7 @@
 """What does not fit is named on the screen, whoever imports the package."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

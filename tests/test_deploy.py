@@ -1,5 +1,7 @@
 """The inference form equals the trained one, alone and inside built models, and survives saving."""
 
+from __future__ import annotations
+
 import copy
 import shutil
 import subprocess

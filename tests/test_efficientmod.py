@@ -1,5 +1,7 @@
 """The backbone equals the released network and behaves as an MM backbone must."""
 
+from __future__ import annotations
+
 import copy
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The modulation operator: its backward pass is right everywhere, and it keeps as little as promised."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 import pytest

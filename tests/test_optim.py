@@ -1,5 +1,7 @@
 """Layer-wise learning-rate decay: MMPreTrain's own constructor, and the project's in every codebase."""
 
+from __future__ import annotations
+
 import pytest
 from conftest import REPO, build_model
 from mmengine.config import Config

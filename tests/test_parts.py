@@ -1,5 +1,7 @@
 """The training operator stands in for a block's parts only where nobody can tell: hooks, wrappers, pruning, LoRA."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

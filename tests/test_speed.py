@@ -1,5 +1,7 @@
 """The reference is the released sequence of operations, and the benchmark reports what it runs."""
 
+from __future__ import annotations
+
 import copy
 import json
 import platform

@@ -1,5 +1,7 @@
 """The backbone swap: stock configs of MMDetection and MMSegmentation run with EfficientMod."""
 
+from __future__ import annotations
+
 from importlib import import_module
 from pathlib import Path
 

@@ -8,16 +8,19 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 from rich.console import Console
 
 from mmefficientmod.compare import CompareError
-from mmefficientmod.compare.runs import Job, Launcher, run_jobs
 from mmefficientmod.compare.settings import Settings, backbone_config
 from mmefficientmod.utils import RenamedOption, describe_error, parse_positive, parse_size
 from mmefficientmod.zoo.backbones import Backbone, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
+
+if TYPE_CHECKING:  # running needs file locks, which not every system that can draw a report has
+    from mmefficientmod.compare.runs import Job, Launcher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -130,6 +133,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """The sub-command of that name."""
+    from mmefficientmod.compare.runs import Launcher, run_jobs
+
     task = TASKS[args.task]
     backbones, problems = select_backbones(task, args.backbones)
     for place in (*args.pretrained, *args.checkpoints):
@@ -166,6 +171,8 @@ def plan(
     backbones: list[Backbone], settings: Settings, launcher: Launcher, work_dir: Path
 ) -> tuple[list[tuple[Job, dict]], dict[str, str | None]]:
     """A job for each backbone with its settings, and the reasons why others cannot run."""
+    from mmefficientmod.compare.runs import Job
+
     plans, refused = [], {}
     for backbone in backbones:
         try:

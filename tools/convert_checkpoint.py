@@ -1,5 +1,7 @@
 """Converts a checkpoint between the authors' released names and the project's own."""
 
+from __future__ import annotations
+
 import argparse
 
 from mmefficientmod.checkpoint import CheckpointError

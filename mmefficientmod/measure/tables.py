@@ -87,7 +87,8 @@ def report(results: Results, content: Mapping) -> str:
         if len(group) > 1:
             lines += [f'{setting}:', markdown_table(mode_table(group, peak))]
         else:
-            lines += [f'{case}:\n\n{markdown_table(case_table(case, found))}' for case, found in group.items()]
+            ((case, found),) = group.items()
+            lines += [f'{case}:', markdown_table(case_table(case, found, content['settings']['baseline']))]
     return '\n\n'.join(lines) + '\n'
 
 

@@ -1,5 +1,7 @@
 """The networks that the plugin registers."""
 
+from __future__ import annotations
+
 from .baselines import EdgeViT, EfficientFormer, TimmBackbone
 from .efficientmod import EfficientMod
 

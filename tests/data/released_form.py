@@ -4,6 +4,8 @@ The same sequence of operations as the released code: NHWC activations, a copy a
 repeat, nothing fused. Parameters have the released names.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import nn
