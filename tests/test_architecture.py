@@ -14,9 +14,10 @@ from conftest import REPO
 PACKAGE = 'mmefficientmod'
 FLOORS = (
     ('utils', 'version'),
-    ('checkpoint', 'registry'),
+    ('safe_load', 'registry'),
+    ('checkpoint', 'lite'),
     ('models', 'optim', 'zoo'),
-    ('checks',),
+    ('checks', 'conversion'),
     ('launch', 'measure', 'visualization'),
     ('compare', 'export'),
     ('tools', 'demo'),

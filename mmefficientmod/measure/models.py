@@ -11,6 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from ..lite import allow_missing_operators
 from ..zoo.backbones import task_backbones
 from ..zoo.tasks import TASKS
 from .records import PARTS, Case
@@ -23,6 +24,8 @@ def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
         settings (Mapping): The model's dict in a config.
         scope (str, optional): The codebase in which its parts are found. Defaults to none: their names tell.
     """
+    if scope == 'mmseg':
+        allow_missing_operators()  # those that MMSegmentation imports, its models here do not call
     with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         model = revert_sync_batchnorm(MODELS.build(settings))
