@@ -35,18 +35,19 @@ bench: env  ## measure EfficientMod's speed against the reference, on the CPU; B
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
 	$(VENV)/bin/python -m pytest $(CHOICE) $(PYTEST_ARGS) $(TESTS)
 
-lint: .venv/lint/bin/ruff  ## check the style; needs ruff alone, not the environment
+lint: .venv/lint/complete  ## check style and types; needs ruff and mypy alone, not the environment
 	.venv/lint/bin/ruff check .
 	.venv/lint/bin/ruff format --check .
+	.venv/lint/bin/mypy
 
-.venv/lint/bin/ruff: requirements/tests.txt
+.venv/lint/complete: requirements/tests.txt
 	@$(or $(PYTHON),python3) -m venv .venv/lint
-	@.venv/lint/bin/pip install --quiet --disable-pip-version-check $$(grep '^ruff==' requirements/tests.txt)
+	@.venv/lint/bin/pip install --quiet --disable-pip-version-check $$(sed -nE 's/^((ruff|mypy)==[^ ]+).*/\1/p' $<)
 	@touch $@
 
 package: env  ## build the sdist and the wheel into dist/
 	$(VENV)/bin/python -m build --no-isolation
 
 clean:  ## remove what the other targets made, except compiled wheels in the cache
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache work_dirs/demo
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache work_dirs/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -80,6 +80,7 @@ setup(
     # hold the files themselves.
     package_data={
         'mmefficientmod': [
+            'py.typed',
             '**/*.yml',
             '**/*.html',
             '.mim/configs/**/*.py',

@@ -7,7 +7,7 @@ import os.path as osp
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
@@ -236,7 +236,7 @@ def check_precision(config: Config) -> None:
         )
 
 
-def _backbones(config: Config) -> Iterator[tuple[str, Mapping, Mapping]]:
+def _backbones(config: Config) -> Iterator[tuple[str, ConfigDict, ConfigDict]]:
     """Every backbone of this package, with its dotted place and the model it stands in."""
     model = config.get('model') or {}
     for place, node in _dicts(model.get('module') or model, 'model'):  # test-time augmentation wraps the model

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -175,7 +176,7 @@ def find_script(codebase: str, script: str) -> str:
         LaunchError: If the codebase is not installed, or without its scripts.
     """
     spec = importlib.util.find_spec(codebase)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise LaunchError(f'{codebase} is not installed; see "Install" in the README')
     root = osp.dirname(spec.origin)
     for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
@@ -190,14 +191,16 @@ def is_main_process(launcher: str) -> bool:
     return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
 
 
-def _load_script(path: str) -> ModuleType:
+def _load_script(path: str) -> Any:
+    """The script as a module, the names of which may be replaced."""
     spec = importlib.util.spec_from_file_location('codebase_script', path)
+    assert spec and spec.loader, path  # as for every path that ends in .py
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     return tool
 
 
-def _parse(tool: ModuleType, config: str) -> None:
+def _parse(tool: Any, config: str) -> None:
     """Lets the script's own parser judge ``sys.argv`` and show its help, then merges the config's overrides once."""
     try:
         args = tool.parse_args()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
@@ -41,7 +43,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'paramwise_cfg needs layer_decay_rate, above 0 and at most 1, got {rate!r}')
         self.decay_rate = rate
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         """Adds one parameter group per parameter; the learning rates are scaled once all are there."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if not prefix:
@@ -54,7 +56,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'layer-wise decay needs a backbone with get_layer_depth(); no part of {type(model).__name__} has it'
             )
         names = {id(param): name for name, param in model.named_parameters()}
-        rates = {}
+        rates: dict[tuple[str, int], float] = {}
         for group in params:
             (param,) = group['params']
             name = names[id(param)]

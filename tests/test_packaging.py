@@ -72,6 +72,7 @@ def test_wheel_holds_the_package_and_mim(archives):
     folder = info.rpartition('/')[0]
     package = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('mmefficientmod/**/*') if path.is_file()}
     package = {name for name in package if '.mim' not in name and '__pycache__' not in name}
+    assert 'mmefficientmod/py.typed' in package
     assert package == {name for name in names if name.startswith('mmefficientmod/') and '.mim' not in name}
     for mim in ('mmefficientmod/.mim', f'{folder}/.mim'):
         found = {name[len(mim) + 1 :] for name in names if name.startswith(f'{mim}/')}

@@ -39,7 +39,7 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
     for heading, column in comparison.columns.items():
         points = list(_points(comparison, accuracy, heading))
         if column.kind != 'accuracy' and points and f'accuracy-{column.kind}' not in figures:
-            machine = comparison.machine if column.kind == 'latency' else {}
+            machine = (comparison.machine if column.kind == 'latency' else None) or {}
             figure = plot_accuracy(points, heading, f'{accuracy} (%)', machine.get('gpu') or machine.get('cpu'))
             figures[f'accuracy-{column.kind}'] = f'{accuracy} against {column.kind}', figure
     metric, results = comparison.task.metrics[0], comparison.results.values()
@@ -68,7 +68,7 @@ def _points(comparison: Comparison, accuracy: str, heading: str) -> Iterator[Poi
 
 def number(value: float | None, sign: bool = False) -> str:
     """A figure as the tables show it, ``-`` if there is none."""
-    if pd.isna(value):
+    if value is None or pd.isna(value):
         return '-'
     value = round(value, 1) + 0.0  # turns -0.0 into 0.0
     return f'{value:{"+" if sign and value else ""}.1f}'
@@ -76,10 +76,10 @@ def number(value: float | None, sign: bool = False) -> str:
 
 def tone(comparison: Comparison, key: str, heading: str, difference: float | None) -> str:
     """CSS class of a difference: that of accuracy is coloured where it was measured in the published setting."""
-    kind = comparison.columns[heading].kind
-    if key not in comparison.comparable or kind != 'accuracy' or number(difference) in ('-', '0.0'):
+    kind, shown = comparison.columns[heading].kind, number(difference)
+    if key not in comparison.comparable or kind != 'accuracy' or shown in ('-', '0.0'):
         return ''
-    return ' better' if difference > 0 else ' worse'
+    return ' worse' if shown.startswith('-') else ' better'
 
 
 def csv_table(comparison: Comparison) -> pd.DataFrame:

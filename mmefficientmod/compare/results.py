@@ -46,7 +46,7 @@ class Result:
     """What was found for one backbone."""
 
     backbone: Backbone  # the backbone
-    config: Config | None = None  # the config that its newest metrics were computed with
+    config: Config = field(init=False)  # the config that its newest metrics were computed with, unset without them
     split: str = 'test'  # whose data they were computed on: 'val' or 'test'
     training: Config | None = None  # the config of the training, that of the metrics if there was none
     folders: set[Path] = field(default_factory=set)  # the work directories that it was read from
@@ -59,7 +59,7 @@ class Result:
     losses: dict[int, float] = field(default_factory=dict)  # training loss by iteration
     # metrics during training, by iteration or epoch
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
-    setting: Setting | None = None  # what the metrics depend on
+    setting: Setting = field(init=False)  # what the metrics depend on, unset without them
 
     @property
     def remark(self) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from rich.console import Console
@@ -141,7 +142,7 @@ class Job:
             CompareError: If the command fails, with the reason that it printed.
         """
         argv, log, state = self.command(step), self.folder / f'{step}.log', self.state
-        entry = dict(
+        entry: dict[str, Any] = dict(
             step=step,
             command=shlex.join(argv),
             directory=os.getcwd(),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -53,7 +54,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
             config.merge_from_dict(Config.fromfile(overlay).to_dict())
         except Exception as error:  # a config is a program: whatever it raises is about the config
             raise CompareError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
-    options = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
+    options: dict[str, Any] = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
     if settings.amp:
         options.update({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
     if settings.checkpoints:
@@ -64,7 +65,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     options.update(_data(config, settings))
     options.update(_pretrained(backbone, config, settings))
     if settings.size:
-        options.update(_size(config, settings))
+        options.update(_size(config, settings.task, settings.size))
     options.update(settings.cfg_options)
     try:
         config.merge_from_dict(options)
@@ -86,7 +87,7 @@ def _length(config: Config, settings: Settings) -> dict:
         return {}
     name = 'max_epochs' if by_epoch else 'max_iters'
     ratio = wanted / published
-    options = {f'train_cfg.{name}': wanted}
+    options: dict[str, Any] = {f'train_cfg.{name}': wanted}
     for i, scheduler in enumerate(config.get('param_scheduler') or []):
         shortest = 2 if scheduler.type == 'LinearLR' else 1  # a ramp has a first and a last step
         for key in ('begin', 'end', 'T_max'):
@@ -106,7 +107,7 @@ def _length(config: Config, settings: Settings) -> dict:
 
 def _data(config: Config, settings: Settings) -> dict:
     """Root, batch size and loading processes."""
-    options = {}
+    options: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
         place, dataset = innermost_dataset(config, split)
@@ -124,16 +125,16 @@ def _data(config: Config, settings: Settings) -> dict:
     return options
 
 
-def _size(config: Config, settings: Settings) -> dict:
+def _size(config: Config, task: Task, size: tuple[int, int]) -> dict:
     """Another image size: every resize of the pipelines keeps its ratio of long to short side."""
-    height, width = settings.size
-    short, long = sorted(settings.size)
-    options = {}
+    height, width = size
+    short, long = sorted(size)
+    options: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
         place, dataset = innermost_dataset(config, split)
         for i, transform in enumerate(dataset.pipeline):
             if transform.type in ('Resize', 'RandomResize'):
-                if settings.task.name == 'segmentation':  # the crop bounds the size, the scale only the long side
+                if task.name == 'segmentation':  # the crop bounds the size, the scale only the long side
                     long = round(short * max(transform.scale) / min(transform.scale))
                 options[f'{place}.pipeline.{i}.scale'] = (long, short)
             elif transform.type == 'RandomCrop':
@@ -174,9 +175,9 @@ def find_weights_file(backbone: Backbone, places: Sequence[str], option: str) ->
                 raise CompareError(f'{option}: {path} does not exist')
             return path
     for folder in folders:
-        for path in sorted(Path(folder).glob('*')):
-            if path.suffix in WEIGHT_SUFFIXES and normalise(path.stem) == normalise(backbone.key):
-                return str(path)
+        for file in sorted(Path(folder).glob('*')):
+            if file.suffix in WEIGHT_SUFFIXES and normalise(file.stem) == normalise(backbone.key):
+                return str(file)
     if folders:
         raise CompareError(
             f'{option}: {", ".join(folders)} holds no file for {backbone.key}, such as {backbone.key}.pth; '

@@ -111,7 +111,8 @@ def compare(
                 comparison.add(metric.name, Column('accuracy', beside), figures, metric.published, same_data)
 
     add_accuracies(detail=False)
-    costs, failed = {}, []
+    costs: dict[str, tuple[float | None, float | None]] = {}
+    failed = []
     for key, result in measured.items():
         tick(f'{key}: parameters and cost')
         try:
@@ -119,8 +120,8 @@ def compare(
         except Exception as error:  # say, the backbone's library is not on this machine: the rest of the table stands
             failed.append((describe_error(error), result.backbone.name))
             costs[key] = None, None
-    for error, names in _group(failed).items():
-        comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {error}')
+    for reason, names in _group(failed).items():
+        comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {reason}')
     params, macs = ({key: cost[i] for key, cost in costs.items()} for i in range(2))
     comparison.add('parameters (M)', Column('parameters', beside), params, task.params, same_data)
     heading = 'MACs (G), {} x {}'.format(*task.cost_size)

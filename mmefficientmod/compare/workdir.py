@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 IDENTITY = 'mmefficientmod'  # the key of a config under which `compare run` writes the task, the backbone, the settings
 
@@ -103,7 +103,7 @@ def training_progress(work_dir: Path, config: Config) -> tuple[float, str]:
     return done / total, f'{unit} {step}/{total}, loss {losses[-1]["loss"]:.3f}'
 
 
-def innermost_dataset(config: Config, split: str) -> tuple[str, Mapping]:
+def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
     """The dotted place and the dict of a split's data set, below whatever wraps it."""
     place = f'{split}_dataloader.dataset'
     dataset = config[f'{split}_dataloader'].dataset

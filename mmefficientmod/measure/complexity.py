@@ -6,6 +6,7 @@ import contextlib
 from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -61,7 +62,7 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
     return measure_model(model, size, detection_samples(1, size), mode='tensor')
 
 
-def operations(module: nn.Module, *args, **kwargs) -> dict[object, int]:
+def operations(module: nn.Module, *args: Any, **kwargs: Any) -> dict[object, int]:
     """Floating-point operations of a forward pass by torch operator, 2 a multiply-add; see :class:`Complexity`."""
     with torch.no_grad(), _attention_by_products(), FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
@@ -77,7 +78,7 @@ def _attention_by_products() -> contextlib.AbstractContextManager:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args, **kwargs) -> Complexity:
+def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args: Any, **kwargs: Any) -> Complexity:
     """Counts for a module that takes an image (1, 3, H, W), on the device that it is on.
 
     Args:

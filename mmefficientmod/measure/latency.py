@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '10')  # the profiler that counts memory announces itself otherwise
 
@@ -57,6 +58,12 @@ class Subject:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def time(self, device: torch.device) -> None:
+        """Times one pass."""
+        with self.guard():
+            if self.run:
+                self.times.append(time_once(self.run, device))
+
 
 def measure(
     cases: Sequence[Case],
@@ -96,8 +103,7 @@ def measure(
             tick(f'round {i + 1}/{repeats}')
             ready = [subject for subject in subjects if subject.run]
             for subject in order.sample(ready, len(ready)):
-                with subject.guard():
-                    subject.times.append(time_once(subject.run, device))
+                subject.time(device)
     for subject in subjects:
         if subject.run:
             result, times = subject.result, subject.times
@@ -183,12 +189,13 @@ def arrange(model: nn.Module, case: Case, backend: str = 'inductor') -> nn.Modul
         model = backbone
     if case.compiled:
         parts = [getattr(model, name, None) for name in COMPILED_PARTS] if whole else [model]
-        for module in filter(None, parts):
-            module.compile(dynamic=False, backend=backend)
+        for module in parts:
+            if module is not None:
+                module.compile(dynamic=False, backend=backend)
     return model
 
 
-def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable[[], object]:
+def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable[[], Any]:
     """The function to be timed: one pass over a fixed random batch; in training a step.
 
     For a detector it is everything up to the second stage's outputs for the proposals of the first (1000 an image,
@@ -205,7 +212,7 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable
         keywords['mode'] = 'tensor'
     step = training_step(model, images)
 
-    def run() -> object:
+    def run() -> Any:
         with _autocast(case, device):
             if case.part == 'training':
                 return step()
@@ -305,5 +312,6 @@ def _constant_weights() -> contextlib.AbstractContextManager:
     return config.patch(freezing=True)
 
 
-def _to_float32(output: Tensor | Sequence) -> Tensor | Sequence:
+def _to_float32(output: Any) -> Any:
+    """A tensor, or a nest of sequences of them."""
     return output.float() if isinstance(output, Tensor) else type(output)(_to_float32(item) for item in output)

@@ -32,7 +32,8 @@ class Case:
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width that the network sees."""
-        return tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.size)
+        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.size)
+        return height, width
 
     @property
     def compiled(self) -> bool:

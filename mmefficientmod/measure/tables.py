@@ -57,10 +57,10 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
         share = size / kept[case.like] if case.like in kept and case != case.like else None
         row[f'{case.mode} keeps (MiB)'] = f'{size:.0f}' + (f' ({share:.2f})' if share else '')
     if cases[0].part != 'training' and cases[0].precision == 'fp32' and peak and whole and whole[0].macs:
-        fastest = min(m.median_ms for m in whole)
+        fastest = min(m.median_ms for m in whole if m.median_ms)
         row['share of peak'] = f'{2e-6 * whole[0].macs * cases[0].batch / fastest / peak:.0%}'
     if whole:
-        row['largest difference'] = f'{max(m.difference for m in whole):.0e}'
+        row['largest difference'] = f'{max(m.difference for m in whole if m.difference is not None):.0e}'
         row['box AP'] = _optional(published('downstream').get(whole[0].name, {}).get('ap_box'), '.1f')
     return row
 

@@ -68,7 +68,10 @@ class DeployAttentionBlock(nn.Module):
         return deployed
 
 
-DEPLOY_FORM = {ModulationBlock: DeployModulationBlock, AttentionBlock: DeployAttentionBlock}
+DEPLOY_FORM: dict[type, type[DeployModulationBlock] | type[DeployAttentionBlock]] = {
+    ModulationBlock: DeployModulationBlock,
+    AttentionBlock: DeployAttentionBlock,
+}
 FOLDABLE = nn.LayerNorm, nn.Conv2d, Pointwise, ContextBranch, Attention
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -255,7 +256,7 @@ class EfficientMod(BaseModule):
             return 0, num_layers
         return 1 + sum(len(blocks) for blocks in self.stages[:stage]) + block, num_layers
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         own = [name for name in state_dict if name.startswith(prefix)]
         weights = {name[len(prefix) :]: state_dict.pop(name) for name in own}
         weights = rename_for_loading(weights, self, prefix)

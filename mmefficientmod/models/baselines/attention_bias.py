@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from timm.models import efficientformer, efficientformer_v2
 from torch import Tensor, nn
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 class _InterpolatedBias:
     """Interpolates the biases (heads, queries, keys) to the positions of the actual map as timm asks for them."""
 
+    attention_biases: Tensor
+    attention_bias_idxs: Tensor
     num_positions: tuple[int, int]  # queries, keys of the map at hand
 
-    def get_attention_biases(self, device) -> Tensor:
+    def get_attention_biases(self, device: torch.device) -> Tensor:
         bias = self.attention_biases[:, self.attention_bias_idxs]
         if bias.shape[1:] != self.num_positions:
             bias = F.interpolate(bias[None], self.num_positions, mode='bicubic')[0]

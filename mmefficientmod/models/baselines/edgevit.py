@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -127,7 +129,7 @@ class EdgeViT(BaseModule):
         ValueError: If ``arch`` is not one of the above.
     """
 
-    arch_settings = {
+    arch_settings: dict[str, dict[str, Any]] = {
         'xxs': dict(embed_dims=(36, 72, 144, 288), depths=(1, 1, 3, 2), head_dims=36),
         'xs': dict(embed_dims=(48, 96, 240, 384), depths=(1, 1, 3, 1), head_dims=48),
         's': dict(embed_dims=(48, 96, 240, 384), depths=(1, 2, 5, 3), head_dims=48),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ...registry import MODELS
@@ -26,7 +28,7 @@ class EfficientFormer(TimmBackbone):
         ValueError: If ``img_size`` is no multiple of 32.
     """
 
-    def __init__(self, model_name: str, img_size: int = 224, **kwargs) -> None:
+    def __init__(self, model_name: str, img_size: int = 224, **kwargs: Any) -> None:
         if img_size % 32:
             raise ValueError(f'img_size must be a multiple of 32, got {img_size}')
         super().__init__(model_name, **kwargs)

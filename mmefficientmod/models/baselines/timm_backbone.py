@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path as osp
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch.nn.functional as F
 from mmengine.logging import print_log
@@ -60,7 +61,7 @@ class TimmBackbone(BaseModule):
         norm_cfg: dict | None = None,
         norm_eval: bool = False,
         init_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
         timm = import_timm()
