@@ -69,6 +69,7 @@ def test_equals_the_plain_form(ratio, dtype):
         assert (ours[name] - value).abs().max() <= tolerance * value.abs().max(), name
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize('ratio', [1, 6])
 def test_compiled(ratio):
     block = build_block(ratio, dtype=torch.float32)
