@@ -119,9 +119,13 @@ def _find_problem(value: Tensor) -> str | None:
 
 
 def is_deploy_form(names: Iterable[str]) -> bool:
-    """Whether names (the project's) are those of blocks after ``switch_to_deploy()``, without norms and LayerScales."""
-    blocks = [match[1] for match in (re.match(r'stages\.\d+\.\d+\.(.+)', name) for name in names) if match]
-    return bool(blocks) and not any(re.match(r'(norm\d?\.|gamma$)', name) for name in blocks)
+    """Whether names, of either form and with any prefix, are of modulation blocks after ``switch_to_deploy()``.
+
+    These have no LayerScale.
+    """
+    names = list(names)
+    modulates = any('.context.f.' in name or '.context_layer.f.' in name for name in names)
+    return modulates and not any(name.endswith(('.gamma', '.gamma_1')) for name in names)
 
 
 class Fit(NamedTuple):

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint import find_weights, read_checkpoint
+from .checkpoint import find_weights, is_deploy_form, read_checkpoint
 from .lite import allow_missing_operators
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
@@ -200,7 +200,7 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     """
     if '://' in path:
         return
-    if _is_inference_form(find_weights(read_checkpoint(path, mmap=True), path)):
+    if is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
         for place, _, backbone in _backbones(config):
             if _is_efficientmod(backbone) and not backbone.get('deploy'):
                 remedy = (
@@ -221,7 +221,7 @@ def check_pretrained(place: str, backbone: Mapping) -> None:
             f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
             f'{place}.init_cfg.checkpoint=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
         )
-    if _is_efficientmod(backbone) and _is_inference_form(find_weights(read_checkpoint(path, mmap=True), path)):
+    if _is_efficientmod(backbone) and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
         raise LaunchError(f'{path} is in the inference form, which cannot be trained: take the one that it was made of')
 
 
@@ -257,13 +257,6 @@ def _pretrained(backbone: Mapping) -> str:
         if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
         else ''
     )
-
-
-def _is_inference_form(names: Iterable[str]) -> bool:
-    """Whether there are modulation blocks of EfficientMod, under either name, and none has its LayerScale."""
-    names = list(names)
-    modulates = any('.context.f.' in name or '.context_layer.f.' in name for name in names)
-    return modulates and not any(name.endswith(('.gamma', '.gamma_1')) for name in names)
 
 
 def _exists(path: str) -> bool:

@@ -49,7 +49,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool 
     own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
     try:
         check_complete({short: weights[name] for name, short in own.items()})
-        if to == 'released' and is_deploy_form(map(to_project_name, own.values())):
+        if to == 'released' and is_deploy_form(own):
             raise CheckpointError("this is the inference form, which the authors' code does not have")
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from None

@@ -652,6 +652,14 @@ def test_conversion_needs_every_block_and_stage(golden, tmp_path):
             convert_checkpoint(source, target)
 
 
+def test_conversion_refuses_unusable_weights_of_the_classifier_too(golden, tmp_path):
+    weights = dict(golden('xxs')[0])
+    weights['head.bias'] = weights['head.bias'] / 0
+    source, target = write(tmp_path, weights)
+    with pytest.raises(CheckpointError, match=r'in.pth: .* 1 with NaN or Inf: head.bias'):
+        convert_checkpoint(source, target)
+
+
 @pytest.mark.parametrize('kwargs', [dict(in_channels=4), dict(out_indices=(0, 1)), dict(arch='s', out_indices=0)])
 def test_conversion_of_parts_and_other_inputs(kwargs, tmp_path):
     state = EfficientMod(**{'arch': 'xs', **kwargs}).state_dict()
@@ -668,6 +676,11 @@ def test_conversion_of_an_arch_of_ones_own(tmp_path):
         attn_ratios=(4, 3, 2.7),
         drop_path_rate=0.0,
     )
+    deeper = {**EfficientMod.arch_settings['xxs'], 'depths': (2, 3, 6, 2)}  # the widths of a published one
+    source, target = write(tmp_path, EfficientMod(deeper).state_dict())
+    assert convert_checkpoint(source, target, to='released') > 0
+    os.remove(target)
+
     whole = EfficientMod(arch, out_indices=2).state_dict()
     source, target = write(tmp_path, whole)
     assert convert_checkpoint(source, target, to='released') == len(whole)
