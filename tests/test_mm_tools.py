@@ -177,6 +177,7 @@ def test_det_inferencer(detector, picture):
     assert Path('det/vis', picture.name).stat().st_size > 0
 
 
+@pytest.mark.ops
 @pytest.mark.both_stacks
 def test_seg_inferencer(segmentor, picture):
     prediction = infer(SEG_INFERENCE, SEGMENTATION, segmentor[1], picture, 'seg')
@@ -192,6 +193,7 @@ def test_classification_inferencer(classifier, picture):
     assert Path('cls', picture.stem + '.png').stat().st_size > 0
 
 
+@pytest.mark.ops
 def test_an_inferencer_takes_the_checkpoint_alone_where_the_plugin_is_imported(segmentor, picture):
     code = 'import mmefficientmod' + SEG_INFERENCE
     assert last_json(run('-c', code, '', segmentor[1], picture, 'alone'))['shape'] == [96, 128]
@@ -205,6 +207,7 @@ def test_a_published_checkpoint_is_enough_for_an_inferencer(detector, picture):
     assert infer(DET_INFERENCE, '', 'published.pth', picture, 'published')['bboxes'] > 0
 
 
+@pytest.mark.ops
 @pytest.mark.both_stacks
 @pytest.mark.parametrize(
     ('codebase', 'script'),
@@ -240,6 +243,7 @@ def published_file(folder: Path) -> Path:
     raise AssertionError(list(folder.iterdir()))
 
 
+@pytest.mark.ops
 @pytest.mark.both_stacks
 def test_segmentation_test_with_tta_and_show_dir(segmentor):
     options = [*LOADERS, 'default_hooks.visualization.interval=1']
@@ -263,6 +267,7 @@ def test_detection_test_with_tta_of_boxes(detector):
     assert 'coco/bbox_mAP' in found and 'coco/segm_mAP' not in found
 
 
+@pytest.mark.ops
 def test_averaged_weights_are_those_that_are_tested(segmentor):
     _, checkpoint, log = segmentor
     expected = metrics(log)['mIoU']
@@ -336,6 +341,7 @@ def test_browse_dataset_of_mmpretrain(classifier):
     assert len(list(Path('browsed_classes').rglob('*.jpg'))) == 6
 
 
+@pytest.mark.ops
 def test_browsing_a_segmentation_data_set_as_documented(root):
     page = (REPO / 'docs/mm-tools.md').read_text()
     (code,) = re.findall(r'```python\n# browse.py\n(.*?)```', page, re.DOTALL)
@@ -364,10 +370,11 @@ def test_a_config_in_python_names_the_class_itself(root):
     config.dump('plain.py')
     Path('in_python.py').write_text(IN_PYTHON)
     options = [*SHORT, 'val_dataloader=None', 'val_cfg=None', 'val_evaluator=None']
-    log = tool('mmdet', 'train', 'in_python.py', '--work-dir', 'in_python', '--cfg-options', *options)
+    log = run(f'{REPO}/tools/train.py', 'in_python.py', '--work-dir', 'in_python', '--cfg-options', *options)
     assert 'Epoch(train) [1][2/2]' in log and Path('in_python/epoch_1.pth').exists()
 
 
+@pytest.mark.ops
 @pytest.mark.compiled
 def test_compile_in_a_config(root):
     options = [*SHORT, 'train_cfg.max_iters=1', 'compile.backend=aot_eager']
@@ -378,5 +385,5 @@ def test_compile_in_a_config(root):
 def test_the_installed_config_of_a_name_is_found():
     from mmefficientmod.launch import find_config
 
-    name = 'fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py'
-    assert Config.fromfile(find_config(name)).filename.endswith(f'configs/segmentation/{name}')
+    name = 'fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512'
+    assert Config.fromfile(find_config(name)).filename.endswith(f'configs/segmentation/{name}.py')
