@@ -96,7 +96,7 @@ def enumerate_names(names: Iterable[str], most: int = 3) -> str:
 
 def check_values(weights: dict[str, Tensor]) -> None:
     """Raises CheckpointError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name, value in weights.items():
         problem = _find_problem(value)
         if problem:
@@ -142,12 +142,15 @@ class Fit(NamedTuple):
     def num_loaded(self) -> int:
         return len(self.weights) - len(self.unexpected)
 
-    def misfit(self) -> CheckpointError | None:
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshaped)
+
+    def misfit(self) -> CheckpointError:
         """What does not fit, in one line."""
         kinds = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.misshaped}
         listed = '; '.join(f'{len(names)} {kind}: {enumerate_names(names)}' for kind, names in kinds.items() if names)
-        message = f'the checkpoint does not fit EfficientMod arch {self.arch!r} - {listed}'
-        return CheckpointError(message) if listed else None
+        return CheckpointError(f'the checkpoint does not fit EfficientMod arch {self.arch!r} - {listed}')
 
 
 def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
@@ -192,7 +195,7 @@ def _check_form(names: Iterable[str], backbone: nn.Module) -> None:
 def fit_all(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
     """Raises CheckpointError unless every name, shape and value fits."""
     fit = _fit(weights, backbone)
-    if fit.misfit():
+    if not fit.fits:
         if not fit.num_loaded and any(name.startswith(BACKBONE_PREFIX) for name in fit.unexpected):
             raise CheckpointError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
         _check_form(fit.weights, backbone)
@@ -232,10 +235,10 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
         )
     if not fit.num_loaded:
         raise fit.misfit()
-    if fit.misfit():
+    if not fit.fits:
         _check_form(fit.weights, backbone)
     check_values(fit.weights)
-    if fit.misfit():
+    if not fit.fits:
         print_log(
             f'EfficientMod arch {fit.arch!r} is loaded in part: {fit.num_loaded} tensors loaded; '
             f'{len(fit.missing)} missing: {enumerate_names(fit.missing)}; '
@@ -303,7 +306,7 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
     if fit.left_out:
-        parts = dict.fromkeys(re.match(r'\w+\.\d+|\w+', name)[0] for name in fit.left_out)
+        parts = dict.fromkeys(re.sub(r'^(\w+\.\d+|\w+).*', r'\1', name) for name in fit.left_out)
         notes.append(f'left out: {", ".join(parts)}')
     copy = 'moving average (EMA)' if is_average else 'plain copy'
     message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {copy}'

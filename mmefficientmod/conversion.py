@@ -71,11 +71,15 @@ def check_complete(weights: dict[str, Tensor]) -> None:
         CheckpointError: If a name or a shape does not fit, or a tensor holds no usable weights.
     """
     named = {to_project_name(name): value for name, value in weights.items()}
-    arch = _find_arch(named)
-    num_stages = len(arch['embed_dims'])
-    for name, setting in EfficientMod.arch_settings.items():
-        if list(setting['embed_dims'][:num_stages]) == arch['embed_dims']:
-            blocks = [(arch[key][i], setting[key][i]) for key in ('depths', 'attn_depths') for i in range(num_stages)]
+    found_arch = _find_arch(named)
+    arch: str | dict = found_arch
+    num_stages = len(found_arch['embed_dims'])
+    settings: dict[str, dict] = EfficientMod.arch_settings
+    for name, setting in settings.items():
+        if list(setting['embed_dims'][:num_stages]) == found_arch['embed_dims']:
+            blocks = [
+                (found_arch[key][i], setting[key][i]) for key in ('depths', 'attn_depths') for i in range(num_stages)
+            ]
             if any(found < published for found, published in blocks) or all(a == b for a, b in blocks):
                 arch = name
                 num_stages = 4 if 'norm.weight' in named else num_stages  # a classifier has all stages

@@ -16,7 +16,7 @@ class _NoOperators(ModuleType):
         if name.startswith('__'):
             raise AttributeError(name)
 
-        def operator(*args, **kwargs):
+        def operator(*args: object, **kwargs: object) -> None:
             raise RuntimeError(
                 f'{name} is a compiled operator, which mmcv-lite does not have: install mmcv with its operators, '
                 'see "Install" in the README'

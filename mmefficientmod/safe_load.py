@@ -83,10 +83,14 @@ def _allow_list() -> dict[str, Any]:
     }
 
 
-class _Unpickler(pickle._Unpickler):
+# Python's own one, of which typeshed knows the C version alone: without parts that can be replaced.
+_PythonUnpickler: Any = getattr(pickle, '_Unpickler')  # noqa: B009
+
+
+class _Unpickler(_PythonUnpickler):
     """Python's unpickler, which finds, builds and changes nothing but what is on the allow-list."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f'{"builtins" if module == "__builtin__" else module}.{name}'
