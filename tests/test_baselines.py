@@ -68,7 +68,7 @@ def test_pyramid_at_the_sizes_of_both_tasks(codebase, row):
             assert [list(level.shape[2:]) for level in maps] == [sides(size, stride) for stride in STRIDES]
 
 
-@pytest.mark.parametrize('codebase', PATTERNS)
+@pytest.mark.parametrize('codebase', [pytest.param('mmdet', marks=pytest.mark.ops), 'mmseg'])
 @pytest.mark.parametrize('row', ROWS)
 def test_row_trains(codebase, row):
     config = load_config(codebase, row)

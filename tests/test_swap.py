@@ -80,7 +80,16 @@ def make_batch(transforms: Registry, pack: str, with_mask: bool) -> dict:
 
 @pytest.mark.parametrize(
     'family',
-    [pytest.param(name, marks=pytest.mark.both_stacks if name in ON_BOTH_STACKS else ()) for name in STOCK_CONFIGS],
+    [
+        pytest.param(
+            name,
+            marks=[
+                *([pytest.mark.both_stacks] if name in ON_BOTH_STACKS else []),
+                *([pytest.mark.ops] if codebase == 'mmdet' else []),
+            ],
+        )
+        for name, (codebase, *_) in STOCK_CONFIGS.items()
+    ],
 )
 def test_stock_config_trains_and_predicts(family):
     codebase, path, parts, out_indices = STOCK_CONFIGS[family]

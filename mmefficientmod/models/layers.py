@@ -28,7 +28,9 @@ def is_bare(module: nn.Module, kind: type) -> bool:
 
     A parametrisation, LoRA or fake quantisation changes the class; pruning adds a hook.
     """
-    return type(module) is kind and 'forward' not in vars(module) and not any(getattr(module, name) for name in _HOOKS)
+    return (
+        type(module) is kind and 'forward' not in module.__dict__ and not any(getattr(module, name) for name in _HOOKS)
+    )
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
