@@ -20,6 +20,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from .checkpoint import CheckpointError
 from .checks import LaunchError, check_mmcv_ops, check_run, drop_needless_pretrained
+from .utils import describe_error
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -142,8 +143,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
         config = Config.fromfile(path)
         config.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: whatever it raises is about the config
-        reason = (str(error).splitlines() or [''])[0]
-        raise LaunchError(f'config {path} cannot be read: {type(error).__name__}: {reason}') from error
+        raise LaunchError(f'config {path} cannot be read: {describe_error(error)}') from error
     return config
 
 
