@@ -1,49 +1,18 @@
-"""What several tests share: the golden weights and tensors, the released network, models of configs."""
+"""The golden weights and tensors as a fixture; what tests share besides is in ``helpers.py``."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zlib
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 
+from helpers import DATA
 from mmefficientmod.lite import allow_missing_operators
 
 allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
-
-ARCHS = ('xxs', 'xs', 's', 's_conv')
-REPO = Path(__file__).parents[1]
-DATA = REPO / 'tests/data'
-
-
-def released_form() -> ModuleType:
-    """The module ``tests/data/released_form.py``: the network as the authors released it."""
-    spec = importlib.util.spec_from_file_location('released_form', DATA / 'released_form.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """The network with parameters that all matter, as after training."""
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, float(name.endswith('weight') or 'gamma' in name), 0.1)
-    return model
-
-
-def build_model(config: Config) -> torch.nn.Module:
-    """The model of a config, built in its codebase's scope."""
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        return MODELS.build(config.model)
 
 
 def _golden_value(name: str, shape: list) -> torch.Tensor:

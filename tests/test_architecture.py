@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+
+from helpers import REPO
 
 PACKAGE = 'mmefficientmod'
 FLOORS = (

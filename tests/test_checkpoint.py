@@ -15,13 +15,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHS, REPO, build_model
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
+from helpers import ARCHS, REPO, build_model
 from mmefficientmod.checkpoint import (
     CheckpointError,
     adapt_stem,

@@ -9,9 +9,10 @@ import pprint
 
 import pytest
 import torch
-from conftest import REPO, build_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+
+from helpers import REPO, build_model
 
 ARCHS = {'xxs': 'xxs', 'xs': 'xs', 's': 's', 's-conv': 's_conv'}
 DETECTION = {name: REPO / f'configs/detection/mask-rcnn_efficientmod-{name}_fpn_8xb4-1x_coco.py' for name in ARCHS}

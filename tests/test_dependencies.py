@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Sequence
 
 import pytest
-from conftest import REPO
+
+from helpers import REPO
 
 BUILD = 'from mmengine.registry import MODELS; MODELS.build(dict(type="mmefficientmod.EfficientMod", arch="xxs"))'
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
 from mmengine.config import Config
 
+from helpers import REPO
 from mmefficientmod.checkpoint import find_weights, read_checkpoint
 from mmefficientmod.checks import LaunchError, check_backbones, check_data, check_run, drop_needless_pretrained
 from mmefficientmod.launch import find_config, find_config_argument, find_script, is_main_process, launch

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 
+from helpers import REPO
 from mmefficientmod.launch import find_script
 from scenes import make_dataset
 

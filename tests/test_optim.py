@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import REPO, build_model
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+
+from helpers import REPO, build_model
 
 CONSTRUCTOR = 'mmefficientmod.LayerDecayOptimWrapperConstructor'
 NUM_BLOCKS = 2 + 2 + (6 + 1) + (2 + 2)  # of xxs

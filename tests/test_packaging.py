@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers import REPO
+
 pytestmark = pytest.mark.both_stacks
 
-ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = ('configs', 'demo', 'docs', 'mmefficientmod', 'requirements', 'tests', 'tools')
 
 
@@ -37,17 +38,17 @@ def run(*command: object, cwd: Path) -> subprocess.CompletedProcess:
 
 def mim_files() -> set[str]:
     """What belongs into .mim, as paths below the repository's top level."""
-    configs = [path for suffix in ('py', 'yml') for path in ROOT.glob(f'configs/**/*.{suffix}')]
+    configs = [path for suffix in ('py', 'yml') for path in REPO.glob(f'configs/**/*.{suffix}')]
     patterns = ('*.py', 'dist_*.sh', 'slurm_*.sh')
-    tools = [path for pattern in patterns for path in ROOT.glob(f'tools/{pattern}')]
-    return {path.relative_to(ROOT).as_posix() for path in [*configs, *tools]} | {'model-index.yml'}
+    tools = [path for pattern in patterns for path in REPO.glob(f'tools/{pattern}')]
+    return {path.relative_to(REPO).as_posix() for path in [*configs, *tools]} | {'model-index.yml'}
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory) -> Path:
     """A copy of the tree, so that no build leaves anything in the tree itself."""
     source = tmp_path_factory.mktemp('source')
-    for path in ROOT.iterdir():
+    for path in REPO.iterdir():
         if path.name in TOP_LEVEL:
             shutil.copytree(path, source / path.name, symlinks=True)
         elif path.is_file():
@@ -70,7 +71,7 @@ def test_wheel_holds_the_package_and_mim(archives):
         info = next(name for name in names if name.endswith('.dist-info/METADATA'))
         metadata = Parser().parsestr(wheel.read(info).decode())
     folder = info.rpartition('/')[0]
-    package = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('mmefficientmod/**/*') if path.is_file()}
+    package = {path.relative_to(REPO).as_posix() for path in REPO.glob('mmefficientmod/**/*') if path.is_file()}
     package = {name for name in package if '.mim' not in name and '__pycache__' not in name}
     assert 'mmefficientmod/py.typed' in package
     assert package == {name for name in names if name.startswith('mmefficientmod/') and '.mim' not in name}

@@ -5,19 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, Registry
 
-from scenes import THINGS, make_scene
+from helpers import HEIGHT, WIDTH, make_batch
 
-HEIGHT, WIDTH = 121, 157  # no multiples of 32: padding is left to the model
 ALL, LAST_THREE, LAST = (0, 1, 2, 3), (1, 2, 3), (3,)  # stages whose output a family reads
 
 # Codebase, stock config, parts of the model whose `in_channels` follow the backbone, out_indices.
@@ -52,30 +48,6 @@ def swap_backbone(model: ConfigDict, models: Registry, parts: list, out_indices:
     for part in (model[name] for name in parts):
         reads_all = isinstance(part.in_channels, (list, tuple))
         part.in_channels = list(channels) if reads_all else channels[part.in_index]
-
-
-def make_batch(transforms: Registry, pack: str, with_mask: bool) -> dict:
-    """Two synthetic scenes with their truth, packed by the codebase's own last transform."""
-    samples = []
-    for seed in range(2):
-        scene = make_scene(np.random.default_rng(seed), WIDTH, HEIGHT)
-        names, masks = zip(*scene.instances)
-        masks = BitmapMasks(np.array(masks, np.uint8), HEIGHT, WIDTH)
-        results = dict(
-            img=scene.image[..., ::-1], scale_factor=(1.0, 1.0), img_shape=(HEIGHT, WIDTH), ori_shape=(HEIGHT, WIDTH)
-        )
-        if pack == 'PackDetInputs':
-            results.update(
-                gt_bboxes=masks.get_bboxes('hbox'),
-                gt_bboxes_labels=np.array([list(THINGS).index(name) for name in names]),
-                gt_ignore_flags=np.zeros(len(names), bool),
-            )
-            if with_mask:
-                results['gt_masks'] = masks
-        else:
-            results['gt_seg_map'] = scene.semantic - np.uint8(1)  # unlabelled, 0, becomes 255
-        samples.append(transforms.build(dict(type=pack))(results))
-    return pseudo_collate(samples)
 
 
 @pytest.mark.parametrize(

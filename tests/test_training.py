@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 
+from helpers import REPO
 from mmefficientmod.lite import allow_missing_operators
 from scenes import make_dataset
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html.parser
-import importlib.util
 import json
 import os
 import shutil
@@ -15,18 +14,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 
+from helpers import REPO, load_tool
 from mmefficientmod.compare import CompareError
 from mmefficientmod.compare.report import html as render
 from mmefficientmod.compare.results import collect
 from mmefficientmod.compare.runs import Job
-from mmefficientmod.compare.settings import Settings, backbone_config, find_weights_file
+from mmefficientmod.compare.settings import Settings, backbone_config
 from mmefficientmod.compare.table import compare
 from mmefficientmod.compare.workdir import last_line
 from mmefficientmod.measure.records import Case, Measurement, records
-from mmefficientmod.zoo.backbones import select_backbones, task_backbones
+from mmefficientmod.zoo.backbones import task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 from scenes import make_dataset
 
@@ -35,17 +34,10 @@ ITERS = 8
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
-def load_tool(name: str = 'compare'):
-    spec = importlib.util.spec_from_file_location(name, REPO / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def fails(*argv) -> str:
     """The line that a command ends with."""
     with pytest.raises(SystemExit) as error:
-        load_tool().main([str(arg) for arg in argv])
+        load_tool('compare').main([str(arg) for arg in argv])
     return str(error.value.code)
 
 
@@ -127,7 +119,7 @@ def test_a_failing_backbone_is_recorded_and_the_rest_goes_on(work_dir):
 
 def test_what_is_done_is_skipped(arguments, work_dir, capsys):
     before = state_of(work_dir, 'resnet-18')
-    load_tool().main([*arguments, '--backbones', 'resnet-18'])
+    load_tool('compare').main([*arguments, '--backbones', 'resnet-18'])
     printed = capsys.readouterr().out
     assert 'resnet-18: train is done already' in printed and 'resnet-18: test is done already' in printed
     assert state_of(work_dir, 'resnet-18') == before
@@ -172,7 +164,7 @@ def report(work_dir, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('report')
     options = '--backbones resnet-18 --parts segmentor --sizes 64 512 --repeats 2 --warmup 1 --out'
     load_tool('benchmark').main([*options.split(), str(out)])
-    load_tool().main(['report', str(work_dir), '--benchmark', str(out / 'benchmark.json'), '--out', str(out)])
+    load_tool('compare').main(['report', str(work_dir), '--benchmark', str(out / 'benchmark.json'), '--out', str(out)])
     return out
 
 
@@ -460,34 +452,14 @@ def test_bad_benchmark_file(content, message, work_dir, tmp_path):
     assert message in fails('report', work_dir, '--benchmark', path)
 
 
-def test_backbones():
-    for task in TASKS.values():
-        backbones, problems = select_backbones(task, ['table7', 'EfficientMod_XS', 'efficientmod-s2', 'nothing'])
-        assert [backbone.key for backbone in backbones][-1] == 'efficientmod-xs' and len(backbones) == 9
-        assert problems[0] == "there is no backbone 'efficientmod-s2': did you mean efficientmod-s?"
-        assert problems[1].startswith("there is no backbone 'nothing': it has resnet-18, ")
-        assert len(select_backbones(task, ['all'])[0]) == 18
-
-
-@pytest.mark.parametrize('task', TASKS.values(), ids=TASKS)
-def test_without_options_every_backbone_keeps_the_published_setting(task):
-    for backbone in task_backbones(task).values():
-        config, options = backbone_config(backbone, Settings(task))
-        assert set(options) == {'randomness.seed', 'default_hooks.checkpoint.max_keep_ckpts'}
-        assert config.mmefficientmod.to_dict() == dict(task=task.name, backbone=backbone.key, settings=options)
-        changed, original = config.to_dict(), Config.fromfile(backbone.config).to_dict()
-        del changed['mmefficientmod'], changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
-        assert changed == original
-
-
-def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
-    """So that a folder with other ones is refused."""
-    task = TASKS['segmentation']
-    backbone = task_backbones(task)['resnet-18']
-    assert backbone_config(backbone, Settings(task, amp=True))[0].optim_wrapper.type == 'AmpOptimWrapper'
-    (tmp_path / 'resnet-18.pth').touch()
-    checkpoint = str(tmp_path / 'resnet-18.pth')
-    assert backbone_config(backbone, Settings(task, checkpoints=[checkpoint[:-14]]))[0].load_from == checkpoint
+def test_a_run_knows_who_it_is(work_dir, tmp_path):
+    """Whatever its folders and config are called."""
+    shutil.copytree(work_dir / 'resnet-18' / 'train', tmp_path / 'moved' / 'elsewhere')
+    for config in (tmp_path / 'moved' / 'elsewhere').glob('*.py'):
+        config.rename(config.with_name('renamed.py'))
+    result = collect([tmp_path])[1]['resnet-18']
+    assert result.backbone.name == 'ResNet-18'
+    assert result.training.mmefficientmod.settings['train_cfg.max_iters'] == ITERS
 
 
 @pytest.mark.parametrize(
@@ -509,146 +481,3 @@ def test_reason_of_a_failure(text, line, tmp_path):
         begin = file.tell()
         file.write('another run, killed')
     assert last_line(tmp_path / 'log', begin) == 'another run, killed'
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
-        ('--rows resnet-18', 'error: --rows is now called --backbones'),
-        ('--gpus 8', '--gpus and --launcher-args need --launcher'),
-        (
-            '--pretrained resnet19=x.pth',
-            "resnet19=x.pth: there is no backbone 'resnet19': did you mean resnet-18?",
-        ),
-    ],
-)
-def test_wrong_options_start_nothing(options, message, tmp_path, capsys):
-    ended = fails('run', 'segmentation', '--backbones', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
-    assert message in ended + capsys.readouterr().err and not (tmp_path / 'work').exists()
-
-
-def test_the_schedule_follows_the_length():
-    def options(task: str, **settings) -> dict:
-        return backbone_config(task_backbones(TASKS[task])['efficientmod-s'], Settings(TASKS[task], **settings))[1]
-
-    short = options('segmentation', iters=4000)
-    assert short['param_scheduler.0.end'] == 100
-    assert short['param_scheduler.1.T_max'] == short['param_scheduler.1.end'] == 4000
-    assert short['train_cfg.val_interval'] == short['default_hooks.checkpoint.interval'] == 400
-    long = options('detection', epochs=36)
-    assert long['train_cfg.max_epochs'] == 36 and long['param_scheduler.1.milestones'] == [24, 33]
-    with pytest.raises(CompareError, match='detection trains by epochs here: give --epochs, not --iters'):
-        options('detection', iters=100)
-
-
-def test_size_and_data_root():
-    task = TASKS['detection']
-    settings = Settings(task, size=(256, 320), data_root='/some where')
-    config, _ = backbone_config(task_backbones(task)['efficientformer-l1'], settings)
-    for pipeline in (config.train_dataloader.dataset.pipeline[2:], config.test_dataloader.dataset.pipeline[1:]):
-        assert pipeline[0].scale == (320, 256)
-    assert config.model.backbone.img_size == 256
-    assert config.val_evaluator.ann_file == '/some where/annotations/instances_val2017.json'
-    task = TASKS['segmentation']
-    config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, size=(256, 256)))
-    assert config.train_dataloader.dataset.pipeline[2].scale == (1024, 256)
-    assert config.model.data_preprocessor.size == (256, 256)
-
-
-def test_overlay():
-    task = TASKS['segmentation']
-    demo = str(REPO / 'demo/configs/datasets/semantic.py')
-    config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=[demo], data_root='/x'))
-    assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
-    assert config.test_dataloader.dataset.data_root == '/x'
-    with pytest.raises(CompareError, match=r'overlay no\.py cannot be used'):
-        backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=['no.py']))
-
-
-def test_weights(tmp_path):
-    task = TASKS['segmentation']
-    backbones = task_backbones(task)
-    (tmp_path / 'efficientmod_s.pth').touch()
-    backbone = backbones['efficientmod-s']
-    assert find_weights_file(backbone, [str(tmp_path)], '--pretrained') == str(tmp_path / 'efficientmod_s.pth')
-    config, _ = backbone_config(backbone, Settings(task, pretrained=[str(tmp_path)]))
-    assert config.model.backbone.init_cfg.checkpoint == str(tmp_path / 'efficientmod_s.pth')
-    with pytest.raises(CompareError, match=r'holds no file for resnet-18, such as resnet-18\.pth'):
-        find_weights_file(backbones['resnet-18'], [str(tmp_path)], '--checkpoints')
-    with pytest.raises(CompareError, match=r'--checkpoints: gone\.pth does not exist'):
-        find_weights_file(backbones['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
-
-
-def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
-    (tmp_path / 'resnet-18.pth').touch()
-    assert (
-        fails(
-            'run',
-            'detection',
-            '--backbones',
-            'resnet-18',
-            'pvt-tiny',
-            'nothing',
-            '--checkpoints',
-            tmp_path,
-            '--work-dir',
-            tmp_path / 'work',
-            '--dry-run',
-        )
-        == '1'
-    )
-    printed = capsys.readouterr()
-    commands = [line for line in printed.out.splitlines() if not line.startswith('#')]
-    assert len(commands) == 1 and 'tools/test.py' in commands[0] and str(tmp_path / 'resnet-18.pth') in commands[0]
-    assert "there is no backbone 'nothing'" in printed.err and 'holds no file for pvt-tiny' in printed.err
-    assert not (tmp_path / 'work').exists()
-
-
-@pytest.mark.parametrize(
-    ('launcher', 'start'),
-    [
-        (['pytorch', '--gpus', '8'], f'{sys.executable} -m torch.distributed.run --nproc_per_node 8 --standalone '),
-        (
-            ['slurm', '--gpus', '16', '--launcher-args=-p gpu --gres=gpu:8'],
-            f'srun --ntasks 16 --kill-on-bad-exit=1 -p gpu --gres=gpu:8 {sys.executable} -u ',
-        ),
-    ],
-)
-def test_launchers(launcher, start, tmp_path, capsys):
-    arguments = ['--backbones', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
-    load_tool().main(['run', 'detection', *arguments])
-    commands = capsys.readouterr().out.partition('#!/bin/bash')[0]
-    train, test = (line for line in commands.splitlines() if not line.startswith('#'))
-    assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
-    assert test.startswith(f'{start}{REPO}/tools/test.py') and test.endswith(f'--launcher {launcher[0]}')
-
-
-def test_slurm_job_array_runs_one_backbone_a_task(tmp_path, capsys):
-    """The printed script as Slurm would run it; on a machine without Slurm, ``srun`` fails in the end."""
-    work_dir = tmp_path / 'work dir'
-    launcher = ['--launcher', 'slurm', '--gpus', '2', '--launcher-args=-p gpu']
-    backbones = ['--backbones', 'resnet-18', 'pvt-tiny', '--work-dir', str(work_dir)]
-    load_tool().main(['run', 'segmentation', *backbones, *launcher, '--dry-run'])
-    printed = capsys.readouterr().out
-    script = printed[printed.index('#!/bin/bash') :]
-    options = [line.split(' ', 1)[1] for line in script.splitlines() if line.startswith('#SBATCH ')]
-    assert options == ['--job-name=compare-segmentation', '--array=0-1', '--ntasks=2', '-p gpu']
-    environment = dict(os.environ, SLURM_ARRAY_TASK_ID='1', PATH='/usr/bin:/bin')
-    done = subprocess.run(['bash'], input=script, env=environment, capture_output=True, text=True)
-    if shutil.which('srun', path='/usr/bin:/bin') is None:
-        assert done.returncode == 1 and "No such file or directory: 'srun'" in done.stderr
-    assert [path.name for path in work_dir.iterdir()] == ['pvt-tiny']
-    assert state_of(work_dir, 'pvt-tiny')['commands'][0]['command'].startswith(
-        'srun --ntasks 2 --kill-on-bad-exit=1 -p'
-    )
-
-
-def test_a_run_knows_who_it_is(work_dir, tmp_path):
-    """Whatever its folders and config are called."""
-    shutil.copytree(work_dir / 'resnet-18' / 'train', tmp_path / 'moved' / 'elsewhere')
-    for config in (tmp_path / 'moved' / 'elsewhere').glob('*.py'):
-        config.rename(config.with_name('renamed.py'))
-    result = collect([tmp_path])[1]['resnet-18']
-    assert result.backbone.name == 'ResNet-18'
-    assert result.training.mmefficientmod.settings['train_cfg.max_iters'] == ITERS

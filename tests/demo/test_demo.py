@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REPO
+
+from helpers import REPO
 
 pytestmark = pytest.mark.ops
 

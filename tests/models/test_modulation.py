@@ -7,10 +7,9 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import released_form
 from mmengine.model import MMDistributedDataParallel
-from test_deploy import trained
 
+from helpers import released_form, trained
 from mmefficientmod.measure.training import saved_bytes
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock

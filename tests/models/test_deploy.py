@@ -9,19 +9,13 @@ import sys
 
 import pytest
 import torch
-from conftest import ARCHS, REPO, build_model, randomised
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
+from helpers import ARCHS, REPO, build_model, trained
 from mmefficientmod.launch import find_script
 from mmefficientmod.models import EfficientMod
-
-
-def trained(arch, **kwargs):
-    """A backbone whose every parameter matters, as after training."""
-    torch.manual_seed(0)
-    return randomised(EfficientMod(arch, **kwargs)).eval()
 
 
 def assert_close(levels, expected, tolerance=1e-5):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from helpers import REPO
 from mmefficientmod.measure.complexity import Complexity, measure_config, measure_model
 from mmefficientmod.models.pointwise import Pointwise
 from mmefficientmod.zoo.published import published

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.utils import digit_version
 from torch import nn
 
+from helpers import REPO, load_tool
 from mmefficientmod.compare.plots import plot_cost
 from mmefficientmod.measure import latency, records
 from mmefficientmod.measure.models import build_part
@@ -22,14 +21,6 @@ from mmefficientmod.measure.reference import Reference
 
 CPU = torch.device('cpu')
 BACKBONES = ('efficientmod-xxs', 'mobilenetv2-1.0')
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location('benchmark', REPO / 'tools' / 'benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 # An older torch knows autocast to bf16 alone on a CPU.
 HALF = 'fp16' if digit_version(torch.__version__) >= digit_version('2.4') else 'bf16'
@@ -158,7 +149,7 @@ def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
 
 
 def test_output(tmp_path, capsys):
-    benchmark = load_tool()
+    benchmark = load_tool('benchmark')
     options = (
         '--backbones MobileNetV2_1.0 efficientmod-xxs --parts backbone --sizes 64 64x96 --batch-sizes 1 2 '
         '--repeats 2 --warmup 1 --baseline EfficientMod-xxs --out'
@@ -202,20 +193,20 @@ def test_plots_leave_failed_backbones_out():
 )
 def test_bad_input(argv, message):
     with pytest.raises(SystemExit) as error:
-        load_tool().main(argv)
+        load_tool('benchmark').main(argv)
     assert error.value.code.startswith('error: ') and message in error.value.code and '\n' not in error.value.code
 
 
 @pytest.mark.parametrize('argv', ['--sizes 16', '--sizes 512,512', '--repeats 0', '--precisions int8'])
 def test_bad_numbers(argv, capsys):
     with pytest.raises(SystemExit) as error:
-        load_tool().main(argv.split())
+        load_tool('benchmark').main(argv.split())
     assert error.value.code == 2 and argv.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_renamed_option_and_key_are_refused_with_the_new_name(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
-        load_tool().main(['--rows', 'resnet-18'])
+        load_tool('benchmark').main(['--rows', 'resnet-18'])
     assert error.value.code == 2 and 'error: --rows is now called --backbones' in capsys.readouterr().err
     (tmp_path / 'old.json').write_text('{"measurements": [{"row": "resnet-18"}]}')
     with pytest.raises(ValueError, match="the key 'row' is now called 'backbone': measure again"):

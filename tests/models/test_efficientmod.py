@@ -7,12 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHS, REPO, build_model
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.utils import digit_version
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers import ARCHS, REPO, build_model
 from mmefficientmod.checkpoint import to_released_name
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import Attention

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from conftest import randomised
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from helpers import randomised
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
 from mmefficientmod.models.pointwise import Pointwise

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ARCHS, REPO, randomised, released_form
 
+from helpers import ARCHS, REPO, randomised, released_form
 from mmefficientmod.measure.complexity import operations
 from mmefficientmod.measure.latency import arrange, output_error
 from mmefficientmod.measure.records import MODES, Case

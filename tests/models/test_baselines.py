@@ -6,12 +6,11 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from test_swap import make_batch
 
+from helpers import REPO, make_batch
 from mmefficientmod.measure.complexity import measure_model
 from mmefficientmod.models import EdgeViT, EfficientFormer, TimmBackbone
 from mmefficientmod.zoo.published import published

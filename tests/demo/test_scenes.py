@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
 
+from helpers import REPO
 from scenes import ADE_DIR, COCO_DIR, STUFF, THINGS, make_dataset, make_scene
 
 SETTINGS = dict(train_images=16, val_images=3, size=(160, 120), seed=3)
