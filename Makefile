@@ -1,7 +1,8 @@
 # Sets up, tests and packages mmefficientmod; `make` lists the targets.
 #
-# STACK=openmmlab|onedl|oldest   the MM libraries: OpenMMLab's original distributions, their maintained continuation, or
-#                                the oldest versions that are supported (Python 3.8, torch 2.1, MMCV without operators)
+# STACK=openmmlab|onedl|core|oldest   the MM libraries: OpenMMLab's original distributions, their maintained
+#                                     continuation, MMEngine alone, or the oldest versions that are supported
+#                                     (Python 3.8, torch 2.1, MMCV without operators)
 STACK ?= openmmlab
 TESTS ?=
 PYTEST_ARGS ?=
@@ -9,19 +10,24 @@ BENCH_ARGS ?=
 PYTHON ?=
 export PYTHON
 
-ifeq ($(filter $(STACK),openmmlab onedl oldest),)
-$(error unknown STACK '$(STACK)'; choose STACK=openmmlab, STACK=onedl or STACK=oldest)
+ifeq ($(filter $(STACK),openmmlab onedl core oldest),)
+$(error unknown STACK '$(STACK)'; choose STACK=openmmlab, STACK=onedl, STACK=core or STACK=oldest)
 endif
 ifeq ($(STACK),oldest)
 # what a user of the backbone needs; the other backbones and stock configs are for the newer environments
 CHOICE := -m 'not ops and not compiled' --ignore=tests/models/test_baselines.py --ignore=tests/test_swap.py
 endif
+ifeq ($(STACK),core)
+# the network, its checkpoints and the rules of the house
+CHOICE := -m 'not libraries and not ops and not compiled'
+TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/test_checkpoint.py tests/test_architecture.py tests/test_contributing.py)
+endif
 VENV := .venv/$(STACK)
 
-.PHONY: help env demo bench test lint package clean
+.PHONY: help env demo bench test test-core lint package clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo 'STACK=onedl uses the maintained continuation of the MM libraries, STACK=oldest the oldest supported versions.'
 
 env:  ## create the virtual environment .venv/$STACK (once)
@@ -35,6 +41,9 @@ bench: env  ## measure EfficientMod's speed against the reference, on the CPU; B
 
 test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
 	$(VENV)/bin/python -m pytest $(CHOICE) $(PYTEST_ARGS) $(TESTS)
+
+test-core:  ## run the tests that need torch and MMEngine alone, minutes from a fresh clone; nothing is compiled
+	@$(MAKE) test STACK=core
 
 lint: .venv/lint/complete  ## check style and types; needs ruff and mypy alone, not the environment
 	.venv/lint/bin/ruff check .

@@ -31,9 +31,11 @@ def allow_missing_operators() -> bool:
     MMSegmentation 1.x imports a few operators at its start, though most of its models call none.
 
     Returns:
-        bool: False, and nothing is changed, if the compiled part is there.
+        bool: False, and nothing is changed, if the compiled part is there, or no MMCV at all.
     """
     name = 'mmcv._ext'
+    if importlib.util.find_spec('mmcv') is None:
+        return False
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         module = sys.modules[name] = _NoOperators(name)
         module.__spec__ = ModuleSpec(name, loader=None)  # MMEngine asks for the loader: none means "not available"

@@ -139,6 +139,7 @@ DETECTOR = 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py'
 SEGMENTOR = 'configs/segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py'
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 @pytest.mark.parametrize('config', [pytest.param(DETECTOR, marks=pytest.mark.ops), SEGMENTOR])

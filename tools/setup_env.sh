@@ -2,8 +2,9 @@
 # Creates the virtual environment .venv/STACK: torch, compiled MMCV, the MM libraries, this package,
 # the test tools.
 #
-#   tools/setup_env.sh [openmmlab|onedl|oldest]
+#   tools/setup_env.sh [openmmlab|onedl|core|oldest]
 #
+# core is MMEngine without the other MM libraries: what the network itself needs, so that nothing is compiled.
 # oldest is what is supported at least: Python 3.8, torch 2.1 and MMCV without operators, so that nothing is compiled.
 #
 # PYTHON                  the Python to use (default: the first found of these): 3.11, 3.12 or 3.10; for onedl 3.13 as
@@ -25,10 +26,12 @@ case $stack in
         hint=' (on 3.13: STACK=onedl)' ;;
     onedl)
         pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
+    core)
+        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
     oldest)
         pythons=3.8 third_party=python3.8 ;;
     *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), onedl (their maintained" \
-        "continuation) or oldest (the oldest versions that are supported)" ;;
+        "continuation), core (MMEngine alone) or oldest (the oldest versions that are supported)" ;;
 esac
 venv=.venv/$stack
 python=$venv/bin/python
@@ -62,7 +65,7 @@ tag=$("$base" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
 # A wheel of MMCV fits one torch, Python and machine, with GPU operators or without; its path says
 # which. pip's own wheel cache knows nothing of torch, so it is not used for it.
-mmcv=$(grep -E '^(onedl-)?mmcv(-lite)?==' "requirements/$stack.txt")
+mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$stack.txt") || true  # none: nothing is compiled
 torch=$(sed -n 's/^torch===//p' "requirements/${third_party%% *}.txt")
 device=cpu
 gpu=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
@@ -80,7 +83,9 @@ find_wheel() {
     find "$wheels" -maxdepth 1 -name "$(sed 's/-/_/; s/==/-/' <<<"$mmcv")-*.whl" 2>/dev/null || true
 }
 
-if [ "$stack" != oldest ] && [ -z "$(find_wheel)" ]; then
+wheel=
+[ -z "$mmcv" ] || wheel=$(find_wheel)
+if [ "$mmcv" ] && [ -z "$wheel" ]; then
     command -v "${CXX:-c++}" >/dev/null ||
         fail "no C++ compiler to build $mmcv with; on Debian: apt install g++"
     [ -f "$("$base" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ||
@@ -102,9 +107,8 @@ step 2 "torch $torch and third-party packages (first time: 3 GB to download, som
 # shellcheck disable=SC2046,SC2086  # one word each
 pip install "${quiet[@]}" $(printf -- '-r requirements/%s.txt ' $third_party)
 
-wheel=$(find_wheel)
-if [ "$stack" = oldest ]; then
-    step 3 "$mmcv: nothing to compile"
+if [ -z "$mmcv" ]; then
+    step 3 "no compiled MMCV here"
 elif [ "$wheel" ]; then
     step 3 "$mmcv was compiled before: $wheel"
 else
@@ -137,8 +141,9 @@ pip install --quiet --no-deps --no-build-isolation -r "requirements/$stack.txt"
 
 step 5 "this package, editable"
 pip install --quiet --no-deps --no-build-isolation -e .
-parts='mmefficientmod.models, mmpretrain.models'
-[ "$stack" = oldest ] || parts="$parts, mmdet.datasets, mmdet.models, mmseg.datasets, mmseg.models"
+parts=mmefficientmod.models
+[ "$stack" = core ] || parts="$parts, mmpretrain.models"
+[ -z "$mmcv" ] || parts="$parts, mmdet.datasets, mmdet.models, mmseg.datasets, mmseg.models"
 "$python" -W ignore -c "import $parts" >/dev/null
 
 echo "$stamp" > "$venv/complete"

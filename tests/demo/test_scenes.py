@@ -137,6 +137,7 @@ def test_coco_dataset_reads_it(root, monkeypatch):
         assert truth.masks.masks.shape == (len(annotations), *item['inputs'].shape[1:])
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 def test_ade20k_dataset_reads_it(root, monkeypatch):
     monkeypatch.setenv('DEMO_ROOT', str(root))

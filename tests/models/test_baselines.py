@@ -15,6 +15,8 @@ from mmefficientmod.measure.complexity import measure_model
 from mmefficientmod.models import EdgeViT, EfficientFormer, TimmBackbone
 from mmefficientmod.zoo.published import published
 
+pytestmark = pytest.mark.libraries
+
 ROWS = [
     'resnet-18',
     'poolformer-s12',

@@ -54,6 +54,7 @@ def test_state_dict_of_the_deploy_form(tmp_path):
         loaded.load_state_dict(original)
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize(
     'config',
     [
@@ -78,10 +79,10 @@ def test_gradients_reach_the_input_in_deploy_form():
     assert images.grad.isfinite().all() and images.grad.any()
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
     """Its own script, as its users type it: CONFIG CHECKPOINT SAVE_PATH."""
-    pytest.importorskip('mmpretrain')
     settings = dict(
         type='ImageClassifier',
         backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),

@@ -102,6 +102,7 @@ def test_no_block_copies_or_leaves_nhwc(arch, training):
         assert level._base is not None  # a view
 
 
+@pytest.mark.libraries
 @pytest.mark.ops
 @pytest.mark.both_stacks
 def test_mmcv_operators_read_the_right_pixels_in_a_detector():
@@ -327,7 +328,10 @@ def test_initialisation_is_the_released_one():
 
 
 @pytest.mark.both_stacks
-@pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain', 'mmengine'])
+@pytest.mark.parametrize(
+    'codebase',
+    [*(pytest.param(name, marks=pytest.mark.libraries) for name in ('mmdet', 'mmseg', 'mmpretrain')), 'mmengine'],
+)
 def test_found_by_name_without_custom_imports(codebase):
     import importlib
 

@@ -128,6 +128,7 @@ def test_pruned_weights_train_step_after_step():
     assert (model.stages[0][1].fc1.weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 def test_lora_of_mmpretrain_trains():
     from mmpretrain.models.peft import LoRAModel
