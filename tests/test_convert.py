@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, build_model, randomised
+from helpers import REPO, build_model, load_tool, randomised, trained
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
@@ -29,10 +29,6 @@ class Model(BaseModule):
         self.backbone = EfficientMod(arch, **kwargs)
 
 
-def trained(arch='xxs', **kwargs):
-    return randomised(EfficientMod(arch, **kwargs)).eval()
-
-
 def save(path, model, prefix='', **content):
     state = {prefix + name: value for name, value in model.state_dict().items()}
     torch.save(dict(state_dict=state, **content), path)
@@ -42,7 +38,7 @@ def save(path, model, prefix='', **content):
 @pytest.fixture
 def deployed(tmp_path):
     """A trained backbone, and a file of it in the inference form."""
-    model = trained()
+    model = trained('xxs')
     source, target = save(tmp_path / 'trained.pth', model), str(tmp_path / 'deploy.pth')
     convert_checkpoint(source, target, deploy=True)
     return model, target
@@ -95,7 +91,7 @@ def test_a_whole_model_is_switched_by_mmengine_loading_the_file(tmp_path):
 
 
 def test_half_precision_is_kept(tmp_path):
-    model = trained()
+    model = trained('xxs')
     source, target = save(tmp_path / 'in.pth', EfficientMod('xxs').half()), str(tmp_path / 'out.pth')
     save(source, model.half())
     convert_checkpoint(source, target, deploy=True)
@@ -149,27 +145,25 @@ def test_training_from_the_inference_form_is_refused(deployed):
 # --- the command ---
 
 
-def convert(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / 'tools/convert_checkpoint.py'), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+convert = load_tool('convert_checkpoint').main
 
 
-def test_published_files_hold_weights_alone_and_name_their_hash(tmp_path):
-    model, average = trained(), trained()
+def test_published_files_hold_weights_alone_and_name_their_hash(tmp_path, capsys):
+    model, average = trained('xxs'), trained('xxs')
     average.patch_embeds[0].proj.bias.data += 1
     # As MMEngine's EMAHook saves: the average in the first place, the plain copy beside it.
     plain = {f'module.{name}': value for name, value in model.state_dict().items()}
     source = save(tmp_path / 'in.pth', average, meta=dict(epoch=1), ema_state_dict=plain, optimizer=dict(lr=1))
-    done = convert(source, tmp_path / 'model.pth', '--publish', '--deploy')
-    assert done.returncode == 0, done.stderr
+    convert([source, str(tmp_path / 'model.pth'), '--publish', '--deploy'])
+    said = capsys.readouterr().out
     (path,) = tmp_path.glob('model*')
     assert path.name == f'model-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth'
-    assert done.stdout.startswith(f'{path}: ') and 'moving average' in done.stdout and 'inference form' in done.stdout
+    assert said.startswith(f'{path}: ') and 'moving average' in said and 'inference form' in said
     content = torch.load(path, weights_only=True)
     assert set(content) == {'meta', 'state_dict'}
     assert content['state_dict']['patch_embeds.0.proj.bias'].equal(average.patch_embeds[0].proj.bias)
-    again = convert(source, tmp_path / 'other.pth', '--publish', '--deploy')
-    assert path.name[6:] in again.stdout  # the same content has the same hash
+    convert([source, str(tmp_path / 'other.pth'), '--publish', '--deploy'])
+    assert path.name[6:] in capsys.readouterr().out  # the same content has the same hash
 
 
 def test_any_name_is_published(tmp_path):
@@ -186,9 +180,10 @@ def test_any_name_is_published(tmp_path):
 )
 def test_bad_input_is_one_line(options, message, tmp_path):
     source = save(tmp_path / 'in.pth', EfficientMod('xxs'))
-    target = [] if 'out.pth' in options[0] else [tmp_path / 'out.pth']
-    done = convert(source, *target, *options)
-    assert done.returncode == 1 and message in done.stderr and done.stderr.count('\n') == 1
+    target = [] if 'out.pth' in options[0] else [str(tmp_path / 'out.pth')]
+    with pytest.raises(SystemExit, match=message) as error:
+        convert([source, *target, *options])
+    assert '\n' not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
 
 

@@ -277,7 +277,7 @@ def test_unsupported_versions(name, version, message, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module(name), '__version__', version)
     with pytest.raises(ImportError) as error:
-        mmefficientmod._check_dependencies()
+        mmefficientmod.check_dependencies()
     assert message in str(error.value)
 
 

@@ -8,7 +8,7 @@ from mmefficientmod.checkpoint import CheckpointError
 from mmefficientmod.conversion import convert_checkpoint, publish
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='checkpoint of a backbone, classifier, detector or segmentor')
     parser.add_argument('target', help='file to write; it must not exist')
@@ -25,7 +25,7 @@ def main() -> None:
         action='store_true',
         help="put the file's hash into its name, as the MM libraries' publish_model does: TARGET-1a2b3c4d.pth",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         done = convert_checkpoint(args.source, args.target, args.to, args.ema, args.deploy)
         path = publish(args.target) if args.publish else args.target

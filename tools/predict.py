@@ -11,7 +11,7 @@ from mmefficientmod.predict.sources import find_sources
 from mmefficientmod.utils import parse_positive
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         usage='%(prog)s INPUT ... CONFIG CHECKPOINT [options]\n       %(prog)s INPUT ... EXPORTED_FOLDER [options]',
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=parse_positive, default=1, help='pictures at a time; default 1')
     parser.add_argument('--no-pictures', action='store_true', help='draw nothing, write predictions alone')
     parser.add_argument('--format', choices=['onnx', 'openvino', 'torch'], help='which of the exported files to use')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.exported = is_exported(args.paths[-1])
     operands = 1 if args.exported else 2
     args.inputs, args.model = args.paths[:-operands], args.paths[-operands:]
@@ -70,8 +70,8 @@ def load(args: argparse.Namespace) -> Model:
         raise PredictError(str(error)) from error
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     try:
         sources = find_sources(args.inputs, args.out)
         summary = run(load(args), sources, args.out, args.batch_size, not args.no_pictures)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
@@ -39,7 +40,8 @@ class InferencerModel:
 
     def __init__(self, config: str, checkpoint: str, device: str | None = None, score_thr: float = 0.3) -> None:
         path = find_config(config)
-        settings = load_config(path)
+        with _quiet():
+            settings = load_config(path)
         codebase = find_codebase(settings, path, 'test')
         device = _check_device(device)
         weights = find_weights(read_checkpoint(checkpoint), checkpoint)
@@ -51,7 +53,8 @@ class InferencerModel:
             'mmpretrain': ('classification', _cls_inferencer, self._classify),
         }[codebase]
         self.mixed_sizes = self.task != 'segmentation'
-        self._inferencer = _load(build, settings, checkpoint, device)
+        with _quiet():
+            self._inferencer = build(settings, checkpoint, device)
         _check_fit(self._inferencer.model, weights, checkpoint, path)
         meta = getattr(self._inferencer.model, 'dataset_meta', None) or {}
         self.classes = _find_classes(self._inferencer, meta)
@@ -103,11 +106,17 @@ def _check_device(device: str | None) -> str:
     return device or kind
 
 
-def _load(build: Callable, config: Config, checkpoint: str, device: str) -> Any:
-    """The inferencer, without what the libraries print on the way."""
-    with redirect_stdout(StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return build(config, checkpoint, device)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the libraries print, log and warn of while they build a model: what matters is checked here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _det_inferencer(config: Config, checkpoint: str, device: str) -> Any:
