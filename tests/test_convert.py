@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPO, build_model, load_tool, randomised, trained
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
+from helpers import REPO, build_model, load_tool, randomised, trained
 from mmefficientmod.checkpoint import CheckpointError
 from mmefficientmod.conversion import convert_checkpoint, publish
 from mmefficientmod.models import EfficientMod

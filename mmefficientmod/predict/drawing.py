@@ -36,9 +36,7 @@ def draw(image: np.ndarray, result: Result, names: Sequence[str], palette: Seque
     return image
 
 
-def _draw_detections(
-    image: np.ndarray, result: Detections, names: Sequence[str], palette: Sequence[Color]
-) -> None:
+def _draw_detections(image: np.ndarray, result: Detections, names: Sequence[str], palette: Sequence[Color]) -> None:
     order = np.argsort(result.scores, kind='stable')  # the surest last, on top
     for i in order:
         if result.masks is not None:

@@ -43,7 +43,9 @@ class ExportedModel:
         self.description = self._session.description
         self.task = self.description.task
         if self.task not in ('detection', 'segmentation'):
-            raise PredictError(f'{folder} holds a {self.task}, for which there is no prediction: a detector or segmentor')
+            raise PredictError(
+                f'{folder} holds a {self.task}, for which there is no prediction: a detector or segmentor'
+            )
         self.score_thr = score_thr
         self.classes = self.description.classes
         self.palette = self.description.palette

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 
 from ..checkpoint import BACKBONE_PREFIX, enumerate_names, find_weights, to_project_name
 from ..checks import check_mmcv_ops
@@ -52,12 +53,14 @@ class InferencerModel:
             'mmseg': ('segmentation', _seg_inferencer, self._segment),
             'mmpretrain': ('classification', _cls_inferencer, self._classify),
         }[codebase]
-        self.mixed_sizes = self.task != 'segmentation'
+        self.mixed_sizes = self.task != 'segmentation'  # MMSegmentation refuses a batch of several sizes
         with _quiet():
+            init_default_scope(codebase)  # MMPreTrain's inferencer leaves it as it is
             self._inferencer = build(settings, checkpoint, device)
-        _check_fit(self._inferencer.model, weights, checkpoint, path)
-        meta = getattr(self._inferencer.model, 'dataset_meta', None) or {}
-        self.classes = _find_classes(self._inferencer, meta)
+        model = self._inferencer.model
+        _check_fit(model, weights, checkpoint, path)
+        meta = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None) or {}
+        self.classes = _find_classes(model, meta)
         self.palette = meta.get('palette')
 
     def _detect(self, images: list[np.ndarray]) -> list[Result]:
@@ -156,10 +159,9 @@ def _project_name(name: str) -> str:
     return prefix + to_project_name(name[len(prefix) :])
 
 
-def _find_classes(inferencer: Any, meta: dict) -> Sequence[str]:
+def _find_classes(model: torch.nn.Module, meta: dict) -> list[str]:
     """The names of the classes, from the checkpoint or the data set; numbers where there are none."""
-    classes = meta.get('classes') or getattr(inferencer, 'classes', None)
+    classes = meta.get('classes')
     if classes is None:
-        head = getattr(inferencer.model, 'head', None)
-        classes = [str(label) for label in range(getattr(head, 'num_classes', 1000))]
+        classes = map(str, range(getattr(getattr(model, 'head', None), 'num_classes', 1000)))
     return [classes] if isinstance(classes, str) else list(classes)

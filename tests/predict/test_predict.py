@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import REPO, build_model, load_tool, randomised
 from mmengine.config import Config
 
+from helpers import REPO, build_model, load_tool, randomised
 from mmefficientmod.conversion import convert_checkpoint
 from scenes import make_scene
 
@@ -50,7 +50,7 @@ def make_checkpoint(config, path, classes):
     torch.manual_seed(0)
     model = build_model(Config.fromfile(config))
     model.init_weights() if 'fpn_' not in config else randomised(model.backbone)
-    meta = dict(dataset_meta=dict(classes=classes, palette=[[40 * i, 250 - 40 * i, 90] for i in range(len(classes))]))
+    meta = dict(dataset_meta=dict(classes=classes, palette=[[25 * i, 250 - 25 * i, 90] for i in range(len(classes))]))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
     return str(path)
 

@@ -50,7 +50,9 @@ def test_modes_of_a_png(mode, image, tmp_path):
 
 
 def test_transparency_is_dropped(image, tmp_path):
-    Image.fromarray(np.dstack([image, np.tile(np.arange(64, dtype=np.uint8), (48, 1))]), 'RGBA').save(tmp_path / 'a.png')
+    Image.fromarray(np.dstack([image, np.tile(np.arange(64, dtype=np.uint8), (48, 1))]), 'RGBA').save(
+        tmp_path / 'a.png'
+    )
     assert difference(read_rgb(tmp_path / 'a.png'), image) == 0
 
 
