@@ -117,7 +117,7 @@ def resized_classes(
 ) -> np.ndarray:
     """The classes (H, W) at the picture's own size, from logits of the head.
 
-    As MMSegmentation: to the size of the network's input, cut to what is no padding, to the picture's size, the largest.
+    As in MMSegmentation: resized to the network's input, cut to what is no padding, resized to the picture.
 
     Args:
         logits (np.ndarray): (classes, h, w).

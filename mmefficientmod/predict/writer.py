@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +57,9 @@ class Writer:
     def add(self, source: Source, frame: int | None, fps: float, image: np.ndarray, result: Result) -> None:
         """Writes the prediction on a picture, or on the frame of that number of a video."""
         self._count += 1
-        record = dict(file_name=source.name) if frame is None else dict(file_name=source.name, frame=frame)
+        record: dict[str, Any] = dict(file_name=source.name)
+        if frame is not None:
+            record['frame'] = frame
         if isinstance(result, Detections):
             self.objects += len(result.scores)
             image_id = self.image_ids[source] if self.image_ids and frame is None else self._count
