@@ -33,6 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.exported = is_exported(args.paths[-1])
     operands = 1 if args.exported else 2
     args.inputs, args.model = args.paths[:-operands], args.paths[-operands:]
+    if not args.inputs and len(args.paths) == 2:
+        parser.error(f'{args.paths[1]} is no exported folder; a checkpoint needs its config before it')
     if not args.inputs:
         parser.error('INPUT and CONFIG CHECKPOINT, or INPUT and EXPORTED_FOLDER, are needed')
     return args

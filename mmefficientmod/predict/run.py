@@ -55,7 +55,8 @@ class Summary:
         speed = f'{self.images / self.seconds:.1f} images a second' if self.images else 'no image'
         alone = f' ({self.images / self.model_seconds:.1f} without reading and writing)' if self.images else ''
         end = '; stopped' if self.stopped else ''
-        return f'{self.images} images{found}{failed} in {self.seconds:.1f} s: {speed}{alone}{end}'
+        count = f'{self.images} image{"" if self.images == 1 else "s"}'
+        return f'{count}{found}{failed} in {self.seconds:.1f} s: {speed}{alone}{end}'
 
 
 def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1, pictures: bool = True) -> Summary:
