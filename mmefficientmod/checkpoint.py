@@ -7,6 +7,7 @@ backbone takes either.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
@@ -67,10 +68,10 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
     Raises:
         CheckpointError: If the file holds no weights, or no moving average though one was asked for.
     """
-    return _pick_weights(checkpoint, path, ema)[0]
+    return pick_weights(checkpoint, path, ema)[0]
 
 
-def _pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
     """The weights of a checkpoint, and whether they are a moving average."""
     averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
     if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
@@ -182,14 +183,24 @@ def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
 
 
 def _check_form(names: Iterable[str], backbone: nn.Module) -> None:
-    """Raises CheckpointError where either the weights or the backbone are in the inference form, but not both."""
+    """Raises CheckpointError where the backbone is in the inference form and the weights are not."""
     names = [name for name in names if name.startswith('stages.')]
-    if names and is_deploy_form(names) != backbone.deploy:
+    if names and backbone.deploy and not is_deploy_form(names):
         raise CheckpointError(
             'this is the training form: remove deploy=True from the backbone and call switch_to_deploy() after loading'
-            if backbone.deploy
-            else 'this is the inference form: add deploy=True to the backbone'
         )
+
+
+def _form_of(weights: Iterable[str], backbone: nn.Module) -> nn.Module:
+    """The backbone itself, or a copy in the inference form where the weights are in it and the backbone is not."""
+    if backbone.deploy or not is_deploy_form(weights):
+        return backbone
+    deployed = copy.deepcopy(backbone)
+    try:
+        deployed.switch_to_deploy()
+    except ValueError as error:
+        raise CheckpointError(f'this is the inference form, which the backbone cannot take: {error}') from None
+    return deployed
 
 
 def fit_all(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
@@ -208,9 +219,10 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     """Renames what ``load_state_dict`` hands to a backbone, and refuses what would ruin a run.
 
     torch's ``load_state_dict`` raises or returns missing and unexpected names, as its caller wants: only a wrong shape
-    is refused here, before anything is loaded. MMEngine's ``load_checkpoint``, which stands behind ``load_from`` and
-    ``--resume``, only warns of all three. There, weights of which none fits, weights of the other form and unusable
-    ones are refused as well; a partial match is one warning.
+    is refused here, before anything is loaded. MMEngine's ``load_checkpoint``, which stands behind ``load_from``,
+    ``--resume``, tests and inferencers, only warns of all three. There, weights of which none fits, weights of the
+    training form for a backbone of the inference form and unusable ones are refused as well; a partial match is one
+    warning. Weights of the inference form switch the backbone to it.
 
     Args:
         weights (dict[str, Tensor]): Weights in either form, without ``prefix``.
@@ -223,10 +235,12 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     Raises:
         CheckpointError: In the cases above.
     """
-    fit = _fit(weights, backbone)
+    by_mmengine = _is_called_by_mmengine()
+    form = _form_of(weights, backbone) if by_mmengine else backbone
+    fit = _fit(weights, form)
     if fit.misshaped:
         raise fit.misfit()
-    if not _is_called_by_mmengine():
+    if not by_mmengine:
         return fit.weights
     if not weights:
         raise CheckpointError(
@@ -236,8 +250,10 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     if not fit.num_loaded:
         raise fit.misfit()
     if not fit.fits:
-        _check_form(fit.weights, backbone)
+        _check_form(fit.weights, form)
     check_values(fit.weights)
+    if form is not backbone:
+        backbone.switch_to_deploy()
     if not fit.fits:
         print_log(
             f'EfficientMod arch {fit.arch!r} is loaded in part: {fit.num_loaded} tensors loaded; '
@@ -263,7 +279,7 @@ def read_pretrained(path: str) -> dict[str, Tensor]:
 
 def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
     try:
-        return _pick_weights(read_checkpoint(path), path)
+        return pick_weights(read_checkpoint(path), path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}: download the authors' file (see the README) and name it by --cfg-options "
@@ -301,15 +317,20 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
             check_values({STEM: weights[stem]})
             weights[stem] = adapt_stem(weights[stem], in_channels)
             notes.append(f'stem adapted from 3 to {in_channels} input channels')
-        fit = fit_all(weights, backbone)
+        form = _form_of(weights, backbone)
+        fit = fit_all(weights, form)
+        if form is not backbone:
+            backbone.switch_to_deploy()
         backbone.load_state_dict(fit.weights)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
     if fit.left_out:
         parts = dict.fromkeys(re.sub(r'^(\w+\.\d+|\w+).*', r'\1', name) for name in fit.left_out)
         notes.append(f'left out: {", ".join(parts)}')
-    copy = 'moving average (EMA)' if is_average else 'plain copy'
-    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {copy}'
+    if backbone.deploy:
+        notes.append('inference form, which is not trained')
+    kind = 'moving average (EMA)' if is_average else 'plain copy'
+    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {kind}'
     print_log('; '.join([message, *notes]), logger='current')
 
 

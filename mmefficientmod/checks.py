@@ -195,20 +195,14 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
 
     Raises:
-        LaunchError: If it is in the inference form and the config's backbone is not.
+        LaunchError: If a training is to start from the inference form.
         CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
     """
     if '://' in path:
         return
-    if is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
-        for place, _, backbone in _backbones(config):
-            if _is_efficientmod(backbone) and not backbone.get('deploy'):
-                remedy = (
-                    'train on from the one that it was made of'
-                    if training
-                    else f'add --cfg-options {place}.deploy=True'
-                )
-                raise LaunchError(f'{path} is in the inference form: {remedy}')
+    is_deployed = is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path))
+    if training and is_deployed and any(_is_efficientmod(backbone) for _, _, backbone in _backbones(config)):
+        raise LaunchError(f'{path} is in the inference form: train on from the one that it was made of')
 
 
 def check_pretrained(place: str, backbone: Mapping) -> None:

@@ -1,25 +1,40 @@
-"""Converts a checkpoint between the authors' released names and the project's own."""
+"""Writes a checkpoint anew: by other names, in the inference form, or as a file to publish."""
 
 from __future__ import annotations
 
 import argparse
 
 from mmefficientmod.checkpoint import CheckpointError
-from mmefficientmod.conversion import convert_checkpoint
+from mmefficientmod.conversion import convert_checkpoint, publish
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='checkpoint of a backbone, classifier, detector or segmentor')
     parser.add_argument('target', help='file to write; it must not exist')
     parser.add_argument('--to', choices=['project', 'released'], default='project', help='names to write')
     parser.add_argument('--ema', action='store_true', help='take the moving average of the weights')
-    args = parser.parse_args()
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='write the inference form of the backbone: fewer operations, the same outputs, no training; tests, '
+        'inferencers and init_cfg load it as any other file',
+    )
+    parser.add_argument(
+        '--publish',
+        action='store_true',
+        help="put the file's hash into its name, as the MM libraries' publish_model does: TARGET-1a2b3c4d.pth",
+    )
+    args = parser.parse_args(argv)
     try:
-        changed = convert_checkpoint(args.source, args.target, args.to, args.ema)
-    except (CheckpointError, OSError) as error:
+        done = convert_checkpoint(args.source, args.target, args.to, args.ema, args.deploy)
+        path = publish(args.target) if args.publish else args.target
+    except (CheckpointError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    print(f'{args.target}: {changed} names changed to the {args.to} form')
+    notes = [f'{done.changed} names changed to the {args.to} form']
+    notes += ['backbone in the inference form'] if done.form == 'deploy' else []
+    notes += ['moving average of the weights (EMA)'] if done.is_average else []
+    print(f'{path}: {"; ".join(notes)}')
 
 
 if __name__ == '__main__':

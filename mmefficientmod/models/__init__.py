@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .baselines import EdgeViT, EfficientFormer, TimmBackbone
-from .efficientmod import EfficientMod
+from .. import check_dependencies
+
+check_dependencies()
+
+from .baselines import EdgeViT, EfficientFormer, TimmBackbone  # noqa: E402
+from .efficientmod import EfficientMod  # noqa: E402
 
 __all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'TimmBackbone']

@@ -58,7 +58,7 @@ class EfficientMod(BaseModule):
             readers that respect strides. MMCV's RoIAlign and deformable convolutions do not: they read any map as
             contiguous, without an error. Defaults to True.
         deploy (bool): Build the inference form, for a state dict that was saved after :meth:`switch_to_deploy`.
-            Defaults to False.
+            ``init_cfg`` and MMEngine's ``load_checkpoint`` switch to it where the file is in it. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
             authors' released files as they are. Defaults to the released initialisation.
 
@@ -180,7 +180,8 @@ class EfficientMod(BaseModule):
         """
         if self.training and self.deploy and self.frozen_stages < len(self.stages):
             raise RuntimeError(
-                'this is the inference form, which is not trained: build the backbone without deploy=True'
+                'this is the inference form, which is not trained: build the backbone without deploy=True and start '
+                'from the checkpoint that the inference form was made of'
             )
         height, width = x.shape[-2:]
         is_small = height < MIN_INPUT_SIZE or width < MIN_INPUT_SIZE
@@ -221,6 +222,7 @@ class EfficientMod(BaseModule):
         """
         fold_blocks(self.stages)
         self.deploy = True
+        self._freeze_stages()
 
     def train(self, mode: bool = True) -> EfficientMod:
         """Sets training mode; frozen stages stay in evaluation mode."""

@@ -1,0 +1,10 @@
+"""Predictions on pictures and videos, by a checkpoint or an exported file.
+
+All but :mod:`.inferencers` needs NumPy and OpenCV alone, :mod:`.exported` the runtime of its file as well.
+"""
+
+from __future__ import annotations
+
+
+class PredictError(RuntimeError):
+    """Predictions that cannot be made; the message is one line that says why and what to do."""

@@ -1,0 +1,189 @@
+"""tools/predict.py with checkpoints: what the libraries' inferencers say is what is written, for any kind of input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from helpers import REPO, load_tool
+from mmefficientmod.conversion import convert_checkpoint
+from scenes import make_scene
+
+DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
+main = load_tool('predict').main
+
+
+def predict(*args):
+    """The content of predictions.json of a run, which must succeed."""
+    out = args[args.index('--out') + 1]
+    main([str(arg) for arg in args])
+    return json.loads((out / 'predictions.json').read_text())
+
+
+def refused(*args):
+    with pytest.raises(SystemExit) as error:
+        main([str(arg) for arg in args])
+    return error.value.code
+
+
+@pytest.mark.ops
+@pytest.mark.both_stacks
+def test_detections_are_those_of_the_inferencer_in_cocos_format(detector, pictures, tmp_path, capsys):
+    from mmdet.apis import DetInferencer
+    from pycocotools.coco import COCO
+
+    found = predict(pictures, DETECTOR, detector, '--out', tmp_path, '--score-thr', '0.1', '--batch-size', '2')
+    assert 'images a second' in capsys.readouterr().out.splitlines()[-1]
+    inferencer = DetInferencer(DETECTOR, detector, device='cpu', show_progress=False)
+    names = sorted(path.name for path in pictures.iterdir())
+    assert {entry['file_name'] for entry in found} == set(names)
+    for name in names:
+        (expected,) = inferencer(str(pictures / name))['predictions']
+        expected = [i for i, score in enumerate(expected['scores']) if score >= 0.1], expected
+        entries = [entry for entry in found if entry['file_name'] == name]
+        assert len(entries) == len(expected[0]) > 0
+        for i, entry in zip(*expected[:1], entries):
+            left, top, right, bottom = expected[1]['bboxes'][i]
+            assert entry['image_id'] == int(name[:12])
+            assert entry['category_id'] == expected[1]['labels'][i] + 1 == 'abcdef'.index(entry['category']) + 1
+            assert entry['score'] == pytest.approx(expected[1]['scores'][i], abs=1e-4)
+            assert entry['bbox'] == pytest.approx([left, top, right - left, bottom - top], abs=0.01)
+            assert entry['segmentation'] == expected[1]['masks'][i]
+    truth = COCO()
+    truth.dataset = dict(
+        images=[dict(id=number) for number in (7, 8, 9)], categories=[dict(id=i) for i in range(1, 7)], annotations=[]
+    )
+    truth.createIndex()
+    assert len(truth.loadRes(found).anns) == len(found)
+    for name in names:
+        drawn = cv2.imread(str(tmp_path / 'pictures' / name))
+        assert (drawn != cv2.imread(str(pictures / name))).any()
+
+
+@pytest.mark.ops
+@pytest.mark.both_stacks
+def test_class_maps_are_those_of_the_inferencer(segmentor, pictures, tmp_path):
+    from mmseg.apis import MMSegInferencer
+
+    found = predict(pictures, SEGMENTOR, segmentor, '--out', tmp_path, '--batch-size', '4', '--device', 'cpu')
+    inferencer = MMSegInferencer(SEGMENTOR, segmentor, device='cpu')
+    assert len(found) == 3
+    for entry in found:
+        expected = inferencer(str(pictures / entry['file_name']))['predictions']
+        written = cv2.imread(str(tmp_path / entry['classes']), cv2.IMREAD_UNCHANGED)
+        assert written.shape == expected.shape == (entry['height'], entry['width'])
+        assert (written != expected).mean() < 0.001  # a batch adds in another order
+        assert sum(entry['shares'].values()) == pytest.approx(1, abs=1e-4)
+        assert entry['shares'][f'class {written[0, 0]}'] > 0
+    assert len(list((tmp_path / 'pictures').iterdir())) == 3
+
+
+@pytest.mark.ops
+@pytest.mark.both_stacks
+def test_the_inference_form_predicts_the_same_with_the_same_command(detector, pictures, tmp_path):
+    convert_checkpoint(detector, str(tmp_path / 'deploy.pth'), deploy=True)
+    options = '--no-pictures', '--score-thr', '0.1', '--out'
+    trained = predict(pictures, DETECTOR, detector, *options, tmp_path / 'trained')
+    deployed = predict(pictures, DETECTOR, tmp_path / 'deploy.pth', *options, tmp_path / 'deployed')
+    assert len(deployed) == len(trained) > 0
+    for a, b in zip(deployed, trained):
+        assert a['bbox'] == pytest.approx(b['bbox'], abs=0.05) and a['score'] == pytest.approx(b['score'], abs=1e-3)
+    assert [path.name for path in (tmp_path / 'deployed').iterdir()] == ['predictions.json']
+
+
+@pytest.mark.both_stacks
+def test_classes_of_a_classifier(classifier, pictures, tmp_path):
+    from mmpretrain import ImageClassificationInferencer
+
+    found = predict(pictures, *classifier, '--out', tmp_path, '--batch-size', '2')
+    inferencer = ImageClassificationInferencer(*classifier, device='cpu')
+    assert len(found) == 3
+    for entry in found:
+        (expected,) = inferencer(str(pictures / entry['file_name']))
+        assert (entry['class'], entry['label']) == (expected['pred_class'], expected['pred_label'])
+        assert entry['score'] == pytest.approx(expected['pred_score'], abs=1e-4)
+        assert {name for name, _ in entry['top5']} == {'left', 'middle', 'right'}
+        drawn = cv2.imread(str(tmp_path / 'pictures' / entry['file_name']))
+        assert (drawn != cv2.imread(str(pictures / entry['file_name']))).any()
+
+
+@pytest.mark.ops
+@pytest.mark.both_stacks
+def test_bad_files_are_named_and_the_rest_goes_on(segmentor, pictures, tmp_path, capsys):
+    mixed, out = tmp_path / 'mixed', tmp_path / 'out'
+    shutil.copytree(pictures, mixed)
+    (mixed / 'empty.jpg').touch()
+    (mixed / '0.png').write_bytes((pictures / '000000000007.png').read_bytes()[:500])
+    assert refused(mixed, SEGMENTOR, segmentor, '--out', out) == 1
+    said = capsys.readouterr()
+    assert f'error: {mixed}/empty.jpg is empty\n' in said.err and f'error: {mixed}/0.png is cut off' in said.err
+    assert '3 images, 2 failed in ' in said.out.splitlines()[-1]
+    assert len(json.loads((out / 'predictions.json').read_text())) == 3
+
+
+@pytest.mark.ops
+@pytest.mark.both_stacks
+def test_a_video_becomes_a_video(detector, tmp_path):
+    path = tmp_path / 'in' / 'a.avi'
+    path.parent.mkdir()
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 12, (128, 96))
+    for number in range(4):
+        video.write(np.ascontiguousarray(make_scene(np.random.default_rng(number), 128, 96).image[..., ::-1]))
+    video.release()
+    out = tmp_path / 'out'
+    found = predict(path, DETECTOR, detector, '--out', out, '--score-thr', '0.1', '--batch-size', '3')
+    assert {(entry['file_name'], entry['frame']) for entry in found} == {('a.avi', number) for number in range(4)}
+    assert {entry['image_id'] for entry in found} == {1, 2, 3, 4}
+    written = cv2.VideoCapture(str(out / 'pictures/a.avi.mp4'))
+    assert written.get(cv2.CAP_PROP_FPS) == 12
+    assert sum(written.read()[0] for _ in range(9)) == 4
+    assert sorted(path.name for path in out.rglob('*')) == ['a.avi.mp4', 'pictures', 'predictions.json']
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['none.jpg', SEGMENTOR, '{segmentor}'], 'none.jpg does not exist'),
+        (['{pictures}', 'none.py', '{segmentor}'], 'config none.py does not exist'),
+        (['{pictures}', SEGMENTOR, 'none.pth'], 'checkpoint none.pth does not exist'),
+        (['{pictures}', DETECTOR, '{segmentor}'], 'does not fit .* missing: neck.lateral_convs.0.bn'),
+        (['{pictures}', SEGMENTOR, '{segmentor}', '--device', 'gpu'], '--device gpu is none: give for example cpu'),
+        (['{pictures}', SEGMENTOR, '{segmentor}', '--format', 'onnx'], '--format chooses among exported files'),
+        (['{pictures}', '{pictures}'], 'is no exported folder'),
+    ],
+    ids=['input', 'config', 'checkpoint', 'fit', 'device', 'format', 'folder'],
+)
+def test_what_cannot_work_is_one_line(args, message, segmentor, pictures, tmp_path):
+    if args[-1] == '{pictures}':
+        pytest.importorskip('mmefficientmod.export')
+    args = [arg.format(segmentor=segmentor, pictures=pictures) for arg in args]
+    error = refused(*args, '--out', tmp_path / 'out')
+    assert isinstance(error, str) and '\n' not in error
+    import re
+
+    assert re.match(f'error: .*{message}', error), error
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.ops
+def test_other_classes_are_refused(segmentor, pictures, tmp_path):
+    config = tmp_path / 'three.py'
+    config.write_text(f"_base_ = '{SEGMENTOR}'\nmodel = dict(decode_head=dict(num_classes=3))\n")
+    error = refused(pictures, config, segmentor, '--out', tmp_path / 'out')
+    assert f'{segmentor} does not fit' in error and '2 of another shape: decode_head.conv_seg.weight' in error
+
+
+@pytest.mark.ops
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs a device that is always full')
+def test_a_full_disk_is_one_line(segmentor, pictures, tmp_path):
+    (tmp_path / 'classes').symlink_to('/dev/null')
+    error = refused(pictures, SEGMENTOR, segmentor, '--out', tmp_path)
+    assert error.startswith('error: ') and '\n' not in error
+    assert [path.name for path in tmp_path.iterdir()] == ['classes']
