@@ -60,28 +60,24 @@ class PlacedBatches:
         return len(self.inner)
 
     def __iter__(self) -> Iterator[PlacedBatch]:
-        """Skips at once, over several passes where the data are few, so that :attr:`epoch` is right afterwards."""
-        batches, skipped = iter(self.inner), 0
-        while skipped < self.skip:
-            passed = sum(1 for _ in itertools.islice(batches, self.skip - skipped))
-            skipped += passed
-            if skipped < self.skip:
-                if not passed:
-                    break  # no data at all, as the loop will say
-                self.epoch += 1
-                set_epoch(self.inner, self.epoch)
-                batches, self.skip, skipped = iter(self.inner), self.skip - skipped, 0
-        first, epoch = self.skip, self.epoch
-        self.skip, self.epoch = 0, self.epoch + 1
-        return (
-            PlacedBatch(batch, (self.seed, self.rank, BATCH, epoch, number))
-            for number, batch in enumerate(batches, first)
-        )
+        """One pass. Nothing happens before its first batch is asked for: torch makes some iterators in vain."""
+        skip, self.skip = self.skip, 0
+        while True:
+            set_epoch(self.inner, self.epoch)
+            batches = iter(self.inner)
+            skipped = sum(1 for _ in itertools.islice(batches, skip))
+            if skipped == skip or not skipped:  # without any batch there is nothing to skip
+                break
+            skip -= skipped  # few data: the place is in a later pass
+            self.epoch += 1
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        for number, batch in enumerate(batches, skip):
+            yield PlacedBatch(batch, (self.seed, self.rank, BATCH, epoch, number))
 
 
 def set_epoch(batches: Any, epoch: int) -> None:
     """Tells the sampler below a batch sampler which pass comes next, as MMEngine's loops do."""
-    sampler = getattr(batches, 'sampler', None)
+    sampler: Any = getattr(batches, 'sampler', None)
     if hasattr(sampler, 'set_epoch'):
         sampler.set_epoch(epoch)
 

@@ -155,9 +155,7 @@ def _restart(loop: Any, batches: PlacedBatches | None) -> Any:
     kind = type(loop.dataloader_iterator)
     loop.dataloader_iterator = None  # ends the workers that began at the start
     batches.epoch, batches.skip = 0, loop.iter
-    iterator = kind(loop.dataloader)
-    iterator._epoch = batches.epoch - 1  # of the pass that has begun
-    return _Advanced(iterator, loop.iter)
+    return _Advanced(kind(loop.dataloader), loop.iter)
 
 
 def _run_later_iter(loop: Any, first: int, idx: int, data_batch: Any) -> None:

@@ -45,6 +45,8 @@ class SafeCheckpointHook(CheckpointHook):
         >>> default_hooks = dict(checkpoint=dict(type='mmefficientmod.SafeCheckpointHook', interval=1))
     """
 
+    backend_args: dict | None
+
     def before_train(self, runner: Any) -> None:
         place = str(self.out_dir or runner.work_dir)
         if self.backend_args is None and self.file_client_args is None and '://' not in place:
@@ -99,7 +101,9 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            left = f'the last one that is whole is {self._written}' if self._written else 'this run has written none yet'
+            left = (
+                f'the last one that is whole is {self._written}' if self._written else 'this run has written none yet'
+            )
             raise SystemExit(
                 f'error: checkpoint {path} cannot be written: {reason}; {left}: make room, then go on with --resume'
             ) from None
