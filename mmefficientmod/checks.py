@@ -117,9 +117,7 @@ def check_run(script: str, config: Config) -> None:
 
 
 def find_start(config: Config) -> str | None:
-    """The checkpoint that the runner will load or resume from, None without one."""
-    if config.get('resume') and not config.get('load_from'):
-        return find_newest_whole(config.work_dir).path
+    """The checkpoint that the runner will load or resume from, None without one; after :func:`choose_checkpoint`."""
     return config.get('load_from')
 
 

@@ -20,6 +20,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from .checkpoint import CheckpointError
 from .checks import LaunchError, check_mmcv_ops, check_run, choose_checkpoint, drop_needless_pretrained
+from .cpu_processes import start_on_cpu
 from .utils import describe_error
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -80,6 +81,9 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
                 for line in (*notes, *changes):
                     print(line)
                 check_run(script, config)
+            problem = start_on_cpu(config)
+            if problem:
+                raise LaunchError(problem)
         return build(config)
 
     return check_and_build

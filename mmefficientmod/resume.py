@@ -76,13 +76,20 @@ def _rank(work_dir: Path) -> tuple[list[Path], list[str]]:
 
 
 def _candidates(work_dir: Path) -> list[Path]:
-    files = {path for path in work_dir.glob('*.pth') if not path.name.startswith(('.', 'best_'))}
+    """The checkpoints in a work directory; without any, those beside the one that its note names (``out_dir``)."""
     note = work_dir / 'last_checkpoint'
-    if note.is_file():  # checkpoints may be kept elsewhere, by CheckpointHook's out_dir
+    files = _files(work_dir)
+    if files or not note.is_file():
+        return files
+    try:
         named = Path(note.read_text(errors='replace').strip())
-        if named.is_file() and named.parent.resolve() != work_dir.resolve():
-            files.update(path for path in named.parent.glob('*.pth') if not path.name.startswith(('.', 'best_')))
-    return sorted(files)
+        return _files(named.parent) if named.is_file() else []
+    except (OSError, ValueError):  # damaged: no path can be made of it
+        return []
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob('*.pth') if not path.name.startswith(('.', 'best_')))
 
 
 def _read_age(path: Path) -> tuple[str, int]:

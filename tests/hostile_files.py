@@ -139,17 +139,21 @@ def odd_tensors(weight: Tensor) -> Iterator[tuple[str, Any]]:
     yield 'parameter of text', Call(torch._utils._rebuild_parameter, 'x', True, OrderedDict())
     yield 'sparse tensor of nonsense', Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (1, 2, 3))
     indices = torch.tensor([[0, 99]])
-    yield 'sparse indices out of range', Call(
-        torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (indices, torch.ones(2), torch.Size([8]), False)
+    yield (
+        'sparse indices out of range',
+        Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (indices, torch.ones(2), torch.Size([8]), False)),
     )
-    yield 'negative sparse indices', Call(
-        torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (-indices, torch.ones(2), torch.Size([8]), False)
+    yield (
+        'negative sparse indices',
+        Call(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (-indices, torch.ones(2), torch.Size([8]), False)),
     )
-    yield 'meta tensor of negative size', Call(
-        torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (-1,), (1,), False
+    yield (
+        'meta tensor of negative size',
+        Call(torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (-1,), (1,), False),
     )
-    yield 'meta tensor of enormous size', Call(
-        torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**40, 8, 1, 1), (8, 1, 1, 1), False
+    yield (
+        'meta tensor of enormous size',
+        Call(torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**40, 8, 1, 1), (8, 1, 1, 1), False),
     )
     yield 'torch.Size of text', Call(torch.Size, ('a', 'b'))
 
@@ -178,7 +182,16 @@ def odd_extras() -> Iterator[tuple[str, Any]]:
         yield f'dtype of {args!r}', Call(np.dtype, *args)
     for state in ((), (3,), 'ab', (99, '<', None, None, None, -1, -1, 0), (3, '?', 1, 2, 3, 4, 5, 6), 7):
         yield f'dtype with the state {state!r}', Call(np.dtype, 'f8', False, True, state=state)
-    for args in ((1, 2), (1, 2, 3), ('a',), ([1], [1, 2]), ([1], [1], -1), ([1], [1], 'x'), ({}, {}), (None, None, None)):
+    for args in (
+        (1, 2),
+        (1, 2, 3),
+        ('a',),
+        ([1], [1, 2]),
+        ([1], [1], -1),
+        ([1], [1], 'x'),
+        ({}, {}),
+        (None, None, None),
+    ):
         yield f'HistoryBuffer of {args!r}', Call(HistoryBuffer, *args)
     for state in (3, 'ab', {'a': 1}, {'_log_history': 3}, {'_statistics_methods': {'mean': print.__name__}}, [(1, 2)]):
         yield f'HistoryBuffer with the state {state!r}', Call(HistoryBuffer, state=state)

@@ -16,7 +16,7 @@ PACKAGE = 'mmefficientmod'
 FLOORS = (
     ('utils', 'version'),
     ('safe_load', 'registry'),
-    ('checkpoint', 'lite'),
+    ('checkpoint', 'lite', 'cpu_processes'),
     ('resume',),
     ('models', 'optim', 'zoo', 'hooks'),
     ('checks', 'conversion'),

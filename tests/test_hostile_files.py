@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints are refused in one line, or loaded right; no byte of the weights changes unnoticed."""
+"""Damaged and hostile checkpoints are refused in one line, or loaded right; no bit of a weight changes unnoticed."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_conversion_is_as_strict(weights, tmp_path):
     data = bytearray(saved({'state_dict': weights}))
     data[len(data) // 2] ^= 1
     source.write_bytes(data)
-    with pytest.raises(CheckpointError, match='is damaged: archive/data/.* in it does not fit its check sum'):
+    with pytest.raises(CheckpointError, match=r'is damaged: archive/data/.* in it does not fit its check sum'):
         convert_checkpoint(str(source), str(target))
     assert not target.exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -63,44 +64,40 @@ class Training:
         return [sys.executable, str(REPO / 'tools/train.py'), str(self.config), *arguments]
 
     def start(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> subprocess.Popen:
+        """Starts the training; what it prints goes to ``output`` in its work directory."""
+        work_dir.mkdir(exist_ok=True)
         environment = dict(os.environ, DEMO_ROOT=str(self.root), PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
-        return subprocess.Popen(
-            self.command(work_dir, *more, resume=resume),
-            env=environment,
-            cwd=self.root,
-            text=True,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **kwargs,
-        )
+        with open(work_dir / 'output', 'w') as output:
+            return subprocess.Popen(
+                self.command(work_dir, *more, resume=resume),
+                env=environment,
+                cwd=self.root,
+                start_new_session=True,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **kwargs,
+            )
 
     def run(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> tuple[int, str]:
         with self.start(work_dir, *more, resume=resume, **kwargs) as process:
-            output, _ = process.communicate(timeout=600)
-        return process.returncode, output
+            code = process.wait(timeout=600)
+        return code, (work_dir / 'output').read_text()
 
     def kill(self, work_dir: Path, moment: str, resume: bool) -> bool:
         """Starts or resumes the training and sends SIGKILL to all of its processes; whether it was still running."""
+        reached = {
+            'iteration': lambda: '(train)' in (work_dir / 'output').read_text(),
+            'writing': lambda: any(work_dir.glob('.*.pth')),
+            'evaluation': lambda: '(val)' in (work_dir / 'output').read_text(),
+        }[moment]
         process = self.start(work_dir, resume=resume)
-        os.set_blocking(process.stdout.fileno(), False)
-        begin, output, wait = time.monotonic(), '', random.uniform(0, 0.3 if moment == 'evaluation' else 3)
-        seen = None
-        while process.poll() is None and time.monotonic() - begin < 300:
-            output += process.stdout.read() or ''
-            reached = {
-                'iteration': 'Iter(train)' in output or 'Epoch(train)' in output,
-                'writing': any(work_dir.glob('.*.pth')),
-                'evaluation': 'Iter(val)' in output or 'Epoch(val)' in output,
-            }[moment]
-            if seen is None and reached:
-                seen = time.monotonic()
-            if seen and (moment == 'writing' or time.monotonic() - seen > wait):
-                break
+        end = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < end and not reached():
             time.sleep(0.0005 if moment == 'writing' else 0.02)
+        time.sleep(random.uniform(0, {'iteration': 3, 'writing': 0.01, 'evaluation': 0.3}[moment]))
         alive = process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
         return alive
 
 
@@ -195,7 +192,7 @@ def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
     code, output = run.run(tmp_path / 'second', *options, resume=True)
     assert code == 0, output[-3000:]
     assert_equal(tmp_path / 'second/iter_12.pth', uninterrupted / run.last)
-    assert 'Epoch(train)   [2][3/3]' in output
+    assert re.search(r'Epoch\(train\) +\[2\]\[3/3\]', output), 'the loop counts on from the third batch'
 
 
 @pytest.mark.slow
@@ -282,6 +279,15 @@ def test_weights_alone_are_no_checkpoint_to_resume_from(work_dir):
     torch.save({'state_dict': checkpoint['state_dict'], 'meta': checkpoint['meta']}, work_dir / 'iter_99.pth')
     choice = find_newest_whole(work_dir)
     assert choice.path == str(work_dir / 'iter_12.pth') and 'iter_99.pth holds no message_hub' in choice.notes[0]
+
+
+def test_checkpoints_kept_elsewhere_are_found(work_dir, tmp_path_factory):
+    """CheckpointHook's ``out_dir`` puts them there."""
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    for path in work_dir.glob('*.pth'):
+        shutil.move(path, elsewhere)
+    (work_dir / 'last_checkpoint').write_text(str(elsewhere / 'iter_9.pth'))
+    assert find_newest_whole(work_dir).path == str(elsewhere / 'iter_12.pth')
 
 
 def test_an_empty_folder_starts_from_the_beginning(tmp_path):
