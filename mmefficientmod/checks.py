@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import find_weights, is_deploy_form, read_checkpoint
 from .lite import allow_missing_operators
+from .resume import find_newest_whole
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
@@ -53,6 +53,25 @@ def _import_models(codebase: str) -> None:
             raise
         importlib.import_module('mmseg.models')
         print("MMCV has no compiled operators: a model that calls one ends with that operator's name", file=sys.stderr)
+
+
+def choose_checkpoint(config: Config) -> list[str]:
+    """Names the checkpoint that ``--resume`` without a path stands for: the newest one that is whole.
+
+    Args:
+        config (Config): As the codebase's script hands it to the runner; changed in place.
+
+    Returns:
+        list[str]: One line for each checkpoint that was passed over and why, and one for the choice.
+
+    Raises:
+        CheckpointError: If there are checkpoints but none is whole.
+    """
+    if not config.get('resume') or config.get('load_from'):
+        return []
+    choice = find_newest_whole(config.work_dir)
+    config.resume, config.load_from = choice.path is not None, choice.path
+    return [*choice.notes, *([f'resuming from {choice.path}'] if choice.path else [])]
 
 
 def drop_needless_pretrained(config: Config) -> list[str]:
@@ -98,9 +117,7 @@ def check_run(script: str, config: Config) -> None:
 
 
 def find_start(config: Config) -> str | None:
-    """The checkpoint that the runner will load or resume from, None without one."""
-    if config.get('resume') and not config.get('load_from'):
-        return find_latest_checkpoint(config.work_dir)
+    """The checkpoint that the runner will load or resume from, None without one; after :func:`choose_checkpoint`."""
     return config.get('load_from')
 
 

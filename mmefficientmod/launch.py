@@ -19,7 +19,8 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 from .checkpoint import CheckpointError
-from .checks import LaunchError, check_mmcv_ops, check_run, drop_needless_pretrained
+from .checks import LaunchError, check_mmcv_ops, check_run, choose_checkpoint, drop_needless_pretrained
+from .cpu_processes import start_on_cpu
 from .utils import describe_error
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -75,11 +76,14 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
 
     def check_and_build(config: Config) -> object:
         with _refusing():
-            changes = drop_needless_pretrained(config) if script == 'train' else []
+            changes = [*choose_checkpoint(config), *drop_needless_pretrained(config)] if script == 'train' else []
             if is_main_process(config.get('launcher', 'none')):
                 for line in (*notes, *changes):
                     print(line)
                 check_run(script, config)
+            problem = start_on_cpu(config)
+            if problem:
+                raise LaunchError(problem)
         return build(config)
 
     return check_and_build

@@ -21,6 +21,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import serialization
 
+from .utils import first_line
+
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 _TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
 _REFUSED_KINDS = {
@@ -149,13 +151,34 @@ def _explain(error: Exception) -> str:
     return f'is refused: to be read it asks for {asked[1]}, which could run code; take one of bare weights'
 
 
-def read_checkpoint(path: str, mmap: bool = False) -> dict:
+def check_archive(path: str) -> None:
+    """Compares a checkpoint's bytes with the check sums of its archive, which torch does not do.
+
+    Files in torch's format from before 1.6 are no archives and have no check sums.
+
+    Raises:
+        CheckpointError: If a byte has changed.
+    """
+    with open(path, 'rb') as file:
+        if not serialization._is_zipfile(file):
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever a damaged directory makes of it
+        raise CheckpointError(f'{path} is truncated or damaged ({first_line(error)})') from error
+    if damaged:
+        raise CheckpointError(f'{path} is damaged: {damaged} in it does not fit its check sum')
+
+
+def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     """Reads a checkpoint to the CPU without running code from it.
 
     Args:
         path (str): A local file or any address that MMEngine's file clients take.
         mmap (bool): From torch 2.6 on, map the weights instead of reading them, where the file's format allows it.
             Defaults to False.
+        check (bool): Compare all bytes with their check sums first. Defaults to True.
 
     Returns:
         dict: The content of the file.
@@ -171,8 +194,10 @@ def read_checkpoint(path: str, mmap: bool = False) -> dict:
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     with get_local_path(path) as local_path:
         try:
+            if check:
+                check_archive(local_path)
             checkpoint = _load(local_path, mmap)
-        except PermissionError:
+        except (PermissionError, CheckpointError):
             raise
         except Exception as error:  # a damaged pickle may raise anything
             raise CheckpointError(f'{path} {_explain(error)}') from error

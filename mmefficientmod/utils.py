@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from pathlib import Path
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Writes a text file in one step: a kill leaves the old content or the new one, never half of it."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Writes a file in one step: a kill or a full disk leaves the old content or the new one, never half of it.
+
+    Raises:
+        OSError: If it cannot be written. The old content is left.
+    """
     draft = path.with_name(f'.{path.name}')
-    with open(draft, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with open(draft, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -16,8 +16,9 @@ PACKAGE = 'mmefficientmod'
 FLOORS = (
     ('utils', 'version'),
     ('safe_load', 'registry'),
-    ('checkpoint', 'lite'),
-    ('models', 'optim', 'zoo'),
+    ('checkpoint', 'lite', 'cpu_processes'),
+    ('resume',),
+    ('models', 'optim', 'zoo', 'hooks'),
     ('checks', 'conversion'),
     ('launch', 'measure', 'visualization'),
     ('compare', 'export'),

@@ -591,7 +591,6 @@ def test_stock_configs_take_the_backbone(name):
 
 def test_weights_from_a_checkpoint_need_no_pretrained_file(tmp_path):
     (tmp_path / 'whole.pth').touch()
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'whole.pth'))
 
     def left(pretrained: str = 'no-such.pth', **parts: object) -> tuple:
         backbone = dict(EFFICIENTMOD, init_cfg=dict(type='Pretrained', checkpoint=pretrained))
@@ -599,15 +598,13 @@ def test_weights_from_a_checkpoint_need_no_pretrained_file(tmp_path):
         return drop_needless_pretrained(config), config.model.detector.backbone.init_cfg
 
     whole = str(tmp_path / 'whole.pth')
-    for parts in (dict(load_from=whole), dict(resume=True, load_from=whole), dict(resume=True, work_dir=str(tmp_path))):
+    for parts in (dict(load_from=whole), dict(resume=True, load_from=whole)):
         notes, init_cfg = left(**parts)
         assert notes == [f'no-such.pth is missing and not needed: the weights come from {whole}'] and init_cfg is None
     for parts in (
         dict(),
         dict(load_from=None),
         dict(load_from='/no/whole.pth'),
-        dict(resume=True, work_dir=str(tmp_path / 'empty')),
-        dict(resume=False, work_dir=str(tmp_path)),
         dict(load_from=whole, pretrained=whole),
         dict(load_from=whole, pretrained='https://host/file.pth'),
     ):

@@ -1,0 +1,54 @@
+"""Stops a training whose loss or weights are no numbers any more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+from ..registry import HOOKS
+from ..resume import find_newest_finite
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Ends a training in one line when its loss becomes NaN or infinite, and before such weights are saved.
+
+    The line names the iteration, every loss term, and the newest checkpoint that is whole and without NaN.
+
+    Example:
+        >>> default_hooks = dict(finite_loss=dict(type='mmefficientmod.FiniteLossHook'))
+    """
+
+    priority = 'NORMAL'  # before the checkpoint hook
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        terms = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
+        losses = {name: value for name, value in terms.items() if 'loss' in name}
+        if not all(map(math.isfinite, losses.values())):
+            listed = ', '.join(f'{name} {value:g}' for name, value in losses.items())
+            _stop(runner, f'the loss is no finite number at iteration {runner.iter + 1}: {listed}')
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        weights = checkpoint.get('state_dict') or {}
+        bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+        if bad:
+            _stop(
+                runner,
+                f'{len(bad)} of the weights hold NaN or Inf after iteration {runner.iter + 1}, {bad[0]} is the first; '
+                'they are not saved',
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _stop(runner: Any, what: str) -> None:
+    good = find_newest_finite(runner.work_dir)
+    left = f'the last good checkpoint is {good}' if good else 'there is no checkpoint yet'
+    raise SystemExit(
+        f'error: {what}; {left}. Lower optim_wrapper.optimizer.lr, lengthen the warm-up or set optim_wrapper.clip_grad'
+    )

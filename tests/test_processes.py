@@ -1,0 +1,143 @@
+"""Two processes on a CPU, connected by gloo: what they compute together, resuming, and the death of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import REPO
+from scenes import make_dataset
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU, MMEngine connects the processes itself'),
+]
+CONFIG = REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
+OPTIONS = [
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')),
+    *('randomness.seed=7', 'randomness.deterministic=True', 'model.decode_head.norm_cfg.type=SyncBN'),
+    *('train_dataloader.batch_size=2', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4'),
+    *('default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1'),
+]
+GLOO = 'env_cfg.dist_cfg.backend=gloo'
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """The data: five images to train on and three to validate on, which two processes cannot share evenly."""
+    root = tmp_path_factory.mktemp('processes')
+    make_dataset(root / 'data', train_images=5, val_images=3, size=(128, 96))
+    yield root
+    shutil.rmtree(root)
+
+
+def start(command: list, root: Path, output: Path) -> subprocess.Popen:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    environment = dict(
+        os.environ,
+        DEMO_ROOT=str(root),
+        PYTHONPATH=f'{REPO}:{REPO / "tests"}',
+        OMP_NUM_THREADS='1',
+        PORT=port,
+        PATH=path,
+    )
+    with open(output, 'w') as file:
+        return subprocess.Popen(
+            [*map(str, command)],
+            env=environment,
+            cwd=root,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run(command: list, root: Path) -> tuple[int, str]:
+    output = root / 'output'
+    try:
+        code = start(command, root, output).wait(timeout=400)
+    finally:
+        text = output.read_text()
+    return code, text
+
+
+def train(root: Path, work_dir: Path, *arguments: str, options: tuple = (GLOO,)) -> tuple[int, str]:
+    script = ['bash', REPO / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, *arguments]
+    return run([*script, '--cfg-options', *OPTIONS, *options], root)
+
+
+def test_gradients_are_those_of_one_process_with_the_whole_batch(root):
+    """In double precision, synchronised batch norm included."""
+    script = REPO / 'tests/gradients_of_processes.py'
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, script, 'SyncBN']
+    code, output = run(command, root)
+    assert code == 0, output[-3000:]
+    assert output.count('rank ') == 2
+    print([line for line in output.splitlines() if line.startswith('rank ')])
+
+
+def test_training_resuming_and_evaluating(root, tmp_path):
+    code, output = train(root, tmp_path / 'whole')
+    assert code == 0, output[-3000:]
+    assert 'strides do not match' not in output  # DDP's warning about gradients that it has to copy
+
+    (tmp_path / 'resumed').mkdir()
+    shutil.copy(tmp_path / 'whole/iter_2.pth', tmp_path / 'resumed')
+    code, output = train(root, tmp_path / 'resumed', '--resume')
+    assert code == 0, output[-3000:]
+    one, other = (
+        torch.load(tmp_path / name / 'iter_4.pth', weights_only=True)['state_dict'] for name in ('whole', 'resumed')
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+    checkpoint, metrics = tmp_path / 'whole/iter_4.pth', []
+    for name, command in {
+        'one': [sys.executable, REPO / 'tools/test.py', CONFIG, checkpoint],
+        'two': ['bash', REPO / 'tools/dist_test.sh', CONFIG, checkpoint, 2],
+    }.items():
+        code, output = run([*command, '--work-dir', tmp_path / name, '--cfg-options', *OPTIONS, GLOO], root)
+        assert code == 0, output[-3000:]
+        (file,) = (tmp_path / name).glob('*/*.json')
+        metrics.append({key: value for key, value in json.loads(file.read_text()).items() if 'time' not in key})
+    assert metrics[0] == metrics[1] and 'mIoU' in metrics[0]
+
+
+def test_the_death_of_one_process_ends_the_job(root, tmp_path):
+    script = ['bash', REPO / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'run']
+    output = tmp_path / 'output'
+    job = start([*script, '--cfg-options', *OPTIONS, GLOO, 'train_cfg.max_iters=10000'], root, output)
+    end = time.monotonic() + 300
+    while '(train) [2/' not in ''.join(output.read_text().split('   ')) and time.monotonic() < end:
+        assert job.poll() is None, output.read_text()[-3000:]
+        time.sleep(0.1)
+    # bash has replaced itself with the launcher, whose children are the two processes
+    children = Path(f'/proc/{job.pid}/task/{job.pid}/children').read_text().split()
+    workers = [pid for pid in children if b'LOCAL_RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes()]
+    assert len(workers) == 1
+    begin = time.monotonic()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    code = job.wait(timeout=120)
+    print(f'ended {time.monotonic() - begin:.0f} s after the death of one process, with code {code}')
+    assert code != 0
+    for pid in children:
+        assert not Path(f'/proc/{pid}').exists()
+
+
+def test_without_a_gpu_the_backend_has_to_be_gloo(root, tmp_path):
+    code, output = train(root, tmp_path, options=())
+    line = 'error: there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo'
+    assert code != 0 and line in output and not list(tmp_path.iterdir())
