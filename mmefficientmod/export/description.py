@@ -47,7 +47,7 @@ class Description:
     input: dict  # name, layout 'NCHW', color 'BGR' or 'RGB', dtype 'float32', range [0, 255], fill (three values)
     size_input: str | None  # name of the second input, None without one
     size: dict  # dynamic, height and width (None where dynamic), batch (None where dynamic), min, divisor
-    resize: dict  # of the test pipeline: scale [long side, short side] or None, keep_ratio
+    resize: dict  # of the test pipeline: scale [width, height] or None, keep_ratio, multiple (of each side)
     outputs: list[str]
     score_thr: float | None = None  # detections below it are not in the outputs
     mask_thr: float | None = None  # a cell is object from this chance on
@@ -66,17 +66,19 @@ class Description:
         """
         fixed = None if self.size['dynamic'] else (self.size['height'], self.size['width'])
         scale = self.resize.get('scale')
+        multiple = self.resize.get('multiple', 1)
         if not self.resize.get('keep_ratio', True):
             if fixed:
                 return fixed
-            return (scale[1], scale[0]) if scale else (height, width)
+            new = [scale[1], scale[0]] if scale else [height, width]
+            return _up(new[0], multiple), _up(new[1], multiple)
         factors = []
         if scale:
             factors.append(min(max(scale) / max(height, width), min(scale) / min(height, width)))
         if fixed:
             factors.append(min(fixed[0] / height, fixed[1] / width))
         factor = min(factors, default=1.0)
-        new = [max(int(side * factor + 0.5), 1) for side in (height, width)]
+        new = [_up(max(int(side * factor + 0.5), 1), multiple) for side in (height, width)]
         if fixed:
             new = [min(side, bound) for side, bound in zip(new, fixed)]
         return new[0], new[1]
@@ -86,12 +88,16 @@ class Description:
         if not self.size['dynamic']:
             return self.size['height'], self.size['width']
         divisor, least = self.size['divisor'], self.size['min']
-        height, width = (-(-max(side, least) // divisor) * divisor for side in (height, width))
-        return height, width
+        return _up(max(height, least), divisor), _up(max(width, least), divisor)
 
     def write(self, folder: Path) -> None:
         """Writes ``export.json`` into the folder."""
         replace_file(folder / FILE, json.dumps(asdict(self), indent=1))
+
+
+def _up(side: int, multiple: int) -> int:
+    """The next multiple from ``side`` on."""
+    return -(-side // multiple) * multiple
 
 
 def read_description(folder: str | Path) -> Description:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import EfficientMod
+from .description import ExportError
 
 
 class Preprocess(nn.Module):
@@ -113,3 +113,20 @@ def deployed(backbone: nn.Module) -> nn.Module:
             module.switch_to_deploy()
             break
     return backbone.eval()
+
+
+def check_segmentor(model: nn.Module) -> None:
+    """Raises ExportError for a segmentor whose work :class:`SegmentorForm` does not repeat."""
+    from mmseg.models.segmentors import EncoderDecoder
+
+    if type(model) is not EncoderDecoder:
+        raise ExportError(
+            f'{type(model).__name__} cannot be exported whole: segmentors are EncoderDecoder; --part backbone exports '
+            'the backbone of any segmentor'
+        )
+    if model.test_cfg.get('mode', 'whole') != 'whole':
+        raise ExportError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported: it has to be 'whole'")
+    if model.decode_head.out_channels == 1:
+        raise ExportError('a segmentor of one output channel, with a threshold, cannot be exported')
+    if model.data_preprocessor.test_cfg:
+        raise ExportError('data_preprocessor.test_cfg, which pads in the test, cannot be exported: remove it')
