@@ -131,15 +131,17 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Mapping[str, str]) -> 
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def write_torch(form: nn.Module, inputs: tuple, names: list[str], path: Path, dynamic: bool) -> None:
-    """Writes a form compiled by AOTInductor for this CPU."""
+def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a form compiled by AOTInductor for this CPU and the size of the inputs."""
     import torch
 
-    if not hasattr(getattr(torch, '_inductor', None) or importlib.import_module('torch._inductor'), 'aoti_load_package'):
+    inductor = importlib.import_module('torch._inductor')
+    if not hasattr(inductor, 'aoti_load_package'):
         raise ExportError(f'the torch format needs torch>=2.6, but torch {torch.__version__} is installed')
     with torch.no_grad():
-        program = torch.export.export(form, inputs, dynamic_shapes=dynamic_shapes(names, dynamic), strict=False)
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        program = torch.export.export(form, inputs, strict=False)
+        settings = {'aot_inductor.metadata': dict(metadata)}
+        inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 
 class Session:

@@ -69,6 +69,9 @@ def export(
     task = 'backbone' if part == 'backbone' else source.task
     rule = resize_rule(source.config)
     size = choose_size(source, task, size, dynamic, batch, rule)
+    if size is None and 'torch' in formats:
+        # torch.export tells maps of one pixel, which pictures of 32 have, from all others.
+        raise ExportError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
     form = make_form(source, task, size)
     description = describe(source, form, part, size, batch, rule, names or {})
     fill = form.preprocess.fill
@@ -240,7 +243,7 @@ def write(name: str, form: nn.Module, description: Description, folder: Path, pa
         elif name == 'openvino':
             write_openvino(folder / FORMATS['onnx'].file, path, essentials)
         else:
-            write_torch(form, inputs, names, path, dynamic)
+            write_torch(form, inputs, path, essentials)
     except (ExportError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # exporters raise what they like
