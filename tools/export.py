@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from mmefficientmod.export.description import ExportError
@@ -41,6 +43,7 @@ def main() -> None:
         parser.error(f'--size {args.size[0]} {args.size[1]}: height and width have to be 32 pixels or more')
     if args.batch_size < 1:
         parser.error('--batch-size has to be 1 or more')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, which removes what is half written
     out = Path(args.out or f'{Path(args.checkpoint).with_suffix("")}-export')
 
     # Here, so that the help and the list of formats need no torch.

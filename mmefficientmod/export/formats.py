@@ -89,11 +89,13 @@ def write_onnx(
         dynamic (bool): Whether batch, height and width of the first input are free.
         metadata (Mapping[str, str]): Written into the file.
     """
+    require(FORMATS['onnx'].packages, 'the onnx format')
     import torch
 
-    require(FORMATS['onnx'].packages, 'the onnx format')
+    from .forms import with_products
+
     program = torch.onnx.export(
-        form,
+        with_products(form),
         inputs,
         dynamo=True,
         opset_version=OPSET,

@@ -58,10 +58,9 @@ def trained(tmp_path_factory):
             settings = Config.fromfile(config)
             torch.manual_seed(0)
             network = randomised(build_quietly(settings.model, settings.default_scope))
-            if kind == 'detector':  # scores that differ, boxes that move
-                for layer, factor in ((network.rpn_head.rpn_cls, 20), (network.rpn_head.rpn_reg, 5)):
+            if kind == 'detector':  # scores that differ
+                for layer, factor in ((network.rpn_head.rpn_cls, 3), (network.roi_head.bbox_head.fc_cls, 4)):
                     layer.weight.data *= factor
-                network.roi_head.bbox_head.fc_cls.weight.data *= 10
             checkpoint = folder / f'{kind}.pth'
             torch.save(dict(state_dict=network.state_dict(), meta={}), checkpoint)
             made[kind] = config, checkpoint

@@ -90,9 +90,9 @@ def test_detector_form_of_few_and_many_objects(share, trained):
     model = read_source(*map(str, trained('detector')), part='model').model
     classifier = model.roi_head.bbox_head.fc_cls
     classifier.bias.data[-1] += dict(none=100, few=0, crowd=-100)[share]  # of the background
-    if share == 'few':
-        model.test_cfg.rcnn.score_thr = 0.4
     sample = picture(1, 128, 160)
+    if share == 'few':
+        model.test_cfg.rcnn.score_thr = float(library_result(model, 'detection', sample)['scores'][5])
     found = as_runner(DetectorForm(model, (128, 160)).eval())(
         dict(image=sample.image, image_size=np.array([128, 160], np.float32))
     )
@@ -116,11 +116,11 @@ def test_candidates_that_nms_does_not_see_are_counted(trained, monkeypatch):
     model.test_cfg.rcnn.max_per_img = 300
     sample = picture(1, 128, 160)
     inputs = torch.from_numpy(sample.image), torch.tensor([128.0, 160.0])
-    monkeypatch.setattr(detector, 'MAX_CANDIDATES', 350)
+    monkeypatch.setattr(detector, 'MAX_CANDIDATES', 60)
     with torch.no_grad():
         *_, left_out = detector.DetectorForm(model, (128, 160)).eval()(*inputs)
         assert left_out > 0
-        model.test_cfg.rcnn.max_per_img = 20  # found among the first 350: the others change nothing
+        model.test_cfg.rcnn.max_per_img = 5  # found among the first 60: the others change nothing
         *_, left_out = detector.DetectorForm(model, (128, 160)).eval()(*inputs)
         assert left_out == 0
 
