@@ -26,9 +26,13 @@ def main() -> None:
     parser.add_argument(
         '--format', nargs='+', choices=list(FORMATS), default=['onnx'], help='formats to write (default: onnx)'
     )
-    parser.add_argument('--part', choices=['model', 'backbone'], default='model', help='what to export (default: model)')
+    parser.add_argument(
+        '--part', choices=['model', 'backbone'], default='model', help='what to export (default: model)'
+    )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='fixed size of the input in pixels')
+    size.add_argument(
+        '--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='fixed size of the input in pixels'
+    )
     size.add_argument(
         '--dynamic',
         action='store_true',
@@ -36,7 +40,12 @@ def main() -> None:
         'their test pipeline)',
     )
     parser.add_argument('--batch-size', type=int, default=1, help='pictures at once, with --size (default: 1)')
-    parser.add_argument('--check', nargs='+', default=[], metavar='IMAGE', help='pictures to check with (default: made up)')
+    parser.add_argument(
+        '--check', nargs='+', default=[], metavar='IMAGE', help='pictures to check with (default: made up)'
+    )
+    parser.add_argument(
+        '--int8', nargs='+', default=[], metavar='IMAGE', help='also write INT8 files, calibrated with these pictures'
+    )
     parser.add_argument('--formats', action=ListFormats, help='list the formats and how they are checked')
     args = parser.parse_args()
     if args.size and min(args.size) < 32:
@@ -64,13 +73,30 @@ def main() -> None:
             tuple(args.size) if args.size else None,
             args.dynamic,
             args.batch_size,
-            args.check,
+            find_pictures(args.check),
+            find_pictures(args.int8),
             dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
             lambda line: print(line, flush=True),
         )
     except (ExportError, LaunchError, CheckpointError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     print(f'{out}: {", ".join(description.files.values())}, export.json')
+
+
+def find_pictures(paths: list[str]) -> list[str]:
+    """The files named, and those in the folders named.
+
+    Raises:
+        ExportError: If there is none under a name.
+    """
+    found: list[str] = []
+    for path in map(Path, paths):
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in files if file.is_file() and not file.name.startswith('.')]
+        if not files:
+            raise ExportError(f'{path}: there is no picture')
+        found += map(str, files)
+    return found
 
 
 class ListFormats(argparse.Action):
@@ -81,7 +107,8 @@ class ListFormats(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
         for item in FORMATS.values():
-            print(f'{item.name:10} {item.file:12} {item.about}\n{"":10} to write: {", ".join(item.packages)}; to run: {item.runtime}')
+            print(f'{item.name:10} {item.file:12} {item.about}')
+            print(f'{"":10} to write: {", ".join(item.packages)}; to run: {item.runtime}')
         print(CHECKS)
         parser.exit()
 

@@ -148,7 +148,9 @@ def compare_detections(expected: Outputs, found: Outputs, raw: Outputs) -> list[
     full = len(expected['scores']) == len(raw['scores'])
     edge = float(expected['scores'].min()) + SCORE_LIMIT if full and len(expected['scores']) else -1.0
     for i in np.argsort(-expected['scores']):
-        fits = [j for j in range(len(found['scores'])) if j not in taken and found['labels'][j] == expected['labels'][i]]
+        fits = [
+            j for j in range(len(found['scores'])) if j not in taken and found['labels'][j] == expected['labels'][i]
+        ]
         fits = [j for j in fits if abs(found['scores'][j] - expected['scores'][i]) <= SCORE_LIMIT]
         ious = box_ious(expected['boxes'][i], found['boxes'][fits]) if fits else np.zeros(0)
         if not fits or ious.max() < IOU_LIMIT:
@@ -208,4 +210,8 @@ def worst(checks: Sequence[dict]) -> list[dict]:
     kinds: dict[tuple[str, str], list[dict]] = {}
     for check in checks:
         kinds.setdefault((check['form'], check['name'].partition(', of ')[0]), []).append(check)
-    return [dict(max(group, key=lambda check: check['figure']), samples=len(group)) for group in kinds.values()]
+    found = []
+    for group in kinds.values():
+        largest = max(group, key=lambda check: check['figure'])
+        found.append({**largest, 'samples': len(group)})
+    return found

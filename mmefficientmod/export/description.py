@@ -1,22 +1,23 @@
 """``export.json``: what an exported folder holds and how its files are used; needs neither torch nor numpy.
 
-The folder holds the model files (``model.onnx``; ``model.xml`` and ``model.bin``; ``model.pt2``) and ``export.json``, whose
-keys are the fields of :class:`Description`. All files take the same inputs and return the same outputs:
+The folder holds the model files (``model.onnx``; ``model.xml`` and ``model.bin``; ``model.pt2``) and ``export.json``,
+whose keys are the fields of :class:`Description`. All files take the same inputs and return the same outputs:
 
-- ``image`` (B, 3, H, W) float32: the picture's own values, 0 to 255, in the order of ``input['color']``. Mean and deviation
-  are inside the file. A picture that is smaller than a fixed size is padded at its right and bottom with ``input['fill']``.
+- ``image`` (B, 3, H, W) float32: the picture's own values, 0 to 255, in the order of ``input['color']``. Mean and
+  deviation are inside the file. A picture that is smaller than a fixed size is padded at its right and bottom with
+  ``input['fill']``.
 - ``image_size`` (2,) float32, for detection alone: height and width in ``image`` that are picture, not padding.
 
 Outputs by task:
 
 - ``backbone``: ``level0`` ... ``level3``, maps (B, C, H / stride, W / stride) float32.
-- ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, number of classes, H / 4, W / 4) float32.
-  For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the part that is
-  no padding, resized to that size, and the largest is taken, as MMSegmentation does.
-- ``detection``, of one picture: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score; ``scores``
-  (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance of each cell of
-  the box to be object; ``left_out`` () int64: candidates that the file did not look at though they could have mattered, 0
-  unless a picture is extremely crowded.
+- ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, number of classes, H / 4, W / 4)
+  float32. For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the
+  part that is no padding, resized to that size, and the largest is taken, as MMSegmentation does.
+- ``detection``, of one picture: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score;
+  ``scores`` (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance
+  of each cell of the box to be object; ``left_out`` () int64: candidates that the file did not look at though they
+  could have mattered, 0 unless a picture is extremely crowded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Exportable form of a two-stage detector, from pixels to a fixed number of detections: every shape is known.
 
-It computes what MMDetection computes. Where MMDetection selects rows, whose number depends on the picture, this form keeps
-all rows and marks those that count.
+It computes what MMDetection computes. Where MMDetection selects rows, whose number depends on the picture, this form
+keeps all rows and marks those that count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest p
 class DetectorForm(nn.Module):
     """Faster or Mask R-CNN of MMDetection on one picture of a fixed size.
 
-    image (1, 3, H, W) pixels, image_size (2,) height and width of the picture in it -> boxes (N, 4), scores (N,), labels
-    (N,), for Mask R-CNN masks (N, 28, 28), and left_out (), as :mod:`mmefficientmod.export.description` says.
+    image (1, 3, H, W) pixels, image_size (2,) height and width of the picture in it -> boxes (N, 4), scores (N,),
+    labels (N,), for Mask R-CNN masks (N, 28, 28), and left_out (), as :mod:`mmefficientmod.export.description` says.
 
     Args:
         model (nn.Module): The detector.
@@ -88,7 +88,7 @@ class DetectorForm(nn.Module):
     def _classify(
         self, levels: tuple[Tensor, ...], proposals: Tensor, is_proposal: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The detections: boxes (N, 4), scores (N,), labels (N,), and how many candidates were left out in vain ()."""
+        """The detections: boxes (N, 4), scores (N,), labels (N,), and how many candidates that may matter were left out ()."""
         cfg, head = self.rcnn_cfg, self.roi_head.bbox_head
         features = extract(self.roi_head.bbox_roi_extractor, levels, proposals)
         if self.roi_head.with_shared_head:
@@ -175,7 +175,7 @@ def check_supported(model: nn.Module) -> None:
     from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 
     def expect(part: object, *kinds: type) -> None:
-        if not any(type(part) is kind or kind in type(part).__bases__ and not _overrides(part) for kind in kinds):
+        if not any(type(part) is kind or (kind in type(part).__bases__ and not _overrides(part)) for kind in kinds):
             names = ' or '.join(kind.__name__ for kind in kinds)
             raise ExportError(
                 f'{type(part).__name__} cannot be exported: detectors are exported with {names} in its place '

@@ -119,7 +119,7 @@ def deployed(backbone: nn.Module) -> nn.Module:
 def with_products(form: nn.Module) -> nn.Module:
     """A copy of a form that shares its weights, with linear layers as plain matrix products.
 
-    On a CPU torch computes them as convolutions, whose weights an ONNX file would hold behind two nodes that reshape them.
+    On a CPU torch computes them as convolutions, whose weights an ONNX file would hold behind nodes that reshape them.
     """
     form = copy.deepcopy(form, {id(value): value for value in (*form.parameters(), *form.buffers())})
     for module in list(form.modules()):

@@ -1,20 +1,16 @@
-"""Makes an exported folder: form, check of the form, files, check of each file, times; in place only if all checks pass."""
+"""Makes an exported folder: form, its check, files, their checks, times; in place only if all checks pass."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +21,12 @@ from ..utils import describe_error
 from ..version import __version__
 from .check import Sample, compare, generated_samples, library_result, picture_samples, worst
 from .description import Description, ExportError
-from .formats import FORMATS, open_file, require, usable_cpus, write_onnx, write_openvino, write_torch
+from .formats import FORMATS, INT8, open_file, require, usable_cpus, write_onnx, write_openvino, write_torch
 from .forms import BackboneForm, SegmentorForm
+from .quantize import compare_int8, has_int8_instructions, quantize
 from .source import Source, resize_rule
+from .surroundings import cpu_name, measure, versions
 
-LATENCY_SECONDS = 2.0  # of timing each form
 INPUT, SIZE_INPUT = 'image', 'image_size'
 
 
@@ -42,6 +39,7 @@ def export(
     dynamic: bool = False,
     batch: int = 1,
     pictures: Sequence[str] = (),
+    int8: Sequence[str] = (),
     names: dict | None = None,
     say: Callable[[str], None] = print,
 ) -> Description:
@@ -56,6 +54,7 @@ def export(
         dynamic (bool): Batch, height and width are free.
         batch (int): Pictures at once, where sizes are fixed. Defaults to 1.
         pictures (Sequence[str]): Files to check with. Defaults to generated pictures.
+        int8 (Sequence[str]): Pictures to calibrate INT8 files with. Defaults to none: no such files.
         names (dict, optional): ``source`` of the description.
         say (Callable): Takes each line of the report.
 
@@ -72,6 +71,8 @@ def export(
     if size is None and 'torch' in formats:
         # torch.export tells maps of one pixel, which pictures of 32 have, from all others.
         raise ExportError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
+    if int8 and (task == 'detection' or not set(formats) & set(INT8)):
+        raise ExportError('--int8 is for backbones and segmentors, in the formats onnx and openvino')
     form = make_form(source, task, size)
     description = describe(source, form, part, size, batch, rule, names or {})
     fill = form.preprocess.fill
@@ -107,10 +108,27 @@ def export(
             if name in formats:
                 description.files[name] = path.name
             note(description, checks, say)
+        if int8:
+            calibration = [feeds(description, sample) for sample in picture_samples(int8, description, fill)]
+            for name in [name for name in INT8 if name in description.files]:
+                say(f'writing {name}-int8, calibrated with {len(calibration)} pictures')
+                path = draft / INT8[name]
+                with quiet():
+                    quantize(draft / description.files[name], path, name, calibration)
+                runner = runners[f'{name}-int8'] = open_file(path, name, description.outputs)
+                found = [runner(feeds(description, sample)) for sample in samples]
+                change = dict(compare_int8(task, expected, found, samples), form=f'{name}-int8', limit=None)
+                description.files[f'{name}-int8'] = path.name
+                description.checks.append(dict(change, passed=None, samples=len(samples)))
+                say(f'  {name}-int8 against float32: {change["name"]}: {change["figure"]:.3g}')
         example = timing_sample(description, samples)
         description.latency_ms = measure(runners, feeds(description, example))
         shown = ', '.join(f'{name} {value:.1f}' for name, value in description.latency_ms.items())
         say(f'latency of {" x ".join(map(str, example.image.shape))} in ms ({usable_cpus()} threads): {shown}')
+        for name in (name for name in description.latency_ms if name.endswith('-int8')):
+            gain = description.latency_ms[name.partition('-')[0]] / description.latency_ms[name]
+            note_cpu = '' if has_int8_instructions() else '; this CPU lacks VNNI: no gain is to be expected on it'
+            say(f'{name} is {gain:.2f} times as fast as float32 on this CPU{note_cpu}')
         if 'onnx' not in formats:
             (draft / FORMATS['onnx'].file).unlink(missing_ok=True)
         description.write(draft)
@@ -138,9 +156,8 @@ def choose_size(
     """
     if size and dynamic:
         raise ExportError('--size and --dynamic exclude each other')
-    if getattr(source.model.backbone, 'attn_max_keys', None) or uses_max_keys(source.model.backbone):
-        if size is None:
-            raise ExportError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
+    if size is None and task != 'detection' and uses_max_keys(source.model.backbone):
+        raise ExportError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
     if task != 'detection':
         if size is None and batch != 1:
             raise ExportError('--batch-size is for fixed sizes: with free sizes the batch is free, too')
@@ -302,38 +319,6 @@ def timing_sample(description: Description, samples: Sequence[Sample]) -> Sample
         return samples[0]
     image = np.random.default_rng(0).random((1, 3, 512, 512), np.float32) * 255
     return Sample('timing', image, (512, 512))
-
-
-def measure(runners: dict[str, Callable], inputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """The median time of a pass of each form in ms, in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for run in runners.values():
-        run(inputs)
-    end = time.perf_counter() + LATENCY_SECONDS * len(runners)
-    while time.perf_counter() < end or not times['eager']:
-        for name, run in runners.items():
-            start = time.perf_counter()
-            run(inputs)
-            times[name].append((time.perf_counter() - start) * 1000)
-    return {name: round(statistics.median(found), 3) for name, found in times.items()}
-
-
-def versions() -> dict[str, str]:
-    """The versions of what took part."""
-    found = {'mmefficientmod': __version__, 'python': platform.python_version()}
-    for name in ('torch', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    path = Path('/proc/cpuinfo')
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 @contextmanager

@@ -63,14 +63,16 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     weights = find_weights(content, checkpoint)
     settings = config.model
     if 'backbone' not in settings:
-        raise ExportError(f'{path}: its model has no backbone of its own; wrapped models are exported by their own config')
+        raise ExportError(
+            f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config'
+        )
     settings.backbone.init_cfg = None
     settings.pop('init_cfg', None)
     whole = any(name.startswith(BACKBONE_PREFIX) for name in weights)
     if not whole and part == 'model':
         raise ExportError(
-            f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint of '
-            'its training'
+            f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint '
+            'of its own training'
         )
     is_ours = str(settings.backbone.type).endswith('EfficientMod')
     if is_ours and is_deploy_form(weights):
@@ -123,7 +125,7 @@ def dataset_meta(config: Config) -> Mapping:
     dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), Mapping):
         dataset = dataset['dataset']
-    found = {}
+    found: dict[str, Any] = {}
     if isinstance(dataset.get('type'), str):
         with DefaultScope.overwrite_default_scope(config.get('default_scope')):
             kind = DATASETS.get(dataset['type'])
@@ -138,7 +140,7 @@ def resize_rule(config: Config) -> dict:
     while isinstance(dataset.get('dataset'), Mapping):
         dataset = dataset['dataset']
     pipeline = dataset.get('pipeline') or config.get('test_pipeline') or []
-    rule = dict(scale=None, keep_ratio=True, multiple=1)
+    rule: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=1)
     for step in pipeline:
         kind = str(step.get('type')).rpartition('.')[2]
         if kind == 'Resize' and step.get('scale'):

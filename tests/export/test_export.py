@@ -160,7 +160,7 @@ def detections(count: int) -> dict:
 @pytest.mark.parametrize(
     ('name', 'change'),
     [
-        ('boxes', lambda value: value + [0, 0, 2, 0]),
+        ('boxes', lambda value: value + np.array([0, 0, 2, 0])),
         ('scores', lambda value: value - 0.002),
         ('labels', lambda value: (value + 1) % 3),
     ],
