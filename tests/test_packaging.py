@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,10 @@ def test_wheel_holds_the_package_and_mim(archives):
         assert found == mim_files()
     assert {name.split('/')[0] for name in names} == {'mmefficientmod', folder}
     # an MM distribution, torch or torchvision among them could replace what the user has installed
-    assert metadata.get_all('Requires-Dist') == ['numpy']
+    requires = metadata.get_all('Requires-Dist')
+    assert [name for name in requires if 'extra ==' not in name] == ['numpy']
+    extra = {re.match(r'[\w-]+', name)[0] for name in requires if 'extra ==' in name}
+    assert extra == {'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'}
 
 
 def test_sdist_is_a_complete_working_tree(archives):
@@ -99,6 +103,7 @@ def test_sdist_is_a_complete_working_tree(archives):
         'setup.py',
         'requirements/openmmlab.txt',
         'requirements/onedl.txt',
+        'requirements/export.txt',
         'demo/run.py',
         'demo/configs/datasets/semantic.py',
         'tools/setup_env.sh',

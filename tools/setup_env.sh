@@ -22,10 +22,10 @@ step() { echo "[$1/5] $2"; }
 stack=${1:-openmmlab}
 case $stack in
     openmmlab)
-        pythons='3.11 3.12 3.10' third_party='torch runtime tests'  # MMCV 2.1.0 cannot be built on 3.13
+        pythons='3.11 3.12 3.10' third_party='torch runtime export tests'  # MMCV 2.1.0 cannot be built on 3.13
         hint=' (on 3.13: STACK=onedl)' ;;
     onedl)
-        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
+        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime export tests' ;;
     core)
         pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
     oldest)

@@ -1,0 +1,148 @@
+"""Exportable modules: a backbone or a segmentor from the picture's pixels on, in the inference form."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.pointwise import Pointwise
+from .description import ExportError
+
+
+class Preprocess(nn.Module):
+    """Pixels to what the network sees: BGR to RGB where the model wants it, minus the mean, over the deviation.
+
+    (B, 3, H, W) float32, BGR, 0 to 255 -> (B, 3, H, W).
+
+    Args:
+        preprocessor (nn.Module): The model's own, of MMEngine.
+    """
+
+    def __init__(self, preprocessor: nn.Module) -> None:
+        super().__init__()
+        # MMEngine, MMDetection and MMSegmentation swap the channels of pictures of three; mean and std are in RGB then
+        self.swap = bool(
+            getattr(preprocessor, '_channel_conversion', False) or getattr(preprocessor, 'channel_conversion', False)
+        )
+        normalises = getattr(preprocessor, '_enable_normalize', False)
+        mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+        self.register_buffer('mean', mean.detach().clone().float().view(3, 1, 1))
+        self.register_buffer('std', std.detach().clone().float().view(3, 1, 1))
+
+    @property
+    def fill(self) -> list[float]:
+        """The BGR value that becomes 0, with which the libraries pad."""
+        mean = self.mean.flatten().tolist()
+        return mean[::-1] if self.swap else mean
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.swap:
+            image = image.flip(1)
+        return (image - self.mean) / self.std
+
+
+class BackboneForm(nn.Module):
+    """A backbone behind its preprocessing: (B, 3, H, W) pixels -> one map (B, C, H / stride, W / stride) a level."""
+
+    task = 'backbone'
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.backbone = deployed(model.backbone)
+        self.output_names = [f'level{i}' for i in self.backbone.out_indices]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.backbone(self.preprocess(image)))
+
+
+class SegmentorForm(nn.Module):
+    """An encoder-decoder of MMSegmentation in its 'whole' mode, from pixels to classes.
+
+    (B, 3, H, W) -> the classes (B, H, W) int64, and the head's own logits (B, classes, h, w), which a reader that
+    needs the classes at another size resizes first, as MMSegmentation does.
+    """
+
+    task = 'segmentation'
+    output_names = ['classes', 'logits']
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.backbone = deployed(model.backbone)
+        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        self.head = copy.deepcopy(model.decode_head)
+        self.align_corners = model.align_corners
+        replace_upsamples(self.head)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.head(self.neck(self.backbone(self.preprocess(image))))
+        resized = F.interpolate(logits, image.shape[-2:], mode='bilinear', align_corners=self.align_corners)
+        return resized.argmax(1), logits
+
+
+class Upsample(nn.Module):
+    """Enlarges a map by a whole factor, with sizes that stay symbols under export."""
+
+    def __init__(self, factor: int, mode: str, align_corners: bool | None) -> None:
+        super().__init__()
+        self.factor, self.mode, self.align_corners = factor, mode, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [side * self.factor for side in x.shape[-2:]]
+        return F.interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
+
+
+def replace_upsamples(head: nn.Module) -> None:
+    """Puts :class:`Upsample` in the place of MMSegmentation's, which turns sizes into Python's ints."""
+    from mmseg.models.utils import Upsample as Original
+
+    for module in head.modules():
+        for name, child in module.named_children():
+            if type(child) is Original and not child.size:
+                setattr(module, name, Upsample(int(child.scale_factor), child.mode, child.align_corners))
+
+
+def deployed(backbone: nn.Module) -> nn.Module:
+    """A copy of a backbone, in the inference form where it has one."""
+    backbone = copy.deepcopy(backbone)
+    for module in backbone.modules():
+        if hasattr(module, 'switch_to_deploy'):
+            module.switch_to_deploy()
+            break
+    return backbone.eval()
+
+
+def with_products(form: nn.Module) -> nn.Module:
+    """A copy of a form that shares its weights, with linear layers as plain matrix products.
+
+    On a CPU torch computes them as convolutions, whose weights an ONNX file would hold behind nodes that reshape them.
+    """
+    form = copy.deepcopy(form, {id(value): value for value in (*form.parameters(), *form.buffers())})
+    for module in list(form.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is Pointwise:
+                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device='meta')
+                linear.weight, linear.bias = child.weight, child.bias
+                setattr(module, name, linear.eval())
+    return form
+
+
+def check_segmentor(model: nn.Module) -> None:
+    """Raises ExportError for a segmentor whose work :class:`SegmentorForm` does not repeat."""
+    from mmseg.models.segmentors import EncoderDecoder
+
+    if type(model) is not EncoderDecoder:
+        raise ExportError(
+            f'{type(model).__name__} cannot be exported whole: segmentors are EncoderDecoder; --part backbone exports '
+            'the backbone of any segmentor'
+        )
+    if model.test_cfg.get('mode', 'whole') != 'whole':
+        raise ExportError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported: it has to be 'whole'")
+    if model.decode_head.out_channels == 1:
+        raise ExportError('a segmentor of one output channel, with a threshold, cannot be exported')
+    if model.data_preprocessor.test_cfg:
+        raise ExportError('data_preprocessor.test_cfg, which pads in the test, cannot be exported: remove it')

@@ -1,0 +1,152 @@
+"""What is exported: a config's model with the weights of a checkpoint, and what the config says of its use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..checkpoint import (
+    BACKBONE_PREFIX,
+    CheckpointError,
+    enumerate_names,
+    find_weights,
+    is_deploy_form,
+    load_pretrained,
+    read_checkpoint,
+)
+from ..checks import check_mmcv_ops
+from ..launch import find_codebase, find_config, load_config
+from ..measure.models import build_quietly
+from ..models import EfficientMod
+from .description import ExportError
+
+
+@dataclass
+class Source:
+    """A trained model."""
+
+    model: nn.Module
+    config: Config
+    codebase: str
+    classes: list[str]
+    palette: list[list[int]]
+
+    @property
+    def task(self) -> str:
+        """The task of the whole model."""
+        return {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}[self.codebase]
+
+
+def read_source(config_name: str, checkpoint: str, part: str) -> Source:
+    """Builds the model of a config and loads a checkpoint: all of it, or for the backbone alone all of that.
+
+    Args:
+        config_name (str): A config of MMDetection or MMSegmentation: a path, or a name of an installed one.
+        checkpoint (str): Of that model; for ``part='backbone'``, of the backbone alone as well.
+        part (str): ``'model'`` or ``'backbone'``.
+
+    Raises:
+        LaunchError, CheckpointError, FileNotFoundError, ExportError: With one line, for what cannot work.
+    """
+    path = find_config(config_name)
+    config = load_config(path)
+    codebase = find_codebase(config, path, 'test')
+    if codebase == 'mmpretrain' and part == 'model':
+        raise ExportError(f'{path}: classifiers cannot be exported yet; --part backbone exports the backbone')
+    check_mmcv_ops(codebase)
+    content = read_checkpoint(checkpoint)
+    weights = find_weights(content, checkpoint)
+    settings = config.model
+    if 'backbone' not in settings:
+        raise ExportError(
+            f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config'
+        )
+    settings.backbone.init_cfg = None
+    settings.pop('init_cfg', None)
+    whole = any(name.startswith(BACKBONE_PREFIX) for name in weights)
+    if not whole and part == 'model':
+        raise ExportError(
+            f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint '
+            'of its own training'
+        )
+    is_ours = str(settings.backbone.type).endswith('EfficientMod')
+    if is_ours and is_deploy_form(weights):
+        settings.backbone.deploy = True
+    try:
+        model = build_quietly(settings, codebase)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f'{path}: its model cannot be built ({type(error).__name__}: {error})') from error
+    _load(model, weights, checkpoint, part, whole)
+    classes, palette = _classes(content, config)
+    return Source(model.eval(), config, codebase, classes, palette)
+
+
+def _load(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, part: str, whole: bool) -> None:
+    if part == 'backbone' and isinstance(model.backbone, EfficientMod):
+        load_pretrained(model.backbone, path, BACKBONE_PREFIX if whole else None)
+        return
+    target = model if whole else model.backbone
+    own = target.state_dict()
+    try:
+        result = target.load_state_dict(dict(weights), strict=False)
+    except RuntimeError as error:  # shapes
+        line = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f'{path} does not fit the config: {line}') from None
+    missing = [name for name in result.missing_keys if part == 'model' or name.startswith('backbone') or not whole]
+    missing = [name for name in missing if name in own and not name.endswith('num_batches_tracked')]
+    unexpected = [] if part == 'backbone' else result.unexpected_keys
+    if missing or unexpected:
+        raise CheckpointError(
+            f'{path} does not fit the config: {len(missing)} missing: {enumerate_names(missing)}; '
+            f'{len(unexpected)} unexpected: {enumerate_names(unexpected)}'
+        )
+
+
+def _classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
+    """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
+    meta = content.get('meta')
+    found: Any = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
+    if not found.get('classes'):
+        found = dataset_meta(config)
+    classes, palette = found.get('classes') or [], found.get('palette') or []
+    palette = palette if isinstance(palette, (list, tuple)) else []
+    return [str(name) for name in classes], [[int(value) for value in color] for color in palette]
+
+
+def dataset_meta(config: Config) -> Mapping:
+    """The classes and palette of the config's test data, without opening the data."""
+    from mmengine.registry import DATASETS, DefaultScope
+
+    dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    found: dict[str, Any] = {}
+    if isinstance(dataset.get('type'), str):
+        with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+            kind = DATASETS.get(dataset['type'])
+        found.update(getattr(kind, 'METAINFO', {}))
+    found.update(dataset.get('metainfo') or {})
+    return found
+
+
+def resize_rule(config: Config) -> dict:
+    """How the config's test pipeline resizes a picture: ``scale``, ``keep_ratio``, ``multiple``."""
+    dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    pipeline = dataset.get('pipeline') or config.get('test_pipeline') or []
+    rule: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=1)
+    for step in pipeline:
+        kind = str(step.get('type')).rpartition('.')[2]
+        if kind == 'Resize' and step.get('scale'):
+            scale = step['scale']
+            scale = [scale, scale] if isinstance(scale, (int, float)) else list(scale)
+            rule.update(scale=scale, keep_ratio=bool(step.get('keep_ratio', False)))
+        elif kind == 'ResizeToMultiple':
+            rule['multiple'] = int(step.get('size_divisor', 32))
+    return rule

@@ -1,0 +1,90 @@
+"""Small models with random weights that all matter: configs, checkpoints, and one exported folder of each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import REPO, randomised
+from mmefficientmod.measure.models import build_quietly
+
+ARCH = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 2, 1, 1),
+    attn_depths=(0, 0, 0, 1),
+    ratio=2,
+    attn_ratios=(2, 2, 2, 2),
+    drop_path_rate=0.0,
+)
+BACKBONE = dict(_delete_=True, type='mmefficientmod.EfficientMod', arch=ARCH)
+CHANNELS = [8, 16, 24, 32]
+SEGMENTOR = dict(
+    backbone=BACKBONE,
+    neck=dict(in_channels=CHANNELS, out_channels=16),
+    decode_head=dict(in_channels=[16] * 4, channels=16),
+)
+DETECTOR = dict(
+    backbone=BACKBONE,
+    neck=dict(in_channels=CHANNELS, out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, conv_out_channels=16, fc_out_channels=32),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(in_channels=16, conv_out_channels=16),
+    ),
+)
+MODELS = {
+    'segmentor': ('fpn_efficientmod-xxs_1xb8-200_demo-192x256.py', SEGMENTOR),
+    'detector': ('mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py', DETECTOR),
+}
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    """kind -> (its config, its checkpoint)."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(kind: str) -> tuple[Path, Path]:
+        if kind not in made:
+            from mmengine.config import Config
+
+            folder = tmp_path_factory.mktemp(kind)
+            base, model = MODELS[kind]
+            config = folder / f'{kind}.py'
+            config.write_text(f'_base_ = {str(REPO / "demo/configs" / base)!r}\nmodel = {model!r}\n')
+            settings = Config.fromfile(config)
+            torch.manual_seed(0)
+            network = randomised(build_quietly(settings.model, settings.default_scope))
+            if kind == 'detector':  # scores that differ
+                for layer, factor in ((network.rpn_head.rpn_cls, 3), (network.roi_head.bbox_head.fc_cls, 4)):
+                    layer.weight.data *= factor
+            checkpoint = folder / f'{kind}.pth'
+            torch.save(dict(state_dict=network.state_dict(), meta={}), checkpoint)
+            made[kind] = config, checkpoint
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def exported(trained, tmp_path_factory):
+    """(kind, further arguments of :func:`mmefficientmod.export.making.export`) -> (the model, the folder)."""
+    made = {}
+
+    def make(kind: str, **kwargs):
+        from mmefficientmod.export.making import export
+        from mmefficientmod.export.source import read_source
+
+        key = kind, repr(sorted(kwargs.items()))
+        if key not in made:
+            config, checkpoint = trained(kind)
+            source = read_source(str(config), str(checkpoint), kwargs.get('part', 'model'))
+            folder = tmp_path_factory.mktemp('exported') / kind
+            export(source, folder, **kwargs)
+            made[key] = source.model, folder
+        return made[key]
+
+    return make

@@ -1,0 +1,178 @@
+"""Exported files: what they compute is what the MM libraries compute, at sizes that no check of the export saw."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmefficientmod.export import check
+from mmefficientmod.export.check import Sample, compare, library_result, pad
+from mmefficientmod.export.description import ExportError, read_description
+from mmefficientmod.export.formats import Session
+
+pytestmark = pytest.mark.export
+
+
+def picture(batch: int, height: int, width: int) -> Sample:
+    return Sample('new', check._pictures(batch, height, width, 99), (height, width))
+
+
+def assert_agrees(checks: list[dict]) -> None:
+    assert checks
+    assert all(item['passed'] for item in checks), checks
+
+
+@pytest.mark.parametrize('size', [(1, 32, 211), (3, 187, 64), (2, 61, 61)])
+def test_backbone_of_any_size(size, exported):
+    model, folder = exported('segmentor', part='backbone')
+    sample = picture(*size)
+    found = Session(folder).run(sample.image)
+    assert found['level0'].shape == (size[0], 8, -(-size[1] // 4), -(-size[2] // 4))
+    assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
+
+
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+@pytest.mark.parametrize('size', [(1, 32, 32), (2, 95, 61), (1, 61, 200)])
+def test_segmentor_of_any_size(size, format, exported):
+    model, folder = exported('segmentor', formats=('onnx', 'openvino'))
+    sample = picture(*size)
+    found = Session(folder, format, threads=1).run(sample.image)
+    expected = library_result(model, 'segmentation', sample)
+    assert len(np.unique(expected['classes'])) > 2
+    assert_agrees(compare('segmentation', expected, found, sample))
+
+
+def test_the_file_says_what_it_is(exported):
+    import onnx
+
+    _, folder = exported('segmentor', formats=('onnx', 'openvino'))
+    assert {path.name for path in folder.iterdir()} == {'model.onnx', 'model.xml', 'model.bin', 'export.json'}
+    described = read_description(folder)
+    assert described.classes[:2] == ['sky', 'grass']
+    assert len(described.palette) == 9
+    assert described.resize == dict(scale=[256, 192], keep_ratio=True, multiple=1)
+    assert {item['form'] for item in described.checks} == {'eager', 'onnx', 'openvino'}
+    assert set(described.latency_ms) == {'eager', 'onnx', 'openvino'}
+    file = onnx.load(folder / 'model.onnx')
+    onnx.checker.check_model(file)
+    metadata = {item.key: item.value for item in file.metadata_props}
+    assert json.loads(metadata['classes']) == described.classes
+    assert not [node for node in file.graph.node if node.metadata_props]
+    assert [value.name for value in file.graph.output] == described.outputs
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('size', [(128, 160), (96, 160), (128, 60)])
+def test_detector_with_and_without_padding(size, exported):
+    model, folder = exported('detector', size=(128, 160))
+    described = read_description(folder)
+    small = picture(1, *size)
+    sample = Sample('new', pad(small.image, 128, 160, described.input['fill']), size)
+    found = Session(folder).run(sample.image, sample.picture)
+    expected = library_result(model, 'detection', sample)
+    assert len(expected['scores'])
+    assert found['boxes'].shape == (30, 4)
+    assert found['masks'].shape == (30, 28, 28)
+    assert_agrees(compare('detection', expected, found, sample, described.mask_thr))
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('share', ['none', 'few', 'crowd'])
+def test_detector_form_of_few_and_many_objects(share, trained):
+    """Eagerly: the number of candidates changes no shape, and an unused row has score 0."""
+    from mmefficientmod.export.detector import DetectorForm
+    from mmefficientmod.export.making import as_runner
+    from mmefficientmod.export.source import read_source
+
+    model = read_source(*map(str, trained('detector')), part='model').model
+    classifier = model.roi_head.bbox_head.fc_cls
+    classifier.bias.data[-1] += dict(none=100, few=0, crowd=-100)[share]  # of the background
+    sample = picture(1, 128, 160)
+    if share == 'few':
+        model.test_cfg.rcnn.score_thr = float(library_result(model, 'detection', sample)['scores'][5])
+    found = as_runner(DetectorForm(model, (128, 160)).eval())(
+        dict(image=sample.image, image_size=np.array([128, 160], np.float32))
+    )
+    expected = library_result(model, 'detection', sample)
+    count = len(expected['scores'])
+    assert (found['scores'] > 0).sum() == count
+    assert {name: value.shape for name, value in found.items()} == dict(
+        boxes=(30, 4), scores=(30,), labels=(30,), masks=(30, 28, 28), left_out=()
+    )
+    assert dict(none=count == 0, few=0 < count < 30, crowd=count == 30)[share]
+    assert_agrees(compare('detection', expected, found, sample))
+
+
+@pytest.mark.ops
+def test_candidates_that_nms_does_not_see_are_counted(trained, monkeypatch):
+    from mmefficientmod.export import detector
+    from mmefficientmod.export.source import read_source
+
+    model = read_source(*map(str, trained('detector')), part='model').model
+    model.test_cfg.rcnn.score_thr = 0.01
+    model.test_cfg.rcnn.max_per_img = 300
+    sample = picture(1, 128, 160)
+    inputs = torch.from_numpy(sample.image), torch.tensor([128.0, 160.0])
+    monkeypatch.setattr(detector, 'MAX_CANDIDATES', 60)
+    with torch.no_grad():
+        *_, left_out = detector.DetectorForm(model, (128, 160)).eval()(*inputs)
+        assert left_out > 0
+        model.test_cfg.rcnn.max_per_img = 5  # found among the first 60: the others change nothing
+        *_, left_out = detector.DetectorForm(model, (128, 160)).eval()(*inputs)
+        assert left_out == 0
+
+
+@pytest.mark.compiled
+def test_compiled_for_this_cpu(exported):
+    model, folder = exported('segmentor', part='backbone', formats=('torch',), size=(96, 64))
+    assert {path.name for path in folder.iterdir()} == {'model.pt2', 'export.json'}
+    sample = picture(1, 96, 64)
+    found = Session(folder).run(sample.image)
+    assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
+
+
+def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
+    from mmefficientmod.export.making import export
+    from mmefficientmod.export.source import read_source
+
+    source = read_source(*map(str, trained('segmentor')), part='backbone')
+    monkeypatch.setattr(check, 'LEVEL_LIMIT', 0.0)  # the last digits differ in any runtime
+    lines = []
+    with pytest.raises(ExportError, match='does not agree'):
+        export(source, tmp_path / 'new' / 'out', part='backbone', say=lines.append)
+    assert [line for line in lines if 'FAILED' in line]
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+def detections(count: int) -> dict:
+    generator = np.random.default_rng(0)
+    corners = generator.random((count, 2)) * 100
+    return dict(
+        boxes=np.concatenate([corners, corners + 20], 1).astype(np.float32),
+        scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        labels=np.arange(count) % 3,
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('boxes', lambda value: value + np.array([0, 0, 2, 0])),
+        ('scores', lambda value: value - 0.002),
+        ('labels', lambda value: (value + 1) % 3),
+    ],
+)
+def test_the_check_of_detections_sees_a_difference(name, change):
+    expected = detections(8)
+    sample = Sample('', np.zeros((1, 3, 32, 32), np.float32), (32, 32))
+    shuffled = {key: value[::-1].copy() for key, value in expected.items()}
+    assert_agrees(compare('detection', expected, shuffled, sample))
+    changed = {key: value.copy() for key, value in expected.items()}
+    changed[name][3] = change(expected[name])[3]
+    assert not all(item['passed'] for item in compare('detection', expected, changed, sample))
+    fewer = {key: value[:-1] for key, value in expected.items()}
+    assert not all(item['passed'] for item in compare('detection', expected, fewer, sample))
+    assert not all(item['passed'] for item in compare('detection', fewer, expected, sample))
