@@ -26,6 +26,7 @@ WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 BACKBONE_PREFIX = 'backbone.'
 STEM = 'patch_embeds.0.proj.weight'
 MAX_STAGES = 10
+COPY = {False: 'plain copy', True: 'moving average (EMA)'}
 # How a name begins in the released form and in the project's; # is a number. The first line that fits counts.
 NAMES = (
     ('patch_embed.', 'patch_embeds.0.'),
@@ -37,6 +38,9 @@ NAMES = (
     ('layers.#.blocks.#.', 'stages.#.#.'),
 )
 
+# The same for a classifier: in the authors' files, and around a backbone in MMPreTrain. The last line is for the rest.
+CLASSIFIER_NAMES = (('norm.', 'neck.norm.'), ('head.', 'head.fc.'), ('', BACKBONE_PREFIX))
+
 
 def to_project_name(name: str) -> str:
     """The project's name of a released backbone parameter; any other name comes back as it is."""
@@ -46,6 +50,21 @@ def to_project_name(name: str) -> str:
 def to_released_name(name: str) -> str:
     """The released name of a backbone parameter of the project; any other name comes back as it is."""
     return _rename(name, ((project, released) for released, project in NAMES))
+
+
+def to_classifier_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names a bare EfficientMod's weights as in a classifier of MMPreTrain; those of a whole model stay as they are."""
+    if not any(to_project_name(name) == STEM for name in weights):
+        return weights
+    return {_rename(name, CLASSIFIER_NAMES): value for name, value in weights.items()}
+
+
+def to_bare_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undoes :func:`to_classifier_names`; what is no EfficientMod classifier of MMPreTrain comes back as it is."""
+    if not {'neck.norm.weight', 'head.fc.weight'} <= set(weights):
+        return weights
+    table = [(whole, bare) for bare, whole in CLASSIFIER_NAMES]
+    return {_rename(name, table): value for name, value in weights.items()}
 
 
 def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
@@ -67,10 +86,10 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
     Raises:
         CheckpointError: If the file holds no weights, or no moving average though one was asked for.
     """
-    return _pick_weights(checkpoint, path, ema)[0]
+    return pick_weights(checkpoint, path, ema)[0]
 
 
-def _pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
     """The weights of a checkpoint, and whether they are a moving average."""
     averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
     if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
@@ -226,7 +245,7 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     fit = _fit(weights, backbone)
     if fit.misshaped:
         raise fit.misfit()
-    if not _is_called_by_mmengine():
+    if not is_called_by_mmengine():
         return fit.weights
     if not weights:
         raise CheckpointError(
@@ -249,21 +268,20 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     return fit.weights
 
 
-def _is_called_by_mmengine() -> bool:
+def is_called_by_mmengine() -> bool:
     """Whether MMEngine's function loads a state dict now, not torch's method: both pass modules the same arguments."""
     loaders = ('mmengine.runner.checkpoint', 'torch.nn.modules.module')
     callers = (frame.f_globals.get('__name__') for frame, _ in traceback.walk_stack(None))
     return next((name for name in callers if name in loaders), None) == loaders[0]
 
 
-def read_pretrained(path: str) -> dict[str, Tensor]:
-    """Reads the weights that ``init_cfg`` names; raises as :func:`read_checkpoint` and :func:`find_weights` do."""
-    return _read_pretrained(path)[0]
+def read_pretrained(path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+    """The weights that ``init_cfg`` names, and whether they are a moving average.
 
-
-def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
+    Raises as :func:`read_checkpoint` and :func:`find_weights` do.
+    """
     try:
-        return _pick_weights(read_checkpoint(path), path)
+        return pick_weights(read_checkpoint(path), path, ema)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}: download the authors' file (see the README) and name it by --cfg-options "
@@ -272,7 +290,9 @@ def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
         ) from None
 
 
-def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> None:
+def load_pretrained(
+    backbone: nn.Module, checkpoint: str, prefix: str | None = None, ema: bool = False, map_location: str = 'cpu'
+) -> None:
     """Loads a checkpoint of either form into a backbone, all of it or nothing, and logs what was loaded.
 
     Where the file is for 3 input channels and the backbone for another number, the stem is adapted as timm does it.
@@ -281,13 +301,14 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
         backbone (EfficientMod): The network.
         checkpoint (str): A local file or any address that MMEngine's file clients take.
         prefix (str, optional): Take the names that start with it, e.g. ``'backbone.'`` for a whole detector's file.
+        ema (bool): Take the moving average of the weights. Defaults to False: the plain copy where there is one.
         map_location (str): Accepted for MMEngine's sake; weights are always read to the CPU and copied.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         CheckpointError: If it cannot be read safely, holds no weights, or does not fit.
     """
-    weights, is_average = _read_pretrained(checkpoint)
+    weights, is_average = read_pretrained(checkpoint, ema)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
@@ -308,8 +329,7 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     if fit.left_out:
         parts = dict.fromkeys(re.sub(r'^(\w+\.\d+|\w+).*', r'\1', name) for name in fit.left_out)
         notes.append(f'left out: {", ".join(parts)}')
-    copy = 'moving average (EMA)' if is_average else 'plain copy'
-    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {copy}'
+    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {COPY[is_average]}'
     print_log('; '.join([message, *notes]), logger='current')
 
 

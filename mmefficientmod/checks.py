@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import os.path as osp
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint import find_weights, is_deploy_form, read_checkpoint
+from .checkpoint import find_weights, is_deploy_form, read_checkpoint, to_classifier_names
 from .lite import allow_missing_operators
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
@@ -177,10 +178,25 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
 
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
+    if _type_name(dataset) == 'ImageNet' and isinstance(dataset.get('split'), str) and dataset.get('split'):
+        _check_labels(osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split'])), root, dataset)
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():
         _require(kind, osp.join(root, osp.expanduser(path)), place, option)
+
+
+def _check_labels(folder: str, root: str, dataset: Mapping) -> None:
+    """Raises LaunchError for pictures without labels: in no folders of their classes, and in no annotation file."""
+    listed = dataset.get('ann_file') or osp.join('meta', f'{dataset["split"]}.txt')
+    if osp.isfile(osp.join(root, listed)) or dataset['split'] == 'test' or not osp.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        if not any(entry.is_dir() for entry in entries):
+            raise LaunchError(
+                f'the pictures of {folder} have no labels: put those of each class into a folder of its own, or list '
+                f'them with their labels in {osp.join(root, listed)}'
+            )
 
 
 def _require(kind: str, path: object, place: str, option: str) -> None:
@@ -195,12 +211,22 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
 
     Raises:
-        LaunchError: If it is in the inference form and the config's backbone is not.
+        LaunchError: If it is in the inference form and the config's backbone is not, or if a classifier that is tested
+            has another head.
         CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
     """
     if '://' in path:
         return
-    if is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
+    weights = find_weights(read_checkpoint(path, mmap=True), path)
+    if not training and _type_name(config.get('model') or {}) == 'EfficientModClassifier':
+        head, classes = to_classifier_names(weights).get('head.fc.weight'), config.model.head.num_classes
+        if head is None or len(head) != classes:
+            found = f'a head for {len(head)} classes' if head is not None else 'no head'
+            raise LaunchError(
+                f'{path} has {found}, the config one for {classes}: test a checkpoint of this config, or set '
+                '--cfg-options model.head.num_classes=N and the classes of the data'
+            )
+    if is_deploy_form(weights):
         for place, _, backbone in _backbones(config):
             if _is_efficientmod(backbone) and not backbone.get('deploy'):
                 remedy = (

@@ -17,6 +17,7 @@ from .checkpoint import (
     find_weights,
     fit_all,
     is_deploy_form,
+    to_bare_names,
     to_project_name,
     to_released_name,
 )
@@ -45,6 +46,9 @@ def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool 
         raise FileExistsError(f'{target} exists: remove it or choose another name')
     checkpoint = read_checkpoint(source)
     weights = find_weights(checkpoint, source, ema)
+    names = list(weights)
+    if to == 'released':
+        weights = to_bare_names(weights)
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in weights) else ''
     own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
     try:
@@ -59,7 +63,7 @@ def convert_checkpoint(source: str, target: str, to: str = 'project', ema: bool 
     partial = f'{target}.partial'
     torch.save(output, partial)
     os.replace(partial, target)
-    return sum(old != new for old, new in renamed.items())
+    return sum(old != new for old, new in zip(names, renamed.values()))
 
 
 def check_complete(weights: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
@@ -13,3 +14,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmefficientmod',
     locations=['mmefficientmod.optim'],
 )
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmefficientmod', locations=['mmefficientmod.hooks'])

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .baselines import EdgeViT, EfficientFormer, TimmBackbone
 from .efficientmod import EfficientMod
+from .necks import NormPooling
 
-__all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'TimmBackbone']
+__all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'NormPooling', 'TimmBackbone']
