@@ -179,7 +179,9 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
     if _type_name(dataset) == 'ImageNet' and isinstance(dataset.get('split'), str) and dataset.get('split'):
-        _check_labels(osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split'])), root, dataset)
+        _check_labels(
+            osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split'])), root, dataset
+        )
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():

@@ -10,7 +10,14 @@ from mmengine.model import PretrainedInit
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from ..checkpoint import COPY, CheckpointError, check_values, is_called_by_mmengine, read_pretrained, to_classifier_names
+from ..checkpoint import (
+    COPY,
+    CheckpointError,
+    check_values,
+    is_called_by_mmengine,
+    read_pretrained,
+    to_classifier_names,
+)
 from ..registry import MODELS
 
 HEAD = 'head.fc.weight', 'head.fc.bias'

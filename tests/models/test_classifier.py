@@ -167,7 +167,9 @@ def test_either_copy_of_the_weights_and_which_of_them_it_was(writer, copy, golde
         model.load_state_dict(average)
         plain = {f'module.{name}': value.clone() for name, value in model.state_dict().items()}
         plain['module.head.fc.bias'] -= 1
-        torch.save(dict(meta={}, state_dict=model.state_dict(), ema_state_dict=dict(plain, steps=torch.tensor(3))), path)
+        torch.save(
+            dict(meta={}, state_dict=model.state_dict(), ema_state_dict=dict(plain, steps=torch.tensor(3))), path
+        )
     else:
         trainer_file(path, weights if writer == 'timm' else None, average)
     if (writer, copy) == ('timm, the average alone', 'plain'):
@@ -267,7 +269,9 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
     backbone.init_weights()
     assert_close(backbone.stages[3][3].fc2.weight.data, state['backbone.stages.3.3.fc2.weight'])
     # its backbone into a classifier
-    torch.save(dict(state_dict={f'backbone.{name}': v for name, v in backbone.state_dict().items()}), tmp_path / 'd.pth')
+    torch.save(
+        dict(state_dict={f'backbone.{name}': v for name, v in backbone.state_dict().items()}), tmp_path / 'd.pth'
+    )
     config = Config.fromfile(XXS)
     config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'd.pth'), prefix='backbone.')
     model = build_model(config)
@@ -290,7 +294,7 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
 def test_torch_judges_a_head_of_other_classes_itself(golden):
     config = Config.fromfile(XXS)
     config.model.head.num_classes = 2
-    with pytest.raises(RuntimeError, match='size mismatch for head.fc.weight'):
+    with pytest.raises(RuntimeError, match=r'size mismatch for head\.fc\.weight'):
         build_model(config).load_state_dict(golden('xxs')[0])
 
 

@@ -3,9 +3,7 @@
 # Sizes of the test images as timm, the authors' trainer, has them by default: 224 / 0.875.
 dataset_type = 'ImageNet'
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
-data_preprocessor = dict(
-    num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-)
+data_preprocessor = dict(num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 resize = dict(backend='pillow', interpolation='bicubic')
 train_pipeline = [  # the released command names a colour jitter of 0.4, too; timm skips it beside RandAugment
     dict(type='LoadImageFromFile'),
