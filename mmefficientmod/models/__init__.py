@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from .ablations import ModulationVariant, SeparateMlpBlock
 from .baselines import EdgeViT, EfficientFormer, TimmBackbone
 from .efficientmod import EfficientMod
 from .necks import NormPooling
 
-__all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'NormPooling', 'TimmBackbone']
+__all__ = [
+    'EdgeViT',
+    'EfficientFormer',
+    'EfficientMod',
+    'ModulationVariant',
+    'NormPooling',
+    'SeparateMlpBlock',
+    'TimmBackbone',
+]
