@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import os.path as osp
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint import find_weights, is_deploy_form, read_checkpoint, to_classifier_names
+from .checkpoint import find_weights, is_deploy_form, read_checkpoint
+from .classifier_checks import find_head_problem, find_label_problem, find_teacher_problem
 from .lite import allow_missing_operators
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
@@ -93,6 +93,7 @@ def check_run(script: str, config: Config) -> None:
     if start:
         check_checkpoint(start, config, training)
     if training:
+        _refuse(find_teacher_problem(config.get('model') or {}))
         check_precision(config)
         for place, _, backbone in _backbones(config):
             check_pretrained(place, backbone)
@@ -178,27 +179,18 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
 
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
-    if _type_name(dataset) == 'ImageNet' and isinstance(dataset.get('split'), str) and dataset.get('split'):
-        _check_labels(
-            osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split'])), root, dataset
-        )
+    if _type_name(dataset) == 'ImageNet' and dataset.get('split'):
+        folder = osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split']))
+        _refuse(find_label_problem(folder, root, dataset))
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():
         _require(kind, osp.join(root, osp.expanduser(path)), place, option)
 
 
-def _check_labels(folder: str, root: str, dataset: Mapping) -> None:
-    """Raises LaunchError for pictures without labels: in no folders of their classes, and in no annotation file."""
-    listed = dataset.get('ann_file') or osp.join('meta', f'{dataset["split"]}.txt')
-    if osp.isfile(osp.join(root, listed)) or dataset['split'] == 'test' or not osp.isdir(folder):
-        return
-    with os.scandir(folder) as entries:
-        if not any(entry.is_dir() for entry in entries):
-            raise LaunchError(
-                f'the pictures of {folder} have no labels: put those of each class into a folder of its own, or list '
-                f'them with their labels in {osp.join(root, listed)}'
-            )
+def _refuse(problem: str | None) -> None:
+    if problem:
+        raise LaunchError(problem)
 
 
 def _require(kind: str, path: object, place: str, option: str) -> None:
@@ -220,14 +212,7 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     if '://' in path:
         return
     weights = find_weights(read_checkpoint(path, mmap=True), path)
-    if not training and _type_name(config.get('model') or {}) == 'EfficientModClassifier':
-        head, classes = to_classifier_names(weights).get('head.fc.weight'), config.model.head.num_classes
-        if head is None or len(head) != classes:
-            found = f'a head for {len(head)} classes' if head is not None else 'no head'
-            raise LaunchError(
-                f'{path} has {found}, the config one for {classes}: test a checkpoint of this config, or set '
-                '--cfg-options model.head.num_classes=N and the classes of the data'
-            )
+    _refuse(None if training else find_head_problem(path, weights, config.get('model') or {}))
     if is_deploy_form(weights):
         for place, _, backbone in _backbones(config):
             if _is_efficientmod(backbone) and not backbone.get('deploy'):

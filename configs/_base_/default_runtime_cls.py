@@ -1,7 +1,7 @@
 # What every classification config shares: logging, checkpoints, visualisation.
 default_scope = 'mmpretrain'
 # The first before a checkpoint is opened: from torch 2.6 on, MMEngine's own ones need what it adds to the allow-list.
-custom_imports = dict(imports=['mmefficientmod', 'mmefficientmod.models.classifier'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmefficientmod', 'mmefficientmod.models.distillation'], allow_failed_imports=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),

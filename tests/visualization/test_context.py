@@ -99,7 +99,7 @@ def test_checkpoints_single_files_and_tensorboard(picture, golden, tmp_path, mon
         'scene_products_1_value-6_0.png',
         'scene_products_8_product-6_0.png',
     } <= names
-    one, other = (cv2.imread(f'{name}/vis_image/scene_context_0.png') for name in ('plain', 'ema'))
+    one, other = (cv2.imread(f'{name}/vis_data/vis_image/scene_context_0.png') for name in ('plain', 'ema'))
     assert (one != other).any()
     tool.main(
         [*command[:3], '--out-dir', 'board', '--cfg-options', 'visualizer.vis_backends.0.type=TensorboardVisBackend']
