@@ -19,42 +19,13 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .names import BACKBONE_PREFIX, MAX_STAGES, STEM, to_project_name
 from .safe_load import CheckpointError, read_checkpoint
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
 WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
 WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
-BACKBONE_PREFIX = 'backbone.'
-STEM = 'patch_embeds.0.proj.weight'
-MAX_STAGES = 10
-# How a name begins in the released form and in the project's; # is a number. The first line that fits counts.
-NAMES = (
-    ('patch_embed.', 'patch_embeds.0.'),
-    *((f'layers.{i}.downsample.', f'patch_embeds.{i + 1}.') for i in range(MAX_STAGES - 1)),
-    ('layers.#.blocks.#.mlp.context_layer.context_list.0.', 'stages.#.#.context.dwconv.'),
-    ('layers.#.blocks.#.mlp.context_layer.', 'stages.#.#.context.'),
-    ('layers.#.blocks.#.mlp.fc', 'stages.#.#.fc'),
-    ('layers.#.blocks.#.gamma_1', 'stages.#.#.gamma'),
-    ('layers.#.blocks.#.', 'stages.#.#.'),
-)
-
-
-def to_project_name(name: str) -> str:
-    """The project's name of a released backbone parameter; any other name comes back as it is."""
-    return _rename(name, NAMES)
-
-
-def to_released_name(name: str) -> str:
-    """The released name of a backbone parameter of the project; any other name comes back as it is."""
-    return _rename(name, ((project, released) for released, project in NAMES))
-
-
-def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
-    for old, new in table:
-        match = re.match(re.escape(old).replace(r'\#', r'(\d+)'), name)
-        if match:
-            return new.replace('#', '{}').format(*match.groups()) + name[match.end() :]
-    return name
+COPY = {False: 'plain copy', True: 'moving average (EMA)'}
 
 
 def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Tensor]:
@@ -249,7 +220,7 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     Raises:
         CheckpointError: In the cases above.
     """
-    by_mmengine = _is_called_by_mmengine()
+    by_mmengine = is_called_by_mmengine()
     form = _form_of(weights, backbone) if by_mmengine else backbone
     fit = _fit(weights, form)
     if fit.misshaped:
@@ -279,21 +250,20 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     return fit.weights
 
 
-def _is_called_by_mmengine() -> bool:
+def is_called_by_mmengine() -> bool:
     """Whether MMEngine's function loads a state dict now, not torch's method: both pass modules the same arguments."""
     loaders = ('mmengine.runner.checkpoint', 'torch.nn.modules.module')
     callers = (frame.f_globals.get('__name__') for frame, _ in traceback.walk_stack(None))
     return next((name for name in callers if name in loaders), None) == loaders[0]
 
 
-def read_pretrained(path: str) -> dict[str, Tensor]:
-    """Reads the weights that ``init_cfg`` names; raises as :func:`read_checkpoint` and :func:`find_weights` do."""
-    return _read_pretrained(path)[0]
+def read_pretrained(path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+    """The weights that ``init_cfg`` names, and whether they are a moving average.
 
-
-def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
+    Raises as :func:`read_checkpoint` and :func:`find_weights` do.
+    """
     try:
-        return pick_weights(read_checkpoint(path), path)
+        return pick_weights(read_checkpoint(path), path, ema)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}: download the authors' file (see the README) and name it by --cfg-options "
@@ -302,7 +272,9 @@ def _read_pretrained(path: str) -> tuple[dict[str, Tensor], bool]:
         ) from None
 
 
-def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> None:
+def load_pretrained(
+    backbone: nn.Module, checkpoint: str, prefix: str | None = None, ema: bool = False, map_location: str = 'cpu'
+) -> None:
     """Loads a checkpoint of either form into a backbone, all of it or nothing, and logs what was loaded.
 
     Where the file is for 3 input channels and the backbone for another number, the stem is adapted as timm does it.
@@ -311,13 +283,14 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
         backbone (EfficientMod): The network.
         checkpoint (str): A local file or any address that MMEngine's file clients take.
         prefix (str, optional): Take the names that start with it, e.g. ``'backbone.'`` for a whole detector's file.
+        ema (bool): Take the moving average of the weights. Defaults to False: the plain copy where there is one.
         map_location (str): Accepted for MMEngine's sake; weights are always read to the CPU and copied.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         CheckpointError: If it cannot be read safely, holds no weights, or does not fit.
     """
-    weights, is_average = _read_pretrained(checkpoint)
+    weights, is_average = read_pretrained(checkpoint, ema)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
@@ -343,8 +316,7 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
         notes.append(f'left out: {", ".join(parts)}')
     if backbone.deploy:
         notes.append('inference form, which is not trained')
-    kind = 'moving average (EMA)' if is_average else 'plain copy'
-    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {kind}'
+    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {COPY[is_average]}'
     print_log('; '.join([message, *notes]), logger='current')
 
 

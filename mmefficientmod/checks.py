@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from .checkpoint import find_weights, is_deploy_form, read_checkpoint
+from .classifier_checks import find_head_problem, find_label_problem, find_teacher_problem
 from .lite import allow_missing_operators
 from .resume import find_newest_whole
 
@@ -111,6 +112,7 @@ def check_run(script: str, config: Config) -> None:
     if start:
         check_checkpoint(start, config, training)
     if training:
+        _refuse(find_teacher_problem(config.get('model') or {}))
         check_precision(config)
         for place, _, backbone in _backbones(config):
             check_pretrained(place, backbone)
@@ -194,10 +196,18 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
 
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
+    if _type_name(dataset) == 'ImageNet' and dataset.get('split'):
+        folder = osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split']))
+        _refuse(find_label_problem(folder, root, dataset))
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():
         _require(kind, osp.join(root, osp.expanduser(path)), place, option)
+
+
+def _refuse(problem: str | None) -> None:
+    if problem:
+        raise LaunchError(problem)
 
 
 def _require(kind: str, path: object, place: str, option: str) -> None:
@@ -212,13 +222,18 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
 
     Raises:
-        LaunchError: If a training is to start from the inference form.
+        LaunchError: If a training is to start from the inference form, or a classifier that is tested has another head.
         CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
     """
     if '://' in path:
         return
-    is_deployed = is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path))
-    if training and is_deployed and any(_is_efficientmod(backbone) for _, _, backbone in _backbones(config)):
+    weights = find_weights(read_checkpoint(path, mmap=True), path)
+    _refuse(None if training else find_head_problem(path, weights, config.get('model') or {}))
+    if (
+        training
+        and is_deploy_form(weights)
+        and any(_is_efficientmod(backbone) for _, _, backbone in _backbones(config))
+    ):
         raise LaunchError(f'{path} is in the inference form: train on from the one that it was made of')
 
 

@@ -12,18 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checkpoint import (
-    BACKBONE_PREFIX,
-    STEM,
-    check_values,
-    enumerate_names,
-    fit_all,
-    is_deploy_form,
-    pick_weights,
-    to_project_name,
-    to_released_name,
-)
+from .checkpoint import check_values, enumerate_names, fit_all, is_deploy_form, pick_weights
 from .models import EfficientMod
+from .names import BACKBONE_PREFIX, STEM, to_bare_names, to_project_name, to_released_name
 from .safe_load import CheckpointError, read_checkpoint
 from .utils import first_line
 from .version import __version__
@@ -65,6 +56,9 @@ def convert_checkpoint(
         raise FileExistsError(f'{target} exists: remove it or choose another name')
     checkpoint = read_checkpoint(source)
     weights, is_average = pick_weights(checkpoint, source, ema)
+    names = list(weights)
+    if to == 'released':
+        weights = to_bare_names(weights)
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in weights) else ''
     own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
     short = {short: weights[name] for name, short in own.items()}
@@ -86,7 +80,7 @@ def convert_checkpoint(
     if form == 'deploy':
         meta['mmefficientmod'] = dict(form=form, version=__version__)
     _write(dict(meta=meta, state_dict=state), target)
-    return Conversion(sum(old != new for old, new in renamed.items()), form, is_average)
+    return Conversion(sum(old != new for old, new in zip(names, renamed.values())), form, is_average)
 
 
 def publish(path: str) -> str:

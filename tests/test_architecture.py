@@ -14,14 +14,15 @@ from helpers import REPO
 
 PACKAGE = 'mmefficientmod'
 FLOORS = (
-    ('utils', 'version'),
+    ('utils', 'version', 'names'),
     ('safe_load', 'registry'),
     ('checkpoint', 'lite', 'cpu_processes'),
     ('resume',),
-    ('models', 'optim', 'zoo', 'hooks'),
+    ('models', 'optim', 'zoo', 'hooks', 'classifier_checks'),
     ('checks', 'conversion'),
     ('launch', 'measure', 'visualization'),
     ('compare', 'export'),
+    ('predict',),
     ('tools', 'demo'),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -22,17 +22,10 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from helpers import ARCHS, REPO, build_model
-from mmefficientmod.checkpoint import (
-    CheckpointError,
-    adapt_stem,
-    find_weights,
-    load_pretrained,
-    read_checkpoint,
-    to_project_name,
-    to_released_name,
-)
+from mmefficientmod.checkpoint import CheckpointError, adapt_stem, find_weights, load_pretrained, read_checkpoint
 from mmefficientmod.conversion import convert_checkpoint
 from mmefficientmod.models import EfficientMod
+from mmefficientmod.names import to_project_name, to_released_name
 
 
 def trainer_file(weights, path, layout='state_dict', prefix='', ema=None):

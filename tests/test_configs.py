@@ -19,6 +19,7 @@ DETECTION = {name: REPO / f'configs/detection/mask-rcnn_efficientmod-{name}_fpn_
 SEGMENTATION = {
     name: REPO / f'configs/segmentation/fpn_efficientmod-{name}_8xb4-40k_ade20k-512x512.py' for name in ARCHS
 }
+CLASSIFICATION = {name: REPO / f'configs/classification/efficientmod-{name}_8xb256_in1k.py' for name in ARCHS}
 BACKBONES = sorted((REPO / 'configs/_base_/backbones').glob('*.py'))
 
 # `python tests/test_configs.py` records it anew, after a change that is meant.
@@ -51,7 +52,9 @@ def fingerprint(path) -> dict:
 
 # MMDetection, and so its backbones in a segmentor, need MMCV's operators.
 BUILT = [
-    pytest.param(path, id=path.stem, marks=() if path.stem.startswith('fpn_efficientmod') else pytest.mark.ops)
+    pytest.param(
+        path, id=path.stem, marks=() if path.stem.startswith(('fpn_efficientmod', 'efficientmod')) else pytest.mark.ops
+    )
     for path in configs()
 ]
 
@@ -59,7 +62,7 @@ BUILT = [
 @pytest.mark.both_stacks
 @pytest.mark.parametrize('path', [param for param in BUILT if param.id in RECORDED])
 def test_settings_and_model_are_as_recorded(path, monkeypatch):
-    for root in ('COCO_ROOT', 'ADE20K_ROOT', 'DEMO_ROOT'):
+    for root in ('COCO_ROOT', 'ADE20K_ROOT', 'IMAGENET_ROOT', 'DEMO_ROOT'):
         monkeypatch.delenv(root, raising=False)
     assert fingerprint(path) == RECORDED[path.stem]
 
@@ -75,9 +78,10 @@ def test_neck_fits_what_the_backbone_puts_out(path):
     model = build_model(config).eval()
     with torch.no_grad():
         levels = model.backbone(torch.zeros(1, 3, 64, 128))
+    needed = config.model.neck.in_channels
+    needed = dict(zip((4, 8, 16, 32), needed)) if isinstance(needed, list) else {32: needed}
     assert [tuple(level.shape) for level in levels] == [
-        (1, channels, 64 // stride, 128 // stride)
-        for channels, stride in zip(config.model.neck.in_channels, (4, 8, 16, 32))
+        (1, channels, 64 // stride, 128 // stride) for stride, channels in needed.items()
     ]
     assert config.auto_scale_lr == dict(enable=False, base_batch_size=config.auto_scale_lr.base_batch_size)
 
@@ -145,6 +149,29 @@ def test_segmentation_recipe(name):
     assert config.model.test_cfg.mode == 'whole'
 
 
+@pytest.mark.parametrize('name', ARCHS)
+def test_classification_recipe(name):
+    config = Config.fromfile(CLASSIFICATION[name])
+    assert (config.model.backbone.arch, config.model.backbone.init_cfg) == (ARCHS[name], None)
+    assert config.optim_wrapper.optimizer == dict(type='AdamW', lr=4e-3, weight_decay=0.05)
+    assert config.optim_wrapper.type == 'AmpOptimWrapper'
+    warm_up, cosine = config.param_scheduler
+    assert warm_up.start_factor * 4e-3 == pytest.approx(1e-6) and warm_up.end == cosine.begin == 5
+    assert (
+        (cosine.type, cosine.eta_min, cosine.end)
+        == ('CosineAnnealingLR', 1e-5, config.train_cfg.max_epochs)
+        == (*('CosineAnnealingLR', 1e-5, 300),)
+    )
+    assert config.train_dataloader.batch_size * 8 == config.auto_scale_lr.base_batch_size == 2048
+    steps = {step.type: step for step in config.train_pipeline}
+    assert (steps['RandAugment'].magnitude_level, steps['RandAugment'].magnitude_std) == (9, 0.5)
+    assert steps['RandomErasing'].erase_prob == 0.25
+    assert [(part.type, part.alpha) for part in config.model.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 1.0)]
+    assert (config.model.head.loss.type, config.model.head.loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
+    (average,) = [hook for hook in config.custom_hooks if hook.type == 'EMAHook']
+    assert 1 - average.momentum == 0.9998
+
+
 @pytest.mark.both_stacks
 def test_ade20k_test_images_grow_to_multiples_of_32_and_the_truth_keeps_its_size(tmp_path):
     import numpy as np
@@ -168,7 +195,9 @@ def test_ade20k_test_images_grow_to_multiples_of_32_and_the_truth_keeps_its_size
     assert sample['data_samples'].gt_sem_seg.shape == (300, 421)
 
 
-@pytest.mark.parametrize(('variable', 'paths'), [('COCO_ROOT', DETECTION), ('ADE20K_ROOT', SEGMENTATION)])
+@pytest.mark.parametrize(
+    ('variable', 'paths'), [('COCO_ROOT', DETECTION), ('ADE20K_ROOT', SEGMENTATION), ('IMAGENET_ROOT', CLASSIFICATION)]
+)
 def test_data_root_comes_from_the_environment(variable, paths, monkeypatch):
     monkeypatch.setenv(variable, '/elsewhere')
     config = Config.fromfile(paths['s'])

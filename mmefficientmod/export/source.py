@@ -11,7 +11,6 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import (
-    BACKBONE_PREFIX,
     CheckpointError,
     enumerate_names,
     find_weights,
@@ -23,6 +22,7 @@ from ..checks import check_mmcv_ops
 from ..launch import find_codebase, find_config, load_config
 from ..measure.models import build_quietly
 from ..models import EfficientMod
+from ..names import BACKBONE_PREFIX
 from .description import ExportError
 
 

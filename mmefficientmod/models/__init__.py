@@ -6,7 +6,17 @@ from .. import check_dependencies
 
 check_dependencies()
 
+from .ablations import ModulationVariant, SeparateMlpBlock  # noqa: E402
 from .baselines import EdgeViT, EfficientFormer, TimmBackbone  # noqa: E402
 from .efficientmod import EfficientMod  # noqa: E402
+from .necks import NormPooling  # noqa: E402
 
-__all__ = ['EdgeViT', 'EfficientFormer', 'EfficientMod', 'TimmBackbone']
+__all__ = [
+    'EdgeViT',
+    'EfficientFormer',
+    'EfficientMod',
+    'ModulationVariant',
+    'NormPooling',
+    'SeparateMlpBlock',
+    'TimmBackbone',
+]

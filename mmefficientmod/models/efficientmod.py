@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class EfficientMod(BaseModule):
             - **ratio** (int): widening of the value branch in every second modulation block (1 in the others).
             - **attn_ratios** (Sequence[float]): widening of the MLP in the attention blocks of each stage.
             - **drop_path_rate** (float): the default of the argument of that name.
+            - **block** (str | dict): optional, the class in the place of the modulation block, with its further
+              arguments, e.g. one of :mod:`mmefficientmod.models.ablations`.
 
             Defaults to ``'s'``.
         in_channels (int): Channels of the input image. Defaults to 3.
@@ -128,6 +131,7 @@ class EfficientMod(BaseModule):
 
         rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
         rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
+        make_block = self._find_block(setting.get('block'))
         self.patch_embeds = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i in range(self.out_indices[-1] + 1):
@@ -135,7 +139,7 @@ class EfficientMod(BaseModule):
             self.patch_embeds.append(
                 PatchEmbed(in_channels, dims, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dims, 3, 2)
             )
-            blocks = [ModulationBlock(dims, setting['ratio'] if j % 2 else 1, next(rates)) for j in range(depths[i])]
+            blocks = [make_block(dims, setting['ratio'] if j % 2 else 1, next(rates)) for j in range(depths[i])]
             blocks += [
                 AttentionBlock(dims, setting['attn_ratios'][i], next(rates), attn_max_keys)
                 for _ in range(attn_depths[i])
@@ -157,12 +161,23 @@ class EfficientMod(BaseModule):
                     f'or give a dict with {", ".join(fields)}'
                 )
             return cls.arch_settings[arch]
-        if set(arch) != set(fields):
+        if set(arch) - {'block'} != set(fields):
             raise ValueError(f'an arch dict needs exactly the fields {", ".join(fields)}; got {", ".join(arch)}')
         lengths = {len(arch[key]) for key in ('embed_dims', 'depths', 'attn_depths', 'attn_ratios')}
         if len(lengths) > 1:
             raise ValueError(f'embed_dims, depths, attn_depths and attn_ratios need one value a stage, got {arch}')
         return arch
+
+    @staticmethod
+    def _find_block(block: str | dict | None) -> Callable[..., nn.Module]:
+        if block is None:
+            return ModulationBlock
+        options = dict(type=block) if isinstance(block, str) else dict(block)
+        name = options.pop('type', None)
+        kind = MODELS.get(name) if name else None
+        if kind is None:
+            raise ValueError(f'arch names an unknown block {name!r}: it must be registered, e.g. ModulationVariant')
+        return partial(kind, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the pyramid.

@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from ..checkpoint import BACKBONE_PREFIX, enumerate_names, find_weights, to_project_name
+from ..checkpoint import enumerate_names, find_weights
 from ..checks import check_mmcv_ops
 from ..launch import find_codebase, find_config, load_config
+from ..names import BACKBONE_PREFIX, to_project_name
 from ..safe_load import read_checkpoint
 from ..utils import describe_error
 from . import PredictError

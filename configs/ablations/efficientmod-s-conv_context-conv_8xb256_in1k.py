@@ -1,0 +1,2 @@
+_base_ = '../_base_/models/s-conv_variant.py'
+model = dict(backbone=dict(arch=dict(block=dict(type='mmefficientmod.ModulationVariant', parts=('conv',)))))

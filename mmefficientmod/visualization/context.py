@@ -1,0 +1,92 @@
+"""Maps of what modulation blocks compute: their context, their value in parts, and the products of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..models import EfficientMod
+from ..models.deploy import DeployModulationBlock
+from ..models.layers import ModulationBlock
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """The means over the channels of what one modulation block computes for one image.
+
+    Attributes:
+        stage (int): The stage, from 1 on, as in the paper.
+        block (int): The block in its stage, from 1 on.
+        context (Tensor): What the context branch puts out (H, W): the paper's Figure 4.
+        values (Tensor): The value in its ``ratio`` parts (ratio, H, W).
+        products (Tensor): Each part times the context (ratio, H, W): with the two above, Figure 6.
+    """
+
+    stage: int
+    block: int
+    context: Tensor
+    values: Tensor
+    products: Tensor
+
+
+def find_backbone(model: nn.Module) -> EfficientMod:
+    """The EfficientMod in a classifier, detector or segmentor.
+
+    Raises:
+        ValueError: If the model has none.
+    """
+    found = next((module for module in model.modules() if isinstance(module, EfficientMod)), None)
+    if found is None:
+        raise ValueError(f'{type(model).__name__} has no EfficientMod: there is no context to look at')
+    return found
+
+
+@torch.no_grad()
+def context_maps(backbone: EfficientMod, images: Tensor) -> list[list[BlockMaps]]:
+    """Runs the backbone and keeps the maps of its modulation blocks; attention blocks have none.
+
+    Args:
+        backbone (EfficientMod): In evaluation mode, in the training or the inference form.
+        images (Tensor): Normalised images (B, 3, H, W).
+
+    Returns:
+        list[list[BlockMaps]]: For each image, the blocks in the order in which they run.
+    """
+    with _recorded(backbone) as records:
+        backbone(images)
+    samples: list[list[BlockMaps]] = [[] for _ in images]
+    for (stage, block), record in records.items():
+        context, value = record['context'], record['value']  # (B, H, W, C), (B, H, W, ratio * C)
+        parts = value.unflatten(-1, (-1, context.shape[-1]))  # (B, H, W, ratio, C)
+        if parts.shape[-2] > 1:
+            parts = torch.nn.functional.gelu(parts)
+        products = (parts * context.unsqueeze(-2)).mean(-1).permute(0, 3, 1, 2)
+        maps = context.mean(-1), parts.mean(-1).permute(0, 3, 1, 2), products
+        for sample, *one in zip(samples, *maps):
+            sample.append(BlockMaps(stage, block, *one))
+    return samples
+
+
+@contextmanager
+def _recorded(backbone: EfficientMod) -> Iterator[dict[tuple[int, int], dict[str, Tensor]]]:
+    """(stage, block) -> outputs of the context branch and of the value's linear layer, while the backbone runs."""
+    records: dict[tuple[int, int], dict[str, Tensor]] = {}
+    handles = []
+    for i, blocks in enumerate(backbone.stages, 1):
+        for j, block in enumerate(blocks, 1):
+            if isinstance(block, (ModulationBlock, DeployModulationBlock)):
+                for name, part in (('context', block.context), ('value', block.fc1)):
+
+                    def keep(module: nn.Module, args: tuple, output: Tensor, key: tuple = (i, j, name)) -> None:
+                        records.setdefault(key[:2], {})[key[2]] = output.float()
+
+                    handles.append(part.register_forward_hook(keep))
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()

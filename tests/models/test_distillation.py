@@ -1,0 +1,182 @@
+"""Distillation: the loss by hand, a teacher that nothing reaches, refusals, and trainings in one and two processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.model import ExponentialMovingAverage
+from torch.testing import assert_close
+
+from helpers import REPO, build_model, randomised
+from mmefficientmod.launch import launch
+from mmefficientmod.models import EfficientMod
+
+pytest.importorskip('mmpretrain')
+
+CONFIG = REPO / 'configs/classification/efficientmod-xxs_8xb256_distill_in1k.py'
+CLASSES = 3
+TINY = dict(
+    embed_dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), attn_depths=(0, 0, 0, 0), ratio=2, attn_ratios=(4,) * 4,
+    drop_path_rate=0.0,
+)  # fmt: skip
+TEACHER = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmefficientmod.EfficientMod', arch=TINY, out_indices=3),
+    neck=dict(type='mmefficientmod.NormPooling', in_channels=16),
+    head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=16),
+)
+TRAINING = f"""
+_base_ = '{CONFIG}'
+arch = {TINY!r}
+classes = dict(metainfo=dict(classes=('red', 'green', 'blue')))
+loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
+train_dataloader = dict(dataset=dict(pipeline=pipeline, **classes), **loader)
+val_dataloader = test_dataloader = dict(dataset=dict(split='train', pipeline=pipeline, **classes), **loader)
+data_preprocessor = dict(num_classes={CLASSES})
+val_evaluator = test_evaluator = dict(topk=(1, ))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=1)
+env_cfg = dict(dist_cfg=dict(backend='gloo'))
+model = dict(
+    backbone=dict(arch=dict(arch, _delete_=True)),
+    neck=dict(in_channels=16),
+    head=dict(num_classes={CLASSES}, in_channels=16, topk=(1, )),
+    teacher=dict(_delete_=True, **{TEACHER!r}),
+    teacher_checkpoint='teacher.pth',
+)
+del arch, classes, loader, pipeline
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a teacher's file, a few pictures of three classes and the config of a training."""
+    teacher = randomised(build_model(Config(dict(model=TEACHER, default_scope='mmpretrain'))))
+    torch.save(dict(state_dict=teacher.state_dict(), meta={}), tmp_path / 'teacher.pth')
+    for i, name in enumerate(('red', 'green', 'blue') * 2):
+        image = np.random.RandomState(i).randint(0, 128, (64, 64, 3), np.uint8)
+        image[..., 2 - i % 3] += 127
+        mmcv.imwrite(image, str(tmp_path / f'data/train/{name}/{i}.png'))
+    (tmp_path / 'config.py').write_text(TRAINING)
+    monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'data'))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [*sys.argv])
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    return tmp_path
+
+
+def make_batch(model):
+    """Normalised, mixed images with their soft targets, as a training has them."""
+    from mmpretrain.structures import DataSample
+
+    samples = [DataSample().set_gt_label(i % CLASSES) for i in range(4)]
+    data = dict(inputs=torch.rand(4, 3, 64, 64) * 255, data_samples=samples)
+    return model.data_preprocessor(data, training=True)
+
+
+def student(folder, **options):
+    config = Config.fromfile(folder / 'config.py')
+    config.model.update(options)
+    config.model.data_preprocessor = dict(config.data_preprocessor, type='ClsDataPreprocessor')
+    model = build_model(config)
+    model.init_weights()
+    return randomised(model).train()
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize(('alpha', 'tau'), [(0.9, 1.0), (0.3, 2.0), (0.0, 1.0)])
+def test_loss_is_the_published_one(alpha, tau, folder):
+    model = student(folder, alpha=alpha, tau=tau)
+    batch = make_batch(model)
+    losses = model(**batch, mode='loss')
+    with torch.no_grad():
+        own, theirs = model(batch['inputs']), model.teacher.model(batch['inputs'])
+    mixed = torch.stack([sample.gt_score for sample in batch['data_samples']])
+    base = -((mixed * 0.9 + 0.1 / CLASSES) * F.log_softmax(own, -1)).sum(-1).mean()
+    p, log_q = F.softmax(theirs / tau, -1), F.log_softmax(own / tau, -1)
+    divergence = (p * (p.log() - log_q)).sum(-1).mean() * tau**2
+    assert_close(losses['loss_base'], (1 - alpha) * base)
+    assert_close(losses['loss_distill'], alpha * divergence)
+
+
+def test_nothing_reaches_the_teacher(folder):
+    model = student(folder)
+    teacher = model.teacher.load()
+    before = copy.deepcopy(teacher.state_dict())
+    assert not any('teacher' in name for name in (*model.state_dict(), *dict(model.named_parameters())))
+    assert not any(module.training for module in teacher.modules())
+    average = ExponentialMovingAverage(model, momentum=0.5)
+    assert average.module.teacher.load() is teacher
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    sum(model(**make_batch(model), mode='loss').values()).backward()
+    optimiser.step()
+    average.update_parameters(model)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert_close(teacher.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.both_stacks
+def test_loss_under_autocast_is_single_precision(folder):
+    model = student(folder)
+    batch = make_batch(model)
+    whole = model(**batch, mode='loss')
+    with torch.autocast('cpu', torch.bfloat16):
+        half = model(**batch, mode='loss')
+    assert half['loss_distill'].dtype == torch.float32
+    assert_close(half['loss_distill'], whole['loss_distill'], rtol=0.1, atol=0.02)
+
+
+def refused(*options):
+    with pytest.raises(SystemExit) as error:
+        launch('train', ['config.py', '--work-dir', 'work', *(('--cfg-options', *options) if options else ())])
+    assert isinstance(error.value.code, str) and error.value.code.startswith('error: ')
+    assert '\n' not in error.value.code
+    return error.value.code
+
+
+def test_a_training_that_cannot_work_is_refused_before_the_start(folder):
+    assert "the teacher's checkpoint no.pth does not exist" in refused('model.teacher_checkpoint=no.pth')
+    assert 'the teacher has 5 classes, the student 3' in refused('model.teacher.head.num_classes=5')
+    torch.save(EfficientMod('xxs').state_dict(), 'other.pth')
+    model = student(folder)
+    model.teacher = type(model.teacher)(TEACHER, 'other.pth')
+    with pytest.raises(RuntimeError, match=r'^teacher other.pth: .*[^\n]*$'):
+        model.init_weights()
+    with pytest.raises(ValueError, match=r'alpha must be 0 to 1 and tau above 0, got 2 and 1\.0'):
+        student(folder, alpha=2)
+
+
+def train(folder, *launcher_and_options):
+    command = [sys.executable, *launcher_and_options]
+    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_and_resumed_in_one(folder):
+    tool, options = str(REPO / 'tools/train.py'), ['config.py', '--work-dir', 'work']
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    log = train(folder, *launcher, tool, *options, '--launcher', 'pytorch')
+    assert 'loss_distill' in log and 'accuracy/top1' in log
+    first = torch.load(folder / 'work/epoch_1.pth', weights_only=True)
+    assert not any('teacher' in name for key in ('state_dict', 'ema_state_dict') for name in first[key])
+    log = train(folder, tool, *options, '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert 'resumed epoch: 1' in log
+    second = torch.load(folder / 'work/epoch_2.pth', weights_only=True)['state_dict']
+    assert any((second[name] != value).any() for name, value in first['state_dict'].items())
+    os.remove(folder / 'teacher.pth')  # a test needs none
+    log = train(folder, str(REPO / 'tools/test.py'), 'config.py', 'work/epoch_2.pth', '--work-dir', 'work')
+    assert 'accuracy/top1' in log
