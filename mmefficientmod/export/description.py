@@ -11,8 +11,8 @@ whose keys are the fields of :class:`Description`. All files take the same input
 Outputs by task:
 
 - ``backbone``: ``level0`` ... ``level3``, maps (B, C, H / stride, W / stride) float32.
-- ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, number of classes, H / 4, W / 4)
-  float32. For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the
+- ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, classes, H / 4, W / 4) float32.
+  For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the
   part that is no padding, resized to that size, and the largest is taken, as MMSegmentation does.
 - ``detection``, of one picture: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score;
   ``scores`` (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance

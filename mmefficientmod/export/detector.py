@@ -88,7 +88,7 @@ class DetectorForm(nn.Module):
     def _classify(
         self, levels: tuple[Tensor, ...], proposals: Tensor, is_proposal: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The detections: boxes (N, 4), scores (N,), labels (N,), and how many candidates that may matter were left out ()."""
+        """The detections: boxes (N, 4), scores (N,), labels (N,); and how many candidates are left out that may matter."""
         cfg, head = self.rcnn_cfg, self.roi_head.bbox_head
         features = extract(self.roi_head.bbox_roi_extractor, levels, proposals)
         if self.roi_head.with_shared_head:
@@ -106,7 +106,7 @@ class DetectorForm(nn.Module):
         kept, index = ranks.topk(min(cfg.max_per_img, top.shape[0]))
         is_kept = kept >= 0
         # NMS goes from the best candidate down: those cut off change nothing where enough were found before them.
-        left_out = ((scores > cfg.score_thr).sum() - counts.sum()) * (~is_kept).any()
+        left_out = ((scores > cfg.score_thr).sum() - counts.sum()) * ((ranks >= 0).sum() < cfg.max_per_img)
         return boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept, left_out
 
     def _segment(self, levels: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
