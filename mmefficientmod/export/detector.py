@@ -7,6 +7,8 @@ keeps all rows and marks those that count.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class DetectorForm(nn.Module):
     def _classify(
         self, levels: tuple[Tensor, ...], proposals: Tensor, is_proposal: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The detections: boxes (N, 4), scores (N,), labels (N,); and how many candidates are left out that may matter."""
+        """Boxes (N, 4), scores (N,) and labels (N,) of the detections; how many candidates that may matter are left out."""
         cfg, head = self.rcnn_cfg, self.roi_head.bbox_head
         features = extract(self.roi_head.bbox_roi_extractor, levels, proposals)
         if self.roi_head.with_shared_head:
@@ -184,8 +186,8 @@ def check_supported(model: nn.Module) -> None:
 
     if not isinstance(model, TwoStageDetector):
         raise ExportError(
-            f'{type(model).__name__} cannot be exported whole: detectors are Faster and Mask R-CNN; --part backbone '
-            'exports the backbone of any detector'
+            f'{type(model).__name__} cannot be exported whole: detectors are Faster and Mask R-CNN, RetinaNet, FCOS; '
+            '--part backbone exports the backbone of any detector'
         )
     expect(model.rpn_head, RPNHead)
     expect(model.roi_head, StandardRoIHead)
@@ -204,11 +206,17 @@ def check_supported(model: nn.Module) -> None:
             expect(layer, RoIAlign)
             if layer.pool_mode != 'avg':
                 raise ExportError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it has to be avg')
-    for name, cfg in (('rpn', model.test_cfg.rpn), ('rcnn', model.test_cfg.rcnn)):
-        if cfg.nms.get('type', 'nms') != 'nms' or set(cfg.nms) - {'type', 'iou_threshold', 'split_thr'}:
-            raise ExportError(f'test_cfg.{name}.nms={dict(cfg.nms)} cannot be exported: it has to be plain nms')
+    check_nms('test_cfg.rpn', model.test_cfg.rpn)
+    check_nms('test_cfg.rcnn', model.test_cfg.rcnn)
     if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls or head.bbox_head.custom_cls_channels:
         raise ExportError('an RPN with softmax, or a loss with its own activation, cannot be exported')
+
+
+def check_nms(place: str, cfg: Mapping[str, Any]) -> None:
+    """Raises ExportError for another NMS than the plain one."""
+    nms = cfg['nms']
+    if nms.get('type', 'nms') != 'nms' or set(nms) - {'type', 'iou_threshold', 'split_thr'}:
+        raise ExportError(f'{place}.nms={dict(nms)} cannot be exported: it has to be plain nms')
 
 
 def _overrides(part: object) -> bool:

@@ -194,10 +194,14 @@ def make_form(source: Source, task: str, size: tuple[int, int] | None) -> nn.Mod
 
         check_segmentor(source.model)
         return SegmentorForm(source.model).eval()
+    from mmdet.models.detectors import SingleStageDetector
+
     from .detector import DetectorForm
+    from .one_stage import OneStageForm
 
     assert size  # chosen before
-    return DetectorForm(source.model, size).eval()
+    kind = OneStageForm if isinstance(source.model, SingleStageDetector) else DetectorForm
+    return kind(source.model, size).eval()
 
 
 def describe(
@@ -205,7 +209,8 @@ def describe(
 ) -> Description:
     """The description of what is to be written, without files and checks."""
     detection = form.task == 'detection'
-    test_cfg = source.model.test_cfg.rcnn if detection else {}
+    test_cfg = source.model.test_cfg if detection else {}
+    test_cfg = test_cfg.get('rcnn', test_cfg)
     return Description(
         task=form.task,
         part=part,

@@ -36,9 +36,17 @@ DETECTOR = dict(
         mask_head=dict(in_channels=16, conv_out_channels=16),
     ),
 )
+ONE_STAGE = dict(
+    backbone=BACKBONE,
+    neck=dict(in_channels=CHANNELS, out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, num_classes=6),
+)
+DEMO = REPO / 'demo/configs'
 MODELS = {
-    'segmentor': ('fpn_efficientmod-xxs_1xb8-200_demo-192x256.py', SEGMENTOR),
-    'detector': ('mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py', DETECTOR),
+    'segmentor': (str(DEMO / 'fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'), SEGMENTOR),
+    'detector': (str(DEMO / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py'), DETECTOR),
+    'retinanet': ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', ONE_STAGE),
+    'fcos': ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', ONE_STAGE),
 }
 
 
@@ -54,13 +62,17 @@ def trained(tmp_path_factory):
             folder = tmp_path_factory.mktemp(kind)
             base, model = MODELS[kind]
             config = folder / f'{kind}.py'
-            config.write_text(f'_base_ = {str(REPO / "demo/configs" / base)!r}\nmodel = {model!r}\n')
+            config.write_text(f'_base_ = {base!r}\nmodel = {model!r}\n')
             settings = Config.fromfile(config)
             torch.manual_seed(0)
             network = randomised(build_quietly(settings.model, settings.default_scope))
             if kind == 'detector':  # scores that differ
                 for layer, factor in ((network.rpn_head.rpn_cls, 3), (network.roi_head.bbox_head.fc_cls, 4)):
                     layer.weight.data *= factor
+            if kind in ('retinanet', 'fcos'):
+                layer = network.bbox_head.retina_cls if kind == 'retinanet' else network.bbox_head.conv_cls
+                layer.weight.data *= 10
+                layer.bias.data.fill_(-3)
             checkpoint = folder / f'{kind}.pth'
             torch.save(dict(state_dict=network.state_dict(), meta={}), checkpoint)
             made[kind] = config, checkpoint

@@ -80,6 +80,19 @@ def test_detector_with_and_without_padding(size, exported):
 
 
 @pytest.mark.ops
+@pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
+def test_one_stage_detectors(kind, exported):
+    model, folder = exported(kind, size=(96, 128))
+    described = read_description(folder)
+    sample = Sample('new', pad(picture(1, 90, 100).image, 96, 128, described.input['fill']), (90, 100))
+    found = Session(folder).run(sample.image, sample.picture)
+    expected = library_result(model, 'detection', sample)
+    assert len(expected['scores']) > 10
+    assert expected['boxes'][:, 2].max() <= 100
+    assert_agrees(compare('detection', expected, found, sample))
+
+
+@pytest.mark.ops
 @pytest.mark.parametrize('share', ['none', 'few', 'crowd'])
 def test_detector_form_of_few_and_many_objects(share, trained):
     """Eagerly: the number of candidates changes no shape, and an unused row has score 0."""
