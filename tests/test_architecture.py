@@ -28,7 +28,16 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 READERS = (
     *('zoo.tasks', 'zoo.backbones', 'zoo.published', 'measure.records', 'measure.tables', 'compare.workdir'),
-    *('compare.state', 'compare.settings', 'compare.results', 'compare.table', 'compare.plots', 'compare.report'),
+    *(
+        'export.description',
+        'export.formats',
+        'compare.state',
+        'compare.settings',
+        'compare.results',
+        'compare.table',
+        'compare.plots',
+        'compare.report',
+    ),
 )
 
 

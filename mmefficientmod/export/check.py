@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ SCORE_LIMIT = 1e-3
 IOU_LIMIT = 0.99  # of boxes and of masks
 SIZES = ((1, 224, 224), (1, 320, 192), (2, 96, 160), (1, 333, 517), (3, 32, 32), (1, 65, 47))  # batch, height, width
 
-Outputs = Mapping[str, np.ndarray]
+Outputs = typing.Mapping[str, np.ndarray]  # that of collections.abc needs Python 3.9
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class DetectorForm(nn.Module):
     def _classify(
         self, levels: tuple[Tensor, ...], proposals: Tensor, is_proposal: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), scores (N,) and labels (N,) of the detections; how many candidates that may matter are left out."""
+        """The detections, boxes (N, 4), scores (N,), labels (N,), and the number of candidates that are left out ()."""
         cfg, head = self.rcnn_cfg, self.roi_head.bbox_head
         features = extract(self.roi_head.bbox_roi_extractor, levels, proposals)
         if self.roi_head.with_shared_head:
