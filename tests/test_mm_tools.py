@@ -277,6 +277,17 @@ def test_averaged_weights_are_those_that_are_tested(segmentor):
 
 
 @pytest.mark.ops
+@pytest.mark.both_stacks
+def test_the_inference_form_is_tested_and_inferred_without_an_option(segmentor, picture):
+    run(f'{REPO}/tools/convert_checkpoint.py', segmentor[1], 'deployed.pth', '--deploy')
+    args = (SEGMENTATION, 'deployed.pth', '--work-dir', 'deployed', '--cfg-options', *LOADERS)
+    expected = metrics(segmentor[2])['mIoU']
+    assert metrics(run(f'{REPO}/tools/test.py', *args))['mIoU'] == pytest.approx(expected, abs=0.05)
+    assert metrics(tool('mmseg', 'test', *args))['mIoU'] == pytest.approx(expected, abs=0.05)
+    assert infer(SEG_INFERENCE, SEGMENTATION, 'deployed.pth', picture, 'seg_deployed')['shape'] == [96, 128]
+
+
+@pytest.mark.ops
 def test_auto_scale_lr(detector):
     assert 'LR is set based on batch size of 8 and the current batch size is 2' in detector[2]
 

@@ -60,12 +60,16 @@ def load(args: argparse.Namespace) -> Model:
         from mmefficientmod.predict.exported import ExportedModel
 
         return ExportedModel(Path(args.model[0]), args.device, args.score_thr, args.format)
-    from mmefficientmod.checks import LaunchError
-    from mmefficientmod.predict.inferencers import InferencerModel
-    from mmefficientmod.safe_load import CheckpointError
-
     if args.format:
         raise PredictError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
+    try:
+        from mmefficientmod.checks import LaunchError
+        from mmefficientmod.predict.inferencers import InferencerModel
+        from mmefficientmod.safe_load import CheckpointError
+    except ImportError as error:
+        raise PredictError(
+            f'a checkpoint needs torch and an MM library ({error}); an exported folder does not'
+        ) from None
     try:
         return InferencerModel(*args.model, args.device, args.score_thr)
     except (LaunchError, CheckpointError) as error:
