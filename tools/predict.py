@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is, with a file the CPU')
     parser.add_argument('--batch-size', type=parse_positive, default=1, help='pictures at a time; default 1')
     parser.add_argument('--no-pictures', action='store_true', help='draw nothing, write predictions alone')
-    parser.add_argument('--format', choices=['onnx', 'openvino', 'torch'], help='which of the exported files to use')
+    parser.add_argument('--format', help='which of the exported files to use, such as openvino or onnx-int8')
     args = parser.parse_args(argv)
     args.exported = is_exported(args.paths[-1])
     operands = 1 if args.exported else 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from helpers import REPO, build_model, randomised
 from scenes import make_scene
@@ -26,6 +27,14 @@ data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.
 pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
 test_dataloader = dict(dataset=dict(type='CustomDataset', data_root='', pipeline=pipeline))
 """
+
+
+@pytest.fixture(autouse=True)
+def own_scope():
+    """Takes back the default scope that an inferencer sets for the whole process."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict = before
 
 
 @pytest.fixture(scope='session')
