@@ -77,6 +77,7 @@ def test_the_released_classifier_keeps_its_head(golden, tmp_path):
     assert_same(loaded, model)
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 def test_a_whole_model_is_switched_by_mmengine_loading_the_file(tmp_path):
     model = build_model(Config.fromfile(REPO / SEGMENTOR))

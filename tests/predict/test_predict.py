@@ -97,6 +97,7 @@ def test_the_inference_form_predicts_the_same_with_the_same_command(detector, pi
     assert [path.name for path in (tmp_path / 'deployed').iterdir()] == ['predictions.json']
 
 
+@pytest.mark.libraries
 @pytest.mark.both_stacks
 def test_classes_of_a_classifier(classifier, pictures, tmp_path):
     from mmpretrain import ImageClassificationInferencer

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco
 
 from mmefficientmod.predict.results import Mask, cut_mask, encode, paste_mask
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import category_ids, image_ids, map_names
+
+coco = pytest.importorskip('pycocotools.mask')
 
 
 def whole(mask, height, width):
