@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from torch.testing import assert_close
 
-from helpers import REPO, load_tool, trained
+from helpers import REPO, build_model, load_tool, randomised, trained
 from mmefficientmod.models.modulation import product
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import overlay
@@ -105,6 +106,24 @@ def test_checkpoints_single_files_and_tensorboard(picture, golden, tmp_path, mon
         [*command[:3], '--out-dir', 'board', '--cfg-options', 'visualizer.vis_backends.0.type=TensorboardVisBackend']
     )
     assert list((tmp_path / 'board').rglob('events.out.tfevents*'))
+
+
+def test_class_activation_map_is_the_one_by_hand():
+    """GradCAM, which MMPreTrain's tool calls, with the module of a level as its target layer and no reshaping."""
+    cam = pytest.importorskip('pytorch_grad_cam')
+    pytest.importorskip('mmpretrain')
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, images = (
+        randomised(build_model(Config.fromfile(REPO / CONFIGS['classifier']))).eval(),
+        torch.rand(1, 3, 64, 64),
+    )
+    found = cam.GradCAM(model, [model.backbone.levels[3]])(images, targets=[ClassifierOutputTarget(7)])[0]
+    (level,) = model.backbone(images)
+    (grad,) = torch.autograd.grad(model.head(model.neck((level,)))[0, 7], level)
+    heat = (grad.mean((2, 3), keepdim=True) * level).sum(1)[0].relu().detach().numpy()
+    heat = cv2.resize((heat - heat.min()) / (heat.max() - heat.min()), (64, 64))
+    assert np.abs(found - heat).max() < 1e-4
 
 
 def test_bad_input_is_refused_in_one_line(picture, tmp_path):
