@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
+from .annotations import check_classes, check_content
 from .checkpoint import find_weights, is_deploy_form, read_checkpoint
 from .classifier_checks import find_head_problem, find_label_problem, find_teacher_problem
 from .lite import allow_missing_operators
@@ -113,6 +114,10 @@ def check_run(script: str, config: Config) -> None:
         check_checkpoint(start, config, training)
     if training:
         _refuse(find_teacher_problem(config.get('model') or {}))
+        datasets = [
+            item for item in _datasets(config.get('train_dataloader'), 'train_dataloader') if _is_known(item[1])
+        ]
+        check_classes(datasets, _dicts(config.get('model'), 'model'))
         check_precision(config)
         for place, _, backbone in _backbones(config):
             check_pretrained(place, backbone)
@@ -203,6 +208,8 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
         _require('data root', root, place, 'data_root')
     for option, (kind, path) in paths.items():
         _require(kind, osp.join(root, osp.expanduser(path)), place, option)
+    found = {option: osp.join(root, osp.expanduser(path)) for option, (_, path) in paths.items()}
+    check_content(place, _type_name(dataset), dataset, found)
 
 
 def _refuse(problem: str | None) -> None:

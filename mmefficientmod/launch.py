@@ -18,6 +18,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from .annotations import DataError
 from .checkpoint import CheckpointError
 from .checks import LaunchError, check_mmcv_ops, check_run, choose_checkpoint, drop_needless_pretrained
 from .cpu_processes import start_on_cpu
@@ -65,7 +66,10 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
     if hasattr(tool, 'RUNNERS'):
         tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
-    tool.main()
+    try:
+        tool.main()
+    except CheckpointError as error:  # weights are compared with the model when it is there
+        raise SystemExit(f'error: {error}') from None
 
 
 def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
@@ -84,9 +88,18 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
             problem = start_on_cpu(config)
             if problem:
                 raise LaunchError(problem)
-        return build(config)
+            return _build(build, config)
 
     return check_and_build
+
+
+def _build(build: Callable, config: Config) -> object:
+    try:
+        return build(config)
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise LaunchError(f'the config names what is not there: {error.args[0]}') from error
 
 
 @contextmanager
@@ -94,7 +107,7 @@ def _refusing() -> Iterator[None]:
     """Ends the program with the one line of an error that says what to do."""
     try:
         yield
-    except (LaunchError, CheckpointError, FileNotFoundError) as error:
+    except (LaunchError, DataError, CheckpointError, FileNotFoundError) as error:
         raise SystemExit(f'error: {error}') from None
 
 
@@ -208,7 +221,7 @@ def _parse(tool: Any, config: str) -> None:
     """Lets the script's own parser judge ``sys.argv`` and show its help, then merges the config's overrides once."""
     try:
         args = tool.parse_args()
-    except ValueError as error:  # from DictAction
+    except (ValueError, AssertionError, RecursionError) as error:  # from DictAction
         raise LaunchError(f'--cfg-options takes KEY=VALUE pairs, and CONFIG comes before it ({error})') from error
     if args.config != config:
         raise LaunchError(f'is {config} or {args.config} the config? Put it before the options')

@@ -14,7 +14,7 @@ from helpers import REPO
 
 PACKAGE = 'mmefficientmod'
 FLOORS = (
-    ('utils', 'version', 'names'),
+    ('utils', 'version', 'names', 'annotations'),
     ('safe_load', 'registry'),
     ('checkpoint', 'lite', 'cpu_processes'),
     ('resume',),

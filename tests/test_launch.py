@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ FROM_SCRATCH = 'model.backbone.init_cfg=None'
 
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
-    """Empty data sets in both layouts: enough for what is checked before the start."""
+    """Data sets of one image in both layouts: enough for what is checked before the start."""
     for folder in (
         'coco/annotations',
         'coco/train2017',
@@ -36,8 +37,15 @@ def roots(tmp_path, monkeypatch):
         'ade/annotations/validation',
     ):
         (tmp_path / folder).mkdir(parents=True)
+    annotations = dict(
+        images=[dict(id=1, file_name='1.jpg', height=32, width=32)],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, iscrowd=0)],
+        categories=[dict(id=1, name='person')],
+    )
     for split in ('train', 'val'):
-        (tmp_path / f'coco/annotations/instances_{split}2017.json').write_text('{}')
+        (tmp_path / f'coco/annotations/instances_{split}2017.json').write_text(json.dumps(annotations))
+    for split in ('training', 'validation'):
+        (tmp_path / f'ade/images/{split}/1.jpg').touch()
     monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'coco'))
     monkeypatch.setenv('ADE20K_ROOT', str(tmp_path / 'ade'))
     return tmp_path

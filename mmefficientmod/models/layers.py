@@ -146,7 +146,7 @@ class Attention(nn.Module):
         q = q.unflatten(-1, (self.num_heads, -1)).flatten(1, 2).transpose(1, 2)  # (B, heads, HW, head_dims)
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4).unbind(0)  # fewer pixels
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, width))  # named: -1 fails on an empty batch
 
 
 def average_windows(x: Tensor, max_pixels: int) -> Tensor:
