@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
@@ -18,11 +19,20 @@ ITERATION, BATCH, EPOCH = range(3)  # what is seeded: three streams that have no
 
 
 def seed_all(*place: int) -> None:
-    """Seeds Python, NumPy and torch (every device) from whole numbers of 0 or more that name a place in a training."""
+    """Seeds Python, NumPy, torch and this process's device from whole numbers that name a place in a training."""
     words = np.random.SeedSequence(place).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1:3])
-    torch.manual_seed(int(words[3]))
+    seed = int(words[3])
+    if get_device() in (
+        'cpu',
+        'cuda',
+    ):  # as torch.manual_seed(), which formats a stack for each device without a driver
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # never in a forked worker
+            torch.cuda.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class PlacedBatch(list):

@@ -159,7 +159,7 @@ def resident() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize('form', ['eager', 'deploy', 'training'])
 def test_memory_stays_flat(form):
-    """2,000 calls at changing sizes, 300 training iterations: within 5 % after a quarter of them."""
+    """2,000 calls at changing sizes, 300 training iterations: within 5 % in their second half."""
     model, calls = tiny(), 300 if form == 'training' else 2000
     if form == 'deploy':
         model.switch_to_deploy()
@@ -167,7 +167,7 @@ def test_memory_stays_flat(form):
     sizes = torch.randint(32, 200, (calls, 2), generator=torch.Generator().manual_seed(0)).tolist()
     after_warm_up = 0
     for i, size in enumerate(sizes):
-        if i == calls // 4:
+        if i == calls // 2:
             after_warm_up = resident()
         images = torch.randn(1, 3, *size)
         if form == 'training':
