@@ -60,7 +60,7 @@ def test_hand_made_files(weights, tmp_path, monkeypatch):
         except BaseException as error:
             raise AssertionError(f'{what}: {type(error).__name__}: {error}') from error
     print(dict(results))
-    assert results.total() >= 200 and os.listdir(tmp_path) == ['file.pth']
+    assert sum(results.values()) >= 200 and os.listdir(tmp_path) == ['file.pth']
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
@@ -79,7 +79,7 @@ def test_flipped_bits(weights, tmp_path):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         results[outcome(bytes(data), weights, tmp_path)] += 1
     print(dict(results))
-    assert results.total() == 600
+    assert sum(results.values()) == 600
 
 
 def test_flips_in_an_archives_directory(weights, tmp_path):

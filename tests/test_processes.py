@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from helpers import REPO
+from mmefficientmod.safe_load import read_checkpoint
 from scenes import make_dataset
 
 pytestmark = [
@@ -99,9 +100,7 @@ def test_training_resuming_and_evaluating(root, tmp_path):
     shutil.copy(tmp_path / 'whole/iter_2.pth', tmp_path / 'resumed')
     code, output = train(root, tmp_path / 'resumed', '--resume')
     assert code == 0, output[-3000:]
-    one, other = (
-        torch.load(tmp_path / name / 'iter_4.pth', weights_only=True)['state_dict'] for name in ('whole', 'resumed')
-    )
+    one, other = (read_checkpoint(f'{tmp_path}/{name}/iter_4.pth')['state_dict'] for name in ('whole', 'resumed'))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
     checkpoint, metrics = tmp_path / 'whole/iter_4.pth', []

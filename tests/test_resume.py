@@ -20,7 +20,7 @@ import torch
 
 from helpers import REPO
 from mmefficientmod.resume import find_newest_whole
-from mmefficientmod.safe_load import CheckpointError
+from mmefficientmod.safe_load import CheckpointError, read_checkpoint
 from scenes import make_dataset
 
 TASKS = {
@@ -111,7 +111,7 @@ def flatten(node: object, place: str = '') -> dict:
 
 def content(path: Path) -> dict:
     """Weights, optimizer and schedules of a checkpoint."""
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = read_checkpoint(str(path))
     return flatten({key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers')})
 
 
@@ -275,7 +275,7 @@ def test_damaged_checkpoints_are_never_overwritten_by_a_new_start(work_dir):
 
 
 def test_weights_alone_are_no_checkpoint_to_resume_from(work_dir):
-    checkpoint = torch.load(work_dir / 'iter_12.pth', weights_only=True)
+    checkpoint = read_checkpoint(str(work_dir / 'iter_12.pth'))
     torch.save({'state_dict': checkpoint['state_dict'], 'meta': checkpoint['meta']}, work_dir / 'iter_99.pth')
     choice = find_newest_whole(work_dir)
     assert choice.path == str(work_dir / 'iter_12.pth') and 'iter_99.pth holds no message_hub' in choice.notes[0]
