@@ -80,9 +80,16 @@ def training_length(config: Mapping) -> tuple[int, str]:
 
 
 def last_checkpoint(work_dir: Path) -> Path | None:
-    """The newest complete checkpoint; MMEngine notes its name, here with the folder as it is now."""
+    """The newest checkpoint: the one that MMEngine notes, with the folder as it is now, else that of the highest step.
+
+    A kill, a move or an edit may have left the note behind; a training with checkpoints is never started anew.
+    """
     note = work_dir / 'last_checkpoint'
-    return work_dir / Path(note.read_text().strip()).name if note.exists() else None
+    name = Path(note.read_text(errors='replace').strip()).name if note.exists() else ''
+    if name and (work_dir / name).is_file():
+        return work_dir / name
+    steps = [path for path in work_dir.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)]
+    return max(steps, key=checkpoint_step, default=work_dir / name if name else None)
 
 
 def checkpoint_step(checkpoint: Path | None) -> int:

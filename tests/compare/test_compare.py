@@ -23,7 +23,7 @@ from mmefficientmod.compare.results import collect
 from mmefficientmod.compare.runs import Job
 from mmefficientmod.compare.settings import Settings, backbone_config
 from mmefficientmod.compare.table import compare
-from mmefficientmod.compare.workdir import last_line
+from mmefficientmod.compare.workdir import last_checkpoint, last_line
 from mmefficientmod.measure.records import Case, Measurement, records
 from mmefficientmod.zoo.backbones import task_backbones
 from mmefficientmod.zoo.tasks import TASKS
@@ -481,3 +481,13 @@ def test_reason_of_a_failure(text, line, tmp_path):
         begin = file.tell()
         file.write('another run, killed')
     assert last_line(tmp_path / 'log', begin) == 'another run, killed'
+
+
+@pytest.mark.parametrize('note', [None, '', '/elsewhere/iter_9.pth', 'iter_10.pth'])
+def test_the_last_checkpoint_is_found_without_its_note(note, tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for name in ('iter_2.pth', 'iter_10.pth', 'best_mIoU_iter_99.pth', '.iter_12.pth'):
+        (tmp_path / name).touch()
+    if note is not None:
+        (tmp_path / 'last_checkpoint').write_text(note)
+    assert last_checkpoint(tmp_path) == tmp_path / 'iter_10.pth'
