@@ -114,10 +114,8 @@ def check_run(script: str, config: Config) -> None:
         check_checkpoint(start, config, training)
     if training:
         _refuse(find_teacher_problem(config.get('model') or {}))
-        datasets = [
-            item for item in _datasets(config.get('train_dataloader'), 'train_dataloader') if _is_known(item[1])
-        ]
-        check_classes(datasets, _dicts(config.get('model'), 'model'))
+        datasets = _datasets(config.get('train_dataloader'), 'train_dataloader')
+        check_classes([item for item in datasets if _is_known(item[1])], _dicts(config.get('model'), 'model'))
         check_precision(config)
         for place, _, backbone in _backbones(config):
             check_pretrained(place, backbone)
