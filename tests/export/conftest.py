@@ -38,8 +38,8 @@ DETECTOR = dict(
 )
 ONE_STAGE = dict(
     backbone=BACKBONE,
-    neck=dict(in_channels=CHANNELS, out_channels=32),
-    bbox_head=dict(in_channels=32, feat_channels=32, num_classes=6),
+    neck=dict(in_channels=CHANNELS, out_channels=64),
+    bbox_head=dict(in_channels=64, feat_channels=64, num_classes=6),
 )
 DEMO = REPO / 'demo/configs'
 MODELS = {
@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
                     layer.weight.data *= factor
             if kind in ('retinanet', 'fcos'):
                 layer = network.bbox_head.retina_cls if kind == 'retinanet' else network.bbox_head.conv_cls
-                layer.weight.data *= 10
+                layer.weight.data *= 2 if kind == 'retinanet' else 10
                 layer.bias.data.fill_(-3)
             checkpoint = folder / f'{kind}.pth'
             torch.save(dict(state_dict=network.state_dict(), meta={}), checkpoint)
