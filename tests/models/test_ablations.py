@@ -27,9 +27,9 @@ def config_of(name):
     return CONFIGS / f'efficientmod-s-conv_{name}_8xb256_in1k.py'
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize('name', ROWS)
 def test_parameters_and_cost_are_as_published(name):
-    pytest.importorskip('mmpretrain')
     cost = measure_config(config_of(name), (224, 224))
     assert [round(cost.params / 1e6, 1), round(cost.macs / 1e9, 1)] == ROWS[name][:2]
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-import mmcv
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,7 +25,7 @@ from mmefficientmod.hooks import WeightCopyHook
 from mmefficientmod.launch import launch
 from mmefficientmod.models import EfficientMod
 
-pytest.importorskip('mmpretrain')
+pytestmark = pytest.mark.libraries
 
 CONFIG = str(REPO / 'configs/classification/efficientmod-{}_8xb256_in1k.py')
 XXS = CONFIG.format('xxs')
@@ -82,7 +82,9 @@ def pictures(tmp_path_factory):
         random = np.random.RandomState(seed)
         for i in range(4):
             image = random.randint(0, 128, (80, 90, 3)) + 127 * (i % 2)
-            mmcv.imwrite(image.astype(np.uint8), str(root / split / ('dark', 'light')[i % 2] / f'{i}.png'))
+            folder = root / split / ('dark', 'light')[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f'{i}.png'), image.astype(np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('IMAGENET_ROOT', str(root))
         patch.setenv('CUDA_VISIBLE_DEVICES', '')

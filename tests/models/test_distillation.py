@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-import mmcv
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +21,7 @@ from helpers import REPO, build_model, randomised
 from mmefficientmod.launch import launch
 from mmefficientmod.models import EfficientMod
 
-pytest.importorskip('mmpretrain')
+pytestmark = pytest.mark.libraries
 
 CONFIG = REPO / 'configs/classification/efficientmod-xxs_8xb256_distill_in1k.py'
 CLASSES = 3
@@ -67,7 +67,8 @@ def folder(tmp_path, monkeypatch):
     for i, name in enumerate(('red', 'green', 'blue') * 2):
         image = np.random.RandomState(i).randint(0, 128, (64, 64, 3), np.uint8)
         image[..., 2 - i % 3] += 127
-        mmcv.imwrite(image, str(tmp_path / f'data/train/{name}/{i}.png'))
+        (tmp_path / 'data/train' / name).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f'data/train/{name}/{i}.png'), image)
     (tmp_path / 'config.py').write_text(TRAINING)
     monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'data'))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')

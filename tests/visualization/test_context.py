@@ -14,6 +14,8 @@ from mmefficientmod.models.modulation import product
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import overlay
 
+pytestmark = pytest.mark.libraries
+
 CONFIGS = {
     'classifier': 'configs/classification/efficientmod-xxs_8xb256_in1k.py',
     'detector': 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
@@ -70,8 +72,6 @@ def test_a_map_lies_over_its_place_of_the_picture():
 @pytest.mark.both_stacks
 @pytest.mark.parametrize('kind', ['classifier', pytest.param('detector', marks=pytest.mark.ops), 'segmentor'])
 def test_sheets_of_every_kind_of_model(kind, picture, tmp_path, monkeypatch):
-    if kind == 'classifier':
-        pytest.importorskip('mmpretrain')
     monkeypatch.chdir(tmp_path)
     load_tool('visualize_context').main(
         [str(picture.parent), str(REPO / CONFIGS[kind]), '--out-dir', 'out', *NO_WEIGHTS]
@@ -85,7 +85,6 @@ def test_sheets_of_every_kind_of_model(kind, picture, tmp_path, monkeypatch):
 
 @pytest.mark.both_stacks
 def test_checkpoints_single_files_and_tensorboard(picture, golden, tmp_path, monkeypatch):
-    pytest.importorskip('mmpretrain')
     pytest.importorskip('tensorboard')
     monkeypatch.chdir(tmp_path)
     weights = golden('xxs')[0]
@@ -111,7 +110,6 @@ def test_checkpoints_single_files_and_tensorboard(picture, golden, tmp_path, mon
 def test_class_activation_map_is_the_one_by_hand():
     """GradCAM, which MMPreTrain's tool calls, with the module of a level as its target layer and no reshaping."""
     cam = pytest.importorskip('pytorch_grad_cam')
-    pytest.importorskip('mmpretrain')
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     model, images = (
