@@ -38,6 +38,7 @@ READERS = (
         'compare.plots',
         'compare.report',
     ),
+    *('predict.run', 'predict.exported'),
 )
 
 
