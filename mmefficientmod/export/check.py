@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,9 @@ def library_result(model: nn.Module, task: str, sample: Sample) -> Outputs:
     images = torch.from_numpy(sample.image)
     height, width = sample.image.shape[-2:]
     if task == 'backbone':
-        inputs = model.data_preprocessor(dict(inputs=list(images)))['inputs']
+        preprocessor = copy.copy(model.data_preprocessor)
+        preprocessor.pad_size_divisor = 1  # a backbone takes any size; what pads for its neck is not exported with it
+        inputs = preprocessor(dict(inputs=list(images)))['inputs']
         return {f'level{i}': v.numpy() for i, v in zip(model.backbone.out_indices, model.backbone(inputs))}
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
     if task == 'segmentation':

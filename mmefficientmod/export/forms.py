@@ -23,10 +23,9 @@ class Preprocess(nn.Module):
 
     def __init__(self, preprocessor: nn.Module) -> None:
         super().__init__()
-        # MMEngine, MMDetection and MMSegmentation swap the channels of pictures of three; mean and std are in RGB then
-        self.swap = bool(
-            getattr(preprocessor, '_channel_conversion', False) or getattr(preprocessor, 'channel_conversion', False)
-        )
+        # The names of MMDetection, MMSegmentation and MMPreTrain for the swap; mean and std are in RGB then.
+        names = ('_channel_conversion', 'channel_conversion', 'to_rgb')
+        self.swap = any(getattr(preprocessor, name, False) for name in names)
         normalises = getattr(preprocessor, '_enable_normalize', False)
         mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
         self.register_buffer('mean', mean.detach().clone().float().view(3, 1, 1))

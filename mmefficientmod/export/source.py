@@ -66,6 +66,8 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
         raise ExportError(
             f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config'
         )
+    if config.get('data_preprocessor'):  # MMPreTrain's configs have it beside the model
+        settings.setdefault('data_preprocessor', config.data_preprocessor)
     settings.backbone.init_cfg = None
     settings.pop('init_cfg', None)
     whole = any(name.startswith(BACKBONE_PREFIX) for name in weights)

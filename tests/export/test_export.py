@@ -34,6 +34,22 @@ def test_backbone_of_any_size(size, exported):
     assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
 
 
+@pytest.mark.parametrize('kind', ['classifier', 'segmentor', pytest.param('detector', marks=pytest.mark.ops)])
+def test_preprocessing_and_inference_form_of_each_library(kind, trained):
+    """Eagerly: the libraries name the swap of channels differently."""
+    from mmefficientmod.export.forms import BackboneForm
+    from mmefficientmod.export.making import as_runner
+    from mmefficientmod.export.source import read_source
+
+    model = read_source(*map(str, trained(kind)), part='backbone').model
+    form = BackboneForm(model).eval()
+    assert form.preprocess.swap
+    assert form.backbone.deploy
+    sample = picture(2, 65, 96)
+    found = as_runner(form)(dict(image=sample.image))
+    assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
+
+
 @pytest.mark.parametrize('format', ['onnx', 'openvino'])
 @pytest.mark.parametrize('size', [(1, 32, 32), (2, 95, 61), (1, 61, 200)])
 def test_segmentor_of_any_size(size, format, exported):
