@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch.testing import assert_close
 
 from helpers import REPO, randomised
+from mmefficientmod.checks import LaunchError, check_backbones
 from mmefficientmod.measure.complexity import measure_config
 from mmefficientmod.models import EfficientMod, ModulationVariant, SeparateMlpBlock
 from mmefficientmod.models.layers import ModulationBlock
@@ -116,3 +117,9 @@ def test_variants_train_in_the_network():
 def test_bad_blocks_are_refused(block, message):
     with pytest.raises(ValueError, match=message):
         EfficientMod(dict(SMALL, block=block), out_indices=(0, 1))
+
+
+def test_an_unknown_block_is_refused_before_the_start():
+    backbone = dict(type='mmefficientmod.EfficientMod', arch=dict(SMALL, block='NoSuchBlock'), out_indices=(0, 1))
+    with pytest.raises(LaunchError, match=r"^model\.backbone: arch names an unknown block 'NoSuchBlock'[^\n]*$"):
+        check_backbones(Config(dict(model=dict(backbone=backbone))), training=True)
