@@ -1,4 +1,4 @@
-"""Exports a trained backbone, segmentor or detector as checked files: ONNX, OpenVINO, AOTInductor."""
+"""Exports a trained backbone, classifier, segmentor or detector as checked files: ONNX, OpenVINO, AOTInductor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mmefficientmod.export.description import ExportError
 from mmefficientmod.export.formats import FORMATS, OPSET
 
 CHECKS = f"""
-Checks, of the eager inference form against MMDetection's or MMSegmentation's own result, then of each file against it:
+Checks, of the eager inference form against the MM library's own result, then of each file against it:
   backbone      each level within 1e-4 of its largest value
   segmentation  99.99 % of the pixels of the same class
+  classification  each probability within 1e-4
   detection     each detection matched: label, IoU >= 0.99, score within 1e-3, IoU of masks >= 0.99
 A check that fails leaves no file. ONNX files are of opset {OPSET}."""
 

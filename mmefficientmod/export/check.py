@@ -16,6 +16,7 @@ from .description import Description
 
 LEVEL_LIMIT = 1e-4  # largest difference, as a share of the level's largest value
 CLASS_LIMIT = 1e-4  # share of pixels of another class
+PROBABILITY_LIMIT = 1e-4
 SCORE_LIMIT = 1e-3
 IOU_LIMIT = 0.99  # of boxes and of masks
 SIZES = ((1, 224, 224), (1, 320, 192), (2, 96, 160), (1, 333, 517), (3, 32, 32), (1, 65, 47))  # batch, height, width
@@ -66,10 +67,21 @@ def picture_samples(paths: Sequence[str], description: Description, fill: Sequen
         height, width = description.fit(*picture.shape[:2])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
+        if description.resize.get('crop'):
+            image = _centre(image, description)
+            height, width = image.shape[2:]
         image = pad(image, *description.padded(height, width), fill)
         batch = description.size.get('batch') or 1
         samples.append(Sample(str(path), np.repeat(image, batch, 0), (height, width)))
     return samples
+
+
+def _centre(image: np.ndarray, description: Description) -> np.ndarray:
+    """Cuts the square that the test pipeline cuts, or the fixed size, out of the centre of (B, 3, H, W)."""
+    side = description.resize['crop']
+    size = (side, side) if description.size['dynamic'] else (description.size['height'], description.size['width'])
+    top, left = (max(have - want, 0) // 2 for have, want in zip(image.shape[2:], size))
+    return image[:, :, top : top + size[0], left : left + size[1]]
 
 
 def pad(image: np.ndarray, height: int, width: int, fill: Sequence[float]) -> np.ndarray:
@@ -99,6 +111,9 @@ def library_result(model: nn.Module, task: str, sample: Sample) -> Outputs:
         preprocessor.pad_size_divisor = 1  # a backbone takes any size; what pads for its neck is not exported with it
         inputs = preprocessor(dict(inputs=list(images)))['inputs']
         return {f'level{i}': v.numpy() for i, v in zip(model.backbone.out_indices, model.backbone(inputs))}
+    if task == 'classification':
+        found = model.predict(model.data_preprocessor(dict(inputs=list(images)))['inputs'])
+        return dict(scores=torch.stack([item.pred_score for item in found]).numpy())
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
     if task == 'segmentation':
         from mmseg.structures import SegDataSample
@@ -128,6 +143,9 @@ def compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_t
         return [_check('share of pixels of another class', share, CLASS_LIMIT)]
     if task == 'backbone':
         return [_check('largest difference of a level, as a share', level_difference(expected, found), LEVEL_LIMIT)]
+    if task == 'classification':
+        difference = float(np.abs(expected['scores'] - found['scores']).max())
+        return [_check('largest difference of a probability', difference, PROBABILITY_LIMIT)]
     return compare_detections(_pasted(expected, sample, mask_thr), _pasted(found, sample, mask_thr), found)
 
 

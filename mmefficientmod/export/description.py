@@ -14,6 +14,7 @@ Outputs by task:
 - ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, classes, H / 4, W / 4) float32.
   For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the
   part that is no padding, resized to that size, and the largest is taken, as MMSegmentation does.
+- ``classification``: ``scores`` (B, classes) float32, the probability of each class.
 - ``detection``, of one picture: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score;
   ``scores`` (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance
   of each cell of the box to be object; ``left_out`` () int64: candidates that the file did not look at though they
@@ -48,7 +49,8 @@ class Description:
     input: dict  # name, layout 'NCHW', color 'BGR' or 'RGB', dtype 'float32', range [0, 255], fill (three values)
     size_input: str | None  # name of the second input, None without one
     size: dict  # dynamic, height and width (None where dynamic), batch (None where dynamic), min, divisor
-    resize: dict  # of the test pipeline: scale [width, height] or None, keep_ratio, multiple (of each side)
+    resize: dict  # of the test pipeline: scale [width, height] or None, keep_ratio, multiple (of each side); of
+    # classifiers: short (side in pixels) or None, crop (side of the square in the centre) or None
     outputs: list[str]
     score_thr: float | None = None  # detections below it are not in the outputs
     mask_thr: float | None = None  # a cell is object from this chance on
@@ -67,6 +69,9 @@ class Description:
         """
         fixed = None if self.size['dynamic'] else (self.size['height'], self.size['width'])
         scale = self.resize.get('scale')
+        if self.resize.get('short'):  # what follows is a cut, not a padding
+            factor = self.resize['short'] / min(height, width)
+            return int(height * factor + 0.5), int(width * factor + 0.5)
         multiple = self.resize.get('multiple', 1)
         if not self.resize.get('keep_ratio', True):
             if fixed:

@@ -83,6 +83,24 @@ class SegmentorForm(nn.Module):
         return resized.argmax(1), logits
 
 
+class ClassifierForm(nn.Module):
+    """A classifier of MMPreTrain, from pixels (B, 3, H, W) to the probability of each class (B, classes)."""
+
+    task = 'classification'
+    output_names = ['scores']
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        check_classifier(model)
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.backbone = deployed(model.backbone)
+        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        self.head = copy.deepcopy(model.head)
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        return (self.head(self.neck(self.backbone(self.preprocess(image)))).softmax(-1),)
+
+
 class Upsample(nn.Module):
     """Enlarges a map by a whole factor, with sizes that stay symbols under export."""
 
@@ -128,6 +146,18 @@ def with_products(form: nn.Module) -> nn.Module:
                 linear.weight, linear.bias = child.weight, child.bias
                 setattr(module, name, linear.eval())
     return form
+
+
+def check_classifier(model: nn.Module) -> None:
+    """Raises ExportError for a classifier whose work :class:`ClassifierForm` does not repeat."""
+    from mmpretrain.models import ClsHead, ImageClassifier
+
+    predictions = getattr(type(getattr(model, 'head', None)), '_get_predictions', None)
+    if not isinstance(model, ImageClassifier) or predictions is not ClsHead._get_predictions:
+        raise ExportError(
+            f'{type(model).__name__} cannot be exported whole: classifiers are ImageClassifier with a head of one label '
+            'a picture; --part backbone exports the backbone of any'
+        )
 
 
 def check_segmentor(model: nn.Module) -> None:

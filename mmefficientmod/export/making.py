@@ -22,7 +22,7 @@ from ..version import __version__
 from .check import Sample, compare, generated_samples, library_result, picture_samples, worst
 from .description import Description, ExportError
 from .formats import FORMATS, INT8, open_file, require, usable_cpus, write_onnx, write_openvino, write_torch
-from .forms import BackboneForm, SegmentorForm
+from .forms import BackboneForm, ClassifierForm, SegmentorForm
 from .quantize import compare_int8, has_int8_instructions, quantize
 from .source import Source, resize_rule
 from .surroundings import cpu_name, measure, versions
@@ -72,7 +72,7 @@ def export(
         # torch.export tells maps of one pixel, which pictures of 32 have, from all others.
         raise ExportError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
     if int8 and (task == 'detection' or not set(formats) & set(INT8)):
-        raise ExportError('--int8 is for backbones and segmentors, in the formats onnx and openvino')
+        raise ExportError('--int8 is for backbones, segmentors and classifiers, in the formats onnx and openvino')
     form = make_form(source, task, size)
     description = describe(source, form, part, size, batch, rule, names or {})
     fill = form.preprocess.fill
@@ -194,6 +194,8 @@ def make_form(source: Source, task: str, size: tuple[int, int] | None) -> nn.Mod
 
         check_segmentor(source.model)
         return SegmentorForm(source.model).eval()
+    if task == 'classification':
+        return ClassifierForm(source.model).eval()
     from mmdet.models.detectors import SingleStageDetector
 
     from .detector import DetectorForm

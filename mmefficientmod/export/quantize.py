@@ -57,4 +57,4 @@ def compare_int8(task: str, expected: Sequence[Mapping], found: Sequence[Mapping
         pixels = sum(a['classes'][:, :h, :w].size for a, (h, w) in zip(expected, sizes))
         return dict(name='share of pixels of another class', figure=float(different / pixels))
     worst = max(level_difference(a, b) for a, b in zip(expected, found))
-    return dict(name='largest difference of a level, as a share', figure=worst)
+    return dict(name='largest difference of an output, as a share of its largest value', figure=worst)

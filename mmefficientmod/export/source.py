@@ -56,8 +56,6 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     path = find_config(config_name)
     config = load_config(path)
     codebase = find_codebase(config, path, 'test')
-    if codebase == 'mmpretrain' and part == 'model':
-        raise ExportError(f'{path}: classifiers cannot be exported yet; --part backbone exports the backbone')
     check_mmcv_ops(codebase)
     content = read_checkpoint(checkpoint)
     weights = find_weights(content, checkpoint)
@@ -70,7 +68,8 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     settings.backbone.init_cfg = None
     settings.pop('init_cfg', None)
-    whole = any(name.startswith(BACKBONE_PREFIX) for name in weights)
+    # The authors' ImageNet files are whole classifiers by other names, which the classifier knows.
+    whole = any(name.startswith(BACKBONE_PREFIX) for name in weights) or (codebase == 'mmpretrain' and part == 'model')
     if not whole and part == 'model':
         raise ExportError(
             f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint '
@@ -137,18 +136,22 @@ def dataset_meta(config: Config) -> Mapping:
 
 
 def resize_rule(config: Config) -> dict:
-    """How the config's test pipeline resizes a picture: ``scale``, ``keep_ratio``, ``multiple``."""
+    """How the config's test pipeline resizes a picture, as ``Description.resize`` has it."""
     dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), Mapping):
         dataset = dataset['dataset']
     pipeline = dataset.get('pipeline') or config.get('test_pipeline') or []
-    rule: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=1)
+    rule: dict[str, Any] = dict(scale=None, keep_ratio=True, multiple=1, short=None, crop=None)
     for step in pipeline:
         kind = str(step.get('type')).rpartition('.')[2]
         if kind == 'Resize' and step.get('scale'):
             scale = step['scale']
             scale = [scale, scale] if isinstance(scale, (int, float)) else list(scale)
             rule.update(scale=scale, keep_ratio=bool(step.get('keep_ratio', False)))
+        elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
+            rule['short'] = int(step['scale'])
+        elif kind == 'CenterCrop':
+            rule['crop'] = int(step['crop_size'])
         elif kind == 'ResizeToMultiple':
             rule['multiple'] = int(step.get('size_divisor', 32))
     return rule

@@ -74,6 +74,7 @@ def test_keys_of_a_later_version_are_passed_over(tmp_path):
         (None, dict(scale=[1333, 800]), (640, 480), (1067, 800)),
         (None, dict(scale=[1333, 800]), (300, 1500), (267, 1333)),
         (None, dict(scale=[2048, 512], multiple=32), (333, 500), (512, 800)),
+        (None, dict(short=256, crop=224), (300, 400), (256, 341)),
         (None, dict(scale=[300, 200], keep_ratio=False), (50, 70), (200, 300)),
         ((800, 1344), dict(scale=[1333, 800]), (480, 640), (800, 1067)),
         ((800, 1344), dict(scale=[1333, 800]), (640, 480), (800, 600)),  # a portrait is made to fit

@@ -50,6 +50,17 @@ def test_preprocessing_and_inference_form_of_each_library(kind, trained):
     assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
 
 
+@pytest.mark.parametrize('size', [(1, 224, 224), (3, 61, 97)])
+def test_classifier(size, exported):
+    model, folder = exported('classifier')
+    assert read_description(folder).resize['crop'] == 224
+    sample = picture(*size)
+    found = Session(folder).run(sample.image)
+    expected = library_result(model, 'classification', sample)
+    assert np.ptp(expected['scores']) > 0.01
+    assert_agrees(compare('classification', expected, found, sample))
+
+
 @pytest.mark.parametrize('format', ['onnx', 'openvino'])
 @pytest.mark.parametrize('size', [(1, 32, 32), (2, 95, 61), (1, 61, 200)])
 def test_segmentor_of_any_size(size, format, exported):
@@ -69,7 +80,7 @@ def test_the_file_says_what_it_is(exported):
     described = read_description(folder)
     assert described.classes[:2] == ['sky', 'grass']
     assert len(described.palette) == 9
-    assert described.resize == dict(scale=[256, 192], keep_ratio=True, multiple=1)
+    assert described.resize == dict(scale=[256, 192], keep_ratio=True, multiple=1, short=None, crop=None)
     assert {item['form'] for item in described.checks} == {'eager', 'onnx', 'openvino'}
     assert set(described.latency_ms) == {'eager', 'onnx', 'openvino'}
     file = onnx.load(folder / 'model.onnx')
