@@ -155,8 +155,8 @@ def check_classifier(model: nn.Module) -> None:
     predictions = getattr(type(getattr(model, 'head', None)), '_get_predictions', None)
     if not isinstance(model, ImageClassifier) or predictions is not ClsHead._get_predictions:
         raise ExportError(
-            f'{type(model).__name__} cannot be exported whole: classifiers are ImageClassifier with a head of one label '
-            'a picture; --part backbone exports the backbone of any'
+            f'{type(model).__name__} cannot be exported whole: classifiers are ImageClassifier with a head of one '
+            'label a picture; --part backbone exports the backbone of any'
         )
 
 
