@@ -21,8 +21,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import serialization
 
-from .utils import first_line
-
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 _TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
 _REFUSED_KINDS = {
@@ -151,10 +149,14 @@ def _explain(error: Exception) -> str:
     return f'is refused: to be read it asks for {asked[1]}, which could run code; take one of bare weights'
 
 
-def check_archive(path: str) -> None:
+def check_archive(path: str, name: str | None = None) -> None:
     """Compares a checkpoint's bytes with the check sums of its archive, which torch does not do.
 
     Files in torch's format from before 1.6 are no archives and have no check sums.
+
+    Args:
+        path (str): A local file.
+        name (str, optional): What to call it, if it is a copy.
 
     Raises:
         CheckpointError: If a byte has changed.
@@ -166,9 +168,9 @@ def check_archive(path: str) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # whatever a damaged directory makes of it
-        raise CheckpointError(f'{path} is truncated or damaged ({first_line(error)})') from error
+        raise CheckpointError(f'{name or path} is truncated or no PyTorch checkpoint') from error
     if damaged:
-        raise CheckpointError(f'{path} is damaged: {damaged} in it does not fit its check sum')
+        raise CheckpointError(f'{name or path} is damaged: {damaged} in it does not fit its check sum')
 
 
 def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
@@ -195,7 +197,7 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     with get_local_path(path) as local_path:
         try:
             if check:
-                check_archive(local_path)
+                check_archive(local_path, path)
             checkpoint = _load(local_path, mmap)
         except (PermissionError, CheckpointError):
             raise

@@ -230,7 +230,7 @@ def truncated(weights, path):
 
 
 BAD_FILES = {
-    'truncated': (truncated, 'is truncated or damaged'),
+    'truncated': (truncated, 'is truncated or no PyTorch checkpoint'),
     'empty': (lambda weights, path: path.write_bytes(b''), 'is truncated or no PyTorch checkpoint'),
     'text': (lambda weights, path: path.write_text('<html>404</html>'), 'is truncated or no PyTorch checkpoint'),
     'pickle': (
