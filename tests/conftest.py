@@ -8,11 +8,20 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from helpers import DATA
 from mmefficientmod.lite import allow_missing_operators
 
 allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
+
+
+@pytest.fixture(autouse=True)
+def default_scope_as_before():
+    """What a test builds in the scope of one codebase changes nothing for the next test."""
+    scopes = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict = scopes
 
 
 def _golden_value(name: str, shape: list) -> torch.Tensor:

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 from torch import Tensor
+
+IS_OLD = digit_version(torch.__version__) < digit_version('2.2')  # which cannot save all types
 
 ARCH = dict(
     embed_dims=(8, 16), depths=(1, 1), attn_depths=(0, 1), ratio=2, attn_ratios=(2, 2), drop_path_rate=0.0
@@ -72,7 +75,7 @@ def odd_tensors(weight: Tensor) -> Iterator[tuple[str, Any]]:
     for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64):
         yield f'weight of type {dtype}', weight.to(dtype)
     for dtype in ('float8_e4m3fn', 'float8_e5m2', 'complex128', 'complex32'):
-        if hasattr(torch, dtype):
+        if hasattr(torch, dtype) and not (IS_OLD and dtype.startswith(('float8', 'complex32'))):
             yield f'weight of type {dtype}', weight.to(getattr(torch, dtype))
     for value in (float('nan'), float('inf'), -float('inf')):
         for place in (0, -1):
