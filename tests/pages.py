@@ -12,10 +12,7 @@ from dataclasses import dataclass
 
 from helpers import REPO
 
-PAGES = sorted(
-    str(path.relative_to(REPO))
-    for path in [*map(REPO.joinpath, ('README.md', 'CONTRIBUTING.md')), *REPO.glob('docs/**/*.md')]
-)
+PAGES = ['README.md', 'CONTRIBUTING.md', *sorted(str(path.relative_to(REPO)) for path in REPO.glob('docs/**/*.md'))]
 NEEDS = ('nothing', 'ops', 'files', 'coco', 'ade20k', 'imagenet', 'gpu', 'slurm', 'network', 'time')
 RUN = {'nothing', 'ops'}  # blocks that need no more than these are run
 FENCE = re.compile(

@@ -10,6 +10,7 @@ import yaml
 from helpers import REPO
 from pages import FENCE, PAGES, read, table
 
+pytestmark = pytest.mark.ops  # in the full environment, as the other tests of the pages
 PUBLISHED = yaml.safe_load((REPO / 'mmefficientmod/zoo/published.yml').read_text())
 
 
