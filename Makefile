@@ -24,7 +24,7 @@ TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/test_checkpo
 endif
 VENV := .venv/$(STACK)
 
-.PHONY: help env demo bench test test-core lint package clean
+.PHONY: help env demo bench test test-core lint docs package clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,6 +53,15 @@ lint: .venv/lint/complete  ## check style and types; needs ruff and mypy alone, 
 .venv/lint/complete: requirements/tests.txt
 	@$(or $(PYTHON),python3) -m venv .venv/lint
 	@.venv/lint/bin/pip install --quiet --disable-pip-version-check $$(sed -nE 's/^((ruff|mypy)==[^ ]+).*/\1/p' $<)
+	@touch $@
+
+docs: .venv/docs/complete  ## build the documentation as a site into build/site; needs none of the environment
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet  # the note that Material is kept until May 2027
+	@echo 'build/site/index.html'
+
+.venv/docs/complete: requirements/docs.txt
+	@$(or $(PYTHON),python3) -m venv .venv/docs
+	@.venv/docs/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 package: env  ## build the sdist and the wheel into dist/

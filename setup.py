@@ -24,13 +24,14 @@ except ImportError:
     ) from None
 
 ROOT = Path(__file__).resolve().parent
-EXPORT = [
-    line
-    for line in (ROOT / 'requirements' / 'export.txt').read_text(encoding='utf-8').splitlines()
-    if line and not line.startswith('#')
-]
 version: dict = {}
 exec((ROOT / 'mmefficientmod' / 'version.py').read_text(encoding='utf-8'), version)
+
+
+def requirements(name: str) -> list:
+    """The lines of requirements/NAME.txt without comments."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    return [line.partition(' #')[0].strip() for line in lines if line and not line.startswith('#')]
 
 
 class BdistWheel(bdist_wheel):
@@ -77,7 +78,7 @@ setup(
     # name, and naming one would install it over the other. requirements/openmmlab.txt and
     # requirements/onedl.txt list the proven sets. Nor torch: a newer one than MMCV was compiled for would break it.
     install_requires=['numpy'],
-    extras_require=dict(export=EXPORT),
+    extras_require=dict(export=requirements('export'), docs=requirements('docs')),
     # Spelled out because setuptools then makes an editable install a plain path, in which the
     # package wins over the folder that EditableWheel adds; an import hook would come second.
     package_dir={'': '.'},

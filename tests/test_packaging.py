@@ -19,7 +19,7 @@ from helpers import REPO
 
 pytestmark = pytest.mark.both_stacks
 
-TOP_LEVEL = ('configs', 'demo', 'docs', 'mmefficientmod', 'requirements', 'tests', 'tools')
+TOP_LEVEL = ('configs', 'demo', 'docs', 'examples', 'mmefficientmod', 'requirements', 'tests', 'tools')
 
 
 # a PYTHONPATH to the sources would hide what is installed
@@ -83,8 +83,12 @@ def test_wheel_holds_the_package_and_mim(archives):
     # an MM distribution, torch or torchvision among them could replace what the user has installed
     requires = metadata.get_all('Requires-Dist')
     assert [name for name in requires if 'extra ==' not in name] == ['numpy']
-    extra = {re.match(r'[\w-]+', name)[0] for name in requires if 'extra ==' in name}
-    assert extra == {'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'}
+    extras = {'export': set(), 'docs': set()}
+    for line in requires:
+        if 'extra ==' in line:
+            extras[re.search(r'extra == ["\'](\w+)', line)[1]].add(re.match(r'[\w-]+', line)[0])
+    assert extras['export'] == {'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'}
+    assert extras['docs'] == {'griffelib', 'mkdocs', 'mkdocs-material', 'mkdocstrings', 'mkdocstrings-python', 'ruff'}
 
 
 def test_sdist_is_a_complete_working_tree(archives):
@@ -99,12 +103,14 @@ def test_sdist_is_a_complete_working_tree(archives):
         'CITATION.cff',
         'Makefile',
         'README.md',
+        'mkdocs.yml',
         'pyproject.toml',
         'setup.py',
         'requirements/openmmlab.txt',
         'requirements/onedl.txt',
         'requirements/export.txt',
         'demo/run.py',
+        'examples/faster-rcnn_efficientmod-s_fpn_1x_coco.py',
         'demo/configs/datasets/semantic.py',
         'tools/setup_env.sh',
         'tests/test_packaging.py',

@@ -1,0 +1,78 @@
+"""Hooks of MkDocs: files outside of docs/ that pages link to become pages: links work on the site as on a forge."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+REPO = Path(__file__).resolve().parents[1]
+PAGES = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'}  # of the repository's top level
+LINK = re.compile(r'\]\((?![a-z]+:|#)([^)\s#]+)')
+HIDDEN = '---\nsearch:\n  exclude: true\n---\n\n'
+
+log = logging.getLogger('mkdocs.hooks.site')
+
+
+def _page(path: str) -> str:
+    """Where the site has a file or folder of the repository."""
+    if path.startswith('docs/'):
+        return path[len('docs/') :]
+    return PAGES.get(path, f'files/{path}.md')
+
+
+def _links(markdown: str, folder: str) -> set[str]:
+    """What a text of ``folder`` links to, as paths below the repository."""
+    return {posixpath.normpath(posixpath.join(folder, target)) for target in LINK.findall(markdown)}
+
+
+def _relinked(markdown: str, folder: str, page: str) -> str:
+    """A text of the repository's ``folder`` with its links as the site's ``page`` needs them."""
+
+    def relink(match: re.Match) -> str:
+        path = posixpath.normpath(posixpath.join(folder, match[1]))
+        return f']({posixpath.relpath(_page(path), posixpath.dirname(page) or ".")}'
+
+    return LINK.sub(relink, markdown)
+
+
+def _shown(path: str) -> str:
+    """The page that shows a file, or what is in a folder."""
+    source = REPO / path
+    if source.is_dir():
+        content = '\n'.join(f'- [{file.name}]({file.name}.md)' for file in sorted(source.glob('*.py')))
+        content = content.replace('](', f']({source.name}/')
+    else:
+        language = {'.py': 'python', '.yml': 'yaml'}.get(source.suffix, 'text')
+        content = f'````{language}\n{source.read_text(encoding="utf-8").rstrip()}\n````'
+    return f'{HIDDEN}# `{path}`\n\n{content}\n'
+
+
+def on_files(files, config):
+    """Adds the changelog, the contributor's page, and a page for each file outside of docs/ that a page links to."""
+    texts = {f'docs/{file.src_uri}': file.content_string for file in files.documentation_pages()}
+    for path, page in PAGES.items():
+        texts[path] = (REPO / path).read_text(encoding='utf-8')
+        files.append(File.generated(config, page, content=_relinked(texts[path], '', page)))
+    linked = {path for source, text in texts.items() for path in _links(text, posixpath.dirname(source))}
+    for path in sorted(linked):
+        if path.startswith('docs/') or path in PAGES:
+            continue
+        if not (REPO / path).exists():
+            log.warning('a page links to %s, which does not exist', path)
+            continue
+        inside = [f'{path}/{file.name}' for file in (REPO / path).glob('*.py')]
+        for shown in {path, *inside} - {file.src_uri[len('files/') : -len('.md')] for file in files}:
+            files.append(File.generated(config, _page(shown), content=_shown(shown)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Leads links out of docs/ to the pages that :func:`on_files` adds."""
+    uri = page.file.src_uri
+    if uri.startswith('files/') or uri in PAGES.values():
+        return markdown
+    return _relinked(markdown, posixpath.dirname(f'docs/{uri}'), uri)
