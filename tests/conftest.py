@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import OrderedDict
+from typing import Iterator
 
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
 from helpers import DATA
 from mmefficientmod.lite import allow_missing_operators
@@ -16,12 +18,19 @@ from mmefficientmod.lite import allow_missing_operators
 allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
 
 
+def _managers(cls: type = ManagerMixin) -> Iterator[type]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _managers(subclass)
+
+
 @pytest.fixture(autouse=True)
-def default_scope_as_before():
-    """What a test builds in the scope of one codebase changes nothing for the next test."""
-    scopes = DefaultScope._instance_dict.copy()
+def managers_as_before():
+    """What a test leaves with MMEngine (scope, visualizer, logger by name) changes nothing for the next test."""
+    before = {cls: cls._instance_dict.copy() for cls in _managers()}
     yield
-    DefaultScope._instance_dict = scopes
+    for cls in _managers():
+        cls._instance_dict = before.get(cls, OrderedDict())
 
 
 def _golden_value(name: str, shape: list) -> torch.Tensor:

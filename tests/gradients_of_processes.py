@@ -12,7 +12,9 @@ from mmengine.config import Config
 
 from helpers import REPO, build_model
 from mmefficientmod.cpu_processes import CpuDistributedDataParallel
+from mmefficientmod.lite import allow_missing_operators
 
+allow_missing_operators()  # MMSegmentation on mmcv-lite
 dist.init_process_group('gloo')
 rank, processes = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)

@@ -285,7 +285,7 @@ def test_checkpoints_kept_elsewhere_are_found(work_dir, tmp_path_factory):
     """CheckpointHook's ``out_dir`` puts them there."""
     elsewhere = tmp_path_factory.mktemp('elsewhere')
     for path in work_dir.glob('*.pth'):
-        shutil.move(path, elsewhere)
+        shutil.move(str(path), str(elsewhere))  # Python 3.8 moves no Path
     (work_dir / 'last_checkpoint').write_text(str(elsewhere / 'iter_9.pth'))
     assert find_newest_whole(work_dir).path == str(elsewhere / 'iter_12.pth')
 

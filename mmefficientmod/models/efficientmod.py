@@ -166,6 +166,8 @@ class EfficientMod(BaseModule):
         lengths = {len(arch[key]) for key in ('embed_dims', 'depths', 'attn_depths', 'attn_ratios')}
         if len(lengths) > 1:
             raise ValueError(f'embed_dims, depths, attn_depths and attn_ratios need one value a stage, got {arch}')
+        if not isinstance(arch['ratio'], int) or arch['ratio'] < 1:  # the value is cut into as many pieces
+            raise ValueError(f'ratio must be an integer of at least 1, got {arch["ratio"]}')
         return arch
 
     @staticmethod

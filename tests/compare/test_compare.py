@@ -300,7 +300,7 @@ def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
     assert message.startswith('error: resnet-18 has train results in ') and message.endswith('name the one to report')
 
     other = tmp_path / 'efficientmod-s'  # the same results, as of another backbone on another data set
-    shutil.move(tmp_path / 'elsewhere', other)
+    shutil.move(str(tmp_path / 'elsewhere'), str(other))
     for path in list(other.rglob('*.py')):
         text = path.read_text().replace("ADEChallengeData2016'", "Other'").replace("'resnet-18'", "'efficientmod-s'")
         path.with_name(path.name.replace('resnet-18', 'efficientmod-s')).write_text(text)

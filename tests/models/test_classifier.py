@@ -24,6 +24,7 @@ from mmefficientmod.conversion import convert_checkpoint
 from mmefficientmod.hooks import WeightCopyHook
 from mmefficientmod.launch import launch
 from mmefficientmod.models import EfficientMod
+from mmefficientmod.safe_load import read_checkpoint
 
 pytestmark = pytest.mark.libraries
 
@@ -251,8 +252,8 @@ def test_fine_tuning_leaves_the_head_out_with_one_line(finetuned):
     expected = "the checkpoint's head, for 1000 classes, is left out: this one, for 2, keeps its own weights"
     assert len(lines) == 1 and lines[0].endswith(expected), lines  # MMEngine shows no warning twice
     assert 'do not match' not in log and 'accuracy/top1' in log
-    before = torch.load(folder / 'in1k.pth', weights_only=True)['state_dict']
-    after = torch.load(folder / 'epoch_1.pth', weights_only=True)['ema_state_dict']
+    before = read_checkpoint(str(folder / 'in1k.pth'))['state_dict']
+    after = read_checkpoint(str(folder / 'epoch_1.pth'))['ema_state_dict']
     # two steps of Adam move a weight by about its learning rate: the stem's is 2^-17 of the head's
     moved = {
         name: (after[f'module.{name}'] - before[name]).abs().max().item()
@@ -265,7 +266,7 @@ def test_fine_tuning_leaves_the_head_out_with_one_line(finetuned):
 def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
     folder, _ = finetuned
     path = str(folder / 'epoch_1.pth')
-    state = torch.load(path, weights_only=True)['state_dict']
+    state = read_checkpoint(path)['state_dict']
     # into a detector or segmentor
     backbone = EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
     backbone.init_weights()
@@ -281,7 +282,7 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
     assert_close(model.backbone.state_dict(), backbone.state_dict())
     # into the authors' form, head included, and back into MMPreTrain
     convert_checkpoint(path, str(tmp_path / 'released.pth'), to='released')
-    released = torch.load(tmp_path / 'released.pth', weights_only=True)['state_dict']
+    released = read_checkpoint(str(tmp_path / 'released.pth'))['state_dict']
     assert set(released) == set(golden('xxs')[0])
     config.model.head.num_classes = 2
     for to in ('released', 'project'):

@@ -298,6 +298,10 @@ def test_arch_dict_and_in_channels():
         (dict(arch='m'), "unknown arch 'm': choose one of xxs, xs, s, s_conv"),
         (dict(arch=dict(embed_dims=(8,))), 'an arch dict needs exactly the fields embed_dims, depths'),
         (dict(arch=dict(EfficientMod.arch_settings['s'], depths=(1, 2))), 'need one value a stage'),
+        (
+            dict(arch=dict(EfficientMod.arch_settings['s'], ratio=3.5)),
+            'ratio must be an integer of at least 1, got 3.5',
+        ),
         (dict(out_indices=(0, 4)), r'ascending stages out of 0 to 3, got \(0, 4\)'),
         (dict(out_indices=()), 'ascending stages out of 0 to 3'),
         (dict(out_indices=(2, 1)), 'ascending stages out of 0 to 3'),
