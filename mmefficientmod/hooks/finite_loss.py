@@ -25,7 +25,7 @@ class FiniteLossHook(Hook):
     priority = 'NORMAL'  # before the checkpoint hook
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        terms = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
+        terms = {name: _number(value) for name, value in (outputs or {}).items() if _is_number(value)}
         losses = {name: value for name, value in terms.items() if 'loss' in name}
         if not all(map(math.isfinite, losses.values())):
             listed = ', '.join(f'{name} {value:g}' for name, value in losses.items())
@@ -44,6 +44,10 @@ class FiniteLossHook(Hook):
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _number(value: float | torch.Tensor) -> float:
+    return value.item() if isinstance(value, torch.Tensor) else float(value)
 
 
 def _stop(runner: Any, what: str) -> None:
