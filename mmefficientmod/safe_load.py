@@ -113,6 +113,22 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.BINPERSID[0]] = load_binpersid
 
 
+class _Archive:
+    """An archive whose weights are as long as its pickle says, which these versions of torch do not check."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def get_storage_from_record(self, name: str, size: int, kind: Any) -> Any:
+        found = len(self._reader.get_record(name))
+        if found < size:
+            raise EOFError(f'{name} has {found} bytes instead of {size}')
+        return self._reader.get_storage_from_record(name, size, kind)
+
+
 class _Pickle:
     """What torch's readers use of the module ``pickle``."""
 
@@ -132,7 +148,7 @@ def _load(path: str, mmap: bool) -> Any:
             with serialization._open_zipfile_reader(file) as archive:
                 if serialization._is_torchscript_zip(archive):
                     raise pickle.UnpicklingError('TorchScript archives')
-                return serialization._load(archive, 'cpu', _Pickle, encoding='utf-8')
+                return serialization._load(_Archive(archive), 'cpu', _Pickle, encoding='utf-8')
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError('legacy .tar format')
         return serialization._legacy_load(file, 'cpu', _Pickle, encoding='utf-8')

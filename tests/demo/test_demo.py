@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from helpers import REPO
 
@@ -104,7 +105,8 @@ def test_a_failed_step_names_its_log(tmp_path):
     root = tmp_path / 'demo'
     train = root / 'segmentation/train'
     train.mkdir(parents=True)
-    (train / 'last_checkpoint').write_text(str(train / 'iter_1.pth'))
+    foreign = dict(state_dict={'weight': torch.ones(1)}, optimizer={}, meta=dict(epoch=0, iter=1), message_hub={})
+    torch.save(foreign, train / 'iter_1.pth')  # of another training, which the demo's cannot go on from
     done = demo('--work-dir', str(root))
     assert done.returncode == 1
     log = root / 'segmentation/train.log'
