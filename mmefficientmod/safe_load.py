@@ -23,6 +23,9 @@ from torch import serialization
 
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 _TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
+# Before, weights that are shorter in the archive than its pickle says are filled up with whatever lies behind them in
+# memory (pytorch/pytorch#165553).
+_TORCH_CHECKS_LENGTHS = digit_version(torch.__version__) >= digit_version('2.10')
 _REFUSED_KINDS = {
     'TorchScript archives': 'a TorchScript archive',
     'legacy .tar format': 'a tar archive',
@@ -114,7 +117,7 @@ class _Unpickler(_PythonUnpickler):
 
 
 class _Archive:
-    """An archive whose weights are as long as its pickle says, which these versions of torch do not check."""
+    """An archive's reader that refuses weights shorter than the archive's pickle says, as torch does from 2.10 on."""
 
     def __init__(self, reader: Any) -> None:
         self._reader = reader
@@ -140,18 +143,19 @@ class _Pickle:
 
 
 def _load(path: str, mmap: bool) -> Any:
-    """What ``torch.load(path, weights_only=True)`` does from torch 2.6 on."""
-    if _TORCH_READS_SAFELY:
+    """What ``torch.load(path, weights_only=True)`` does from torch 2.10 on."""
+    if _TORCH_CHECKS_LENGTHS:
         return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    unpickler: Any = torch._weights_only_unpickler if _TORCH_READS_SAFELY else _Pickle
     with open(path, 'rb') as file:
         if serialization._is_zipfile(file):
             with serialization._open_zipfile_reader(file) as archive:
                 if serialization._is_torchscript_zip(archive):
                     raise pickle.UnpicklingError('TorchScript archives')
-                return serialization._load(_Archive(archive), 'cpu', _Pickle, encoding='utf-8')
+                return serialization._load(_Archive(archive), 'cpu', unpickler, encoding='utf-8')
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError('legacy .tar format')
-        return serialization._legacy_load(file, 'cpu', _Pickle, encoding='utf-8')
+        return serialization._legacy_load(file, 'cpu', unpickler, encoding='utf-8')
 
 
 def _explain(error: Exception) -> str:
@@ -194,7 +198,7 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
 
     Args:
         path (str): A local file or any address that MMEngine's file clients take.
-        mmap (bool): From torch 2.6 on, map the weights instead of reading them, where the file's format allows it.
+        mmap (bool): From torch 2.10 on, map the weights instead of reading them, where the file's format allows it.
             Defaults to False.
         check (bool): Compare all bytes with their check sums first. Defaults to True.
 
