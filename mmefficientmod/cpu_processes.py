@@ -1,7 +1,9 @@
-"""Several processes on a machine without a GPU, as MMEngine's launcher for torch always chooses a GPU."""
+"""Several processes on machines without a GPU, as MMEngine's launchers always choose a GPU."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from datetime import timedelta
 from typing import Any
 
@@ -73,7 +75,7 @@ class CpuDistributedDataParallel(MMDistributedDataParallel):
 
 
 def start_on_cpu(config: Config) -> str | None:
-    """Prepares a config for several processes by torch's launcher where there is no GPU, and connects the processes.
+    """Prepares a config for several processes by torch's launcher or Slurm where there is no GPU, and connects them.
 
     Args:
         config (Config): As the codebase's script hands it to the runner; changed in place.
@@ -81,13 +83,15 @@ def start_on_cpu(config: Config) -> str | None:
     Returns:
         str: What cannot work and what to do, None if it can, or if there is nothing to prepare.
     """
-    if config.get('launcher') != 'pytorch' or get_device() != 'cpu':
+    if config.get('launcher') not in ('pytorch', 'slurm') or get_device() != 'cpu':
         return None
     settings = dict((config.get('env_cfg') or {}).get('dist_cfg') or {})
     backend = settings.get('backend', 'nccl')
     if backend == 'nccl':
         return 'there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo to train on its CPU'
     if not dist.is_initialized():  # MMEngine does it otherwise, after it has chosen a GPU
+        if config.launcher == 'slurm':
+            _name_processes(settings.get('port'))
         timeout = settings.get('timeout')
         dist.init_process_group(backend, **({'timeout': timedelta(seconds=timeout)} if timeout else {}))
     if not config.get('model_wrapper_cfg'):
@@ -97,3 +101,13 @@ def start_on_cpu(config: Config) -> str | None:
             find_unused_parameters=config.get('find_unused_parameters', False),
         )
     return None
+
+
+def _name_processes(port: int | None) -> None:
+    """Tells torch by its variables what Slurm tells by others, as MMEngine does where there is a GPU."""
+    if 'MASTER_ADDR' not in os.environ:
+        hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True)
+        os.environ['MASTER_ADDR'] = hosts.split()[0]
+    os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
+    for name, other in (('RANK', 'PROCID'), ('LOCAL_RANK', 'LOCALID'), ('WORLD_SIZE', 'NTASKS')):
+        os.environ[name] = os.environ[f'SLURM_{other}']

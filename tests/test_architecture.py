@@ -16,7 +16,7 @@ PACKAGE = 'mmefficientmod'
 FLOORS = (
     ('utils', 'version', 'names', 'annotations'),
     ('safe_load', 'registry'),
-    ('checkpoint', 'lite', 'cpu_processes'),
+    ('checkpoint', 'lite', 'cpu_processes', 'sharded'),
     ('resume',),
     ('models', 'optim', 'zoo', 'hooks', 'classifier_checks'),
     ('checks', 'conversion'),

@@ -76,8 +76,10 @@ def run(command: list, root: Path) -> tuple[int, str]:
     return code, text
 
 
-def train(root: Path, work_dir: Path, *arguments: str, options: tuple = (GLOO,)) -> tuple[int, str]:
-    script = ['bash', REPO / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, *arguments]
+def train(
+    root: Path, work_dir: Path, *arguments: str, config: Path = CONFIG, options: tuple = (GLOO,)
+) -> tuple[int, str]:
+    script = ['bash', REPO / 'tools/dist_train.sh', config, 2, '--work-dir', work_dir, *arguments]
     return run([*script, '--cfg-options', *OPTIONS, *options], root)
 
 
@@ -113,6 +115,41 @@ def test_training_resuming_and_evaluating(root, tmp_path):
         (file,) = (tmp_path / name).glob('*/*.json')
         metrics.append({key: value for key, value in json.loads(file.read_text()).items() if 'time' not in key})
     assert metrics[0] == metrics[1] and 'mIoU' in metrics[0]
+
+
+def test_sharded_training(root, tmp_path):
+    """MMEngine's FlexibleRunner with FSDP: the losses of DDP, one whole checkpoint, from which it goes on exactly."""
+    ddp = dict(type='mmefficientmod.CpuDistributedDataParallel', broadcast_buffers=False)
+    strategies = dict(
+        sharded=dict(type='mmefficientmod.FSDPStrategy'), whole=dict(type='DDPStrategy', model_wrapper=ddp)
+    )
+    for name, strategy in strategies.items():
+        text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = {strategy}\n'
+        (tmp_path / f'{name}.py').write_text(text)
+    options = (GLOO, 'model.decode_head.norm_cfg.type=BN')
+    losses = []
+    for name in strategies:
+        code, output = train(root, tmp_path / name, config=tmp_path / f'{name}.py', options=options)
+        assert code == 0, output[-3000:]
+        (scalars,) = (tmp_path / name).glob('*/vis_data/scalars.json')
+        lines = [json.loads(line) for line in scalars.read_text().splitlines()]
+        losses.append([line['loss'] for line in lines if 'loss' in line])
+    print('losses of FSDP and DDP', losses)
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+    (tmp_path / 'resumed').mkdir()
+    shutil.copy(tmp_path / 'sharded/iter_2.pth', tmp_path / 'resumed')
+    code, output = train(root, tmp_path / 'resumed', '--resume', config=tmp_path / 'sharded.py', options=options)
+    assert code == 0, output[-3000:]
+    one, other = (read_checkpoint(f'{tmp_path}/{name}/iter_4.pth')['state_dict'] for name in ('sharded', 'resumed'))
+    assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+    whole = read_checkpoint(f'{tmp_path}/whole/iter_4.pth')['state_dict']
+    shapes = {name: value.shape for name, value in one.items()}
+    assert shapes == {name[len('module.') :]: value.shape for name, value in whole.items()}  # as DDPStrategy names them
+
+    command = [sys.executable, REPO / 'tools/test.py', CONFIG, tmp_path / 'sharded/iter_4.pth']
+    code, output = run([*command, '--work-dir', tmp_path / 'test', '--cfg-options', *OPTIONS], root)
+    assert code == 0 and 'mIoU' in output, output[-3000:]
 
 
 def test_the_death_of_one_process_ends_the_job(root, tmp_path):

@@ -33,7 +33,7 @@ class FiniteLossHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         weights = checkpoint.get('state_dict') or {}
-        bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+        bad = [name for name, value in weights.items() if not all(map(_is_finite, _parts(value)))]
         if bad:
             _stop(
                 runner,
@@ -48,6 +48,17 @@ def _is_number(value: object) -> bool:
 
 def _number(value: float | torch.Tensor) -> float:
     return value.item() if isinstance(value, torch.Tensor) else float(value)
+
+
+def _parts(value: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor, or what this process holds of one that FSDP has shared out, which torch computes nothing on."""
+    if hasattr(value, 'local_shards'):
+        return [shard.tensor for shard in value.local_shards()]
+    return [value.to_local() if hasattr(value, 'to_local') else value]
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _stop(runner: Any, what: str) -> None:
