@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmefficientmod.compare.plots import plot_cost, save_figure
+from mmefficientmod.export.description import ExportError
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
 from mmefficientmod.zoo.backbones import normalise, select_backbones
@@ -53,10 +54,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_list(
         '--modes',
         ['eager'],
-        (*records.MODES, 'all'),
+        (*records.MODES, *records.MODE_GROUPS),
         metavar='MODE',
         help="reference is the sequence of operations of EfficientMod's authors, compiled is by torch.compile, deploy "
-        'the inference form of the backbones that have one; default eager',
+        'the inference form of the backbones that have one; onnx, openvino and pt2 (by AOTInductor) run a file of the '
+        'inference form, reference-onnx and so on one of the reference, int8 is by NNCF, for the part backbone and a '
+        'CPU; all is all without files, exported all with; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")
@@ -77,8 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.memory_limit is not None and args.memory_limit <= 0:
         parser.error('--memory-limit must be above 0')
-    if 'all' in args.modes:
-        args.modes = list(records.MODES)
+    args.modes = list(dict.fromkeys(m for mode in args.modes for m in records.MODE_GROUPS.get(mode, [mode])))
     return args
 
 
@@ -94,6 +96,21 @@ def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str
     if baseline is None:
         raise SystemExit(f'error: the baseline {args.baseline} is not among the backbones {", ".join(keys)}')
     return keys, baseline, problems
+
+
+def find_runtimes(modes: list[str], device: torch.device) -> tuple[Callable | None, dict[str, str]]:
+    """What opens the files of the exported modes, and the versions of what they need; imports nothing without any."""
+    exported = [mode for mode in modes if mode in records.EXPORTED]
+    if not exported:
+        return None, {}
+    if device.type != 'cpu':
+        raise SystemExit(f'error: --modes {exported[0]} is for a CPU: leave out --device {device}')
+    from mmefficientmod.export.modes import check_packages, open_file
+
+    try:
+        return open_file, check_packages(exported)
+    except ExportError as error:
+        raise SystemExit(f'error: {error}') from None
 
 
 def show(title: str, frame: pd.DataFrame, console: Console) -> None:
@@ -125,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
-        if any(mode.endswith('compiled') for mode in args.modes) and args.compile_backend == 'inductor':
+        compiled = args.compile_backend == 'inductor' and any(mode.endswith('compiled') for mode in args.modes)
+        if compiled or any(mode.endswith('pt2') for mode in args.modes):
             latency.check_compiler()
     except (RuntimeError, AssertionError) as error:
         what = 'the compiled modes' if 'cannot compile' in str(error) else f'device {args.device}'
@@ -143,9 +161,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device) -> records.Results:
     """Measures all cases; shows and writes those of a setting as soon as they are there."""
+    open_file, runtimes = find_runtimes(args.modes, device)
     console = Console(width=None if sys.stdout.isatty() else 140)
     content = dict(
-        machine=machine.describe_machine(device),
+        machine=dict(machine.describe_machine(device), **runtimes),
         peaks=machine.product_peaks() if device.type == 'cpu' else {},
         settings=dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, backend=args.compile_backend),
     )
@@ -162,7 +181,7 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
                 status.update(f'{setting}: {text}')
 
             found = latency.measure(
-                cases, keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick
+                cases, keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick, open_file
             )
         results.update(found)
         for case in filter(found.get, cases):
@@ -170,8 +189,8 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
         if len(cases) > 1:
             title = f'{cases[0].setting}: ms (speed-up over the reference)'
             show(title, tables.mode_table(found, max(content['peaks'].values(), default=None)), console)
-        for m in (m for case in cases for m in found[case] if m.error):
-            console.print(f'{m.name}: {m.error}', style='red', markup=False, soft_wrap=True)
+        for line in tables.failures(found):
+            console.print(line, style='red', markup=False, soft_wrap=True)
         records.write_benchmark(args.out / 'benchmark.json', results, **content)
         frame = pd.DataFrame(list(records.records(results)))
         frame.assign(size=['{}x{}'.format(*size) for size in frame['size']]).to_csv(

@@ -16,7 +16,7 @@ from helpers import REPO, load_tool
 from mmefficientmod.compare.plots import plot_cost
 from mmefficientmod.measure import latency, records
 from mmefficientmod.measure.models import build_part
-from mmefficientmod.measure.records import MODES, Case, Measurement
+from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
 
 CPU = torch.device('cpu')
@@ -52,7 +52,7 @@ def test_measures_every_backbone(case):
 
 def test_modes_are_compared_with_their_like():
     """Without a compiler behind it: what is compiled is compared with the compiled reference alone."""
-    cases = [Case('backbone', (64, 64), mode=mode) for mode in MODES]
+    cases = [Case('backbone', (64, 64), mode=mode) for mode in IN_TORCH]
     before = torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing
     results = latency.measure(cases, BACKBONES, CPU, repeats=2, warmup=1, backend='eager')
     assert (torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing) == before
@@ -140,7 +140,7 @@ def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
     )
     assert done.returncode == 1
     assert 'error: not everything was measured: EfficientMod-xxs' in done.stderr
-    assert 'EfficientMod-xxs: out of memory' in done.stdout
+    assert 'EfficientMod-xxs, eager: out of memory' in done.stdout
     large, small = json.loads((tmp_path / 'benchmark.json').read_text())['measurements']
     assert large['error'].startswith('out of memory') and large['median_ms'] is None
     assert small['error'] is None and small['median_ms'] > 0
