@@ -61,7 +61,10 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
         row['share of peak'] = f'{2e-6 * whole[0].macs * cases[0].batch / fastest / peak:.0%}'
     if whole:
         row['largest difference'] = f'{max(m.difference for m in whole if m.difference is not None):.0e}'
-        row['box AP'] = _optional(published('downstream').get(whole[0].name, {}).get('ap_box'), '.1f')
+        table, name, figure = ('downstream', 'box AP', 'ap_box')
+        if cases[0].part == 'classifier':
+            table, name, figure = ('imagenet', 'published top-1', 'top1')
+        row[name] = _optional(published(table).get(whole[0].name, {}).get(figure), '.1f')
     return row
 
 
