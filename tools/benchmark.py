@@ -1,4 +1,4 @@
-"""Measures time and memory of backbones, detectors, segmentors and training steps, on a CPU or a GPU."""
+"""Measures time and memory of backbones, detectors, segmentors, classifiers and training steps, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmefficientmod.compare.plots import plot_cost, save_figure
 from mmefficientmod.export.description import ExportError
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
-from mmefficientmod.zoo.backbones import normalise, select_backbones
+from mmefficientmod.zoo.backbones import normalise, select_backbones, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
 
@@ -35,19 +35,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     add_list(
         '--backbones',
-        ['table7'],
+        None,
         metavar='BACKBONE',
-        help='names such as efficientmod-s, "table7" (the default), "efficientmod" (its four) or "all"',
+        help='names such as efficientmod-s, "table7" (the default), "table1" (that of classifiers), "efficientmod" '
+        '(its four) or "all"',
     )
     parser.add_argument('--rows', action=RenamedOption, const='--backbones')
-    default = [part for part in records.PARTS if part != 'training']
-    add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but training')
+    default = [part for part in records.PARTS if part not in ('training', 'classifier')]
+    add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but classifier and training')
     add_list(
         '--sizes',
         None,
         type=parse_size,
         metavar='HxW',
-        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors',
+        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors; '
+        "for classifiers that of the paper's Table 1",
     )
     add_list('--batch-sizes', [1], type=parse_positive, metavar='N', help='default 1')
     add_list('--precisions', ['fp32'], records.PRECISIONS, metavar='PRECISION', help='by autocast; default fp32')
@@ -86,8 +88,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Keys of the backbones, the baseline among them, and one line for every name that is none."""
-    backbones, problems = select_backbones(TASKS['detection'], args.backbones)
-    keys = [backbone.key for backbone in backbones]
+    tasks = [TASKS[name] for name in dict.fromkeys(records.PARTS[part] for part in args.parts)]
+    keys, problems = [], []
+    for task in tasks:
+        backbones, more = select_backbones(task, args.backbones or [tasks[0].group])
+        own = task_backbones(task)
+        keys += [backbone.key for backbone in backbones]
+        problems += [*more, *(f'{key} has no config of {task.name}' for key in keys if key not in own)]
+    keys = [key for key in dict.fromkeys(keys) if all(key in task_backbones(task) for task in tasks)]
+    problems = list(dict.fromkeys(problems))
     if not keys:
         raise SystemExit(f'error: {"; ".join(problems)}')
     if args.baseline is None:
@@ -175,13 +184,16 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
     args.out.mkdir(parents=True, exist_ok=True)
     results: dict[records.Case, list[records.Measurement]] = {}
     for cases in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
+        case_keys = keys if args.sizes else records.keys_at_own_size(cases[0], keys)
+        if not case_keys:
+            continue
         with console.status(cases[0].setting) as status:
 
             def tick(text: str, setting: str = cases[0].setting) -> None:
                 status.update(f'{setting}: {text}')
 
             found = latency.measure(
-                cases, keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick, open_file
+                cases, case_keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick, open_file
             )
         results.update(found)
         for case in filter(found.get, cases):

@@ -1,4 +1,4 @@
-"""The benchmark: time and memory of backbones, detectors, segmentors and training steps, in turns."""
+"""The benchmark: time and memory of backbones, detectors, segmentors, classifiers and training steps, in turns."""
 
 from __future__ import annotations
 

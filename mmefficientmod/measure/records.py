@@ -9,9 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..utils import replace_file
+from ..zoo.published import published
 
 # Part -> the task whose config it is built from.
-PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation', 'training': 'detection'}
+PARTS = {
+    'backbone': 'detection',
+    'detector': 'detection',
+    'segmentor': 'segmentation',
+    'classifier': 'classification',
+    'training': 'detection',
+}
 IN_TORCH = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
 # Modes that run an exported file, and the file's format in mmefficientmod/export. It holds the inference form, and in a
 # mode of its own the reference.
@@ -27,7 +34,8 @@ MODES = IN_TORCH + EXPORTED
 MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
-DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)]}  # those of the paper's Table 11
+# Those of the paper's Tables 11 and 1; in the latter each backbone has one of the two.
+DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)], 'classifier': [(224, 224), (256, 256)]}
 RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 
 
@@ -35,7 +43,7 @@ RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 class Case:
     """What is measured of a backbone, and how."""
 
-    part: str  # 'backbone', 'detector', 'segmentor', or 'training': a step of the backbone, forward and backward
+    part: str  # one of PARTS; 'training' is a step of the backbone, forward and backward
     size: tuple[int, int]  # height and width of the image in pixels, before it is padded to multiples of 32
     batch: int = 1  # images at once
     precision: str = 'fp32'  # 'fp32', or 'bf16' or 'fp16' by autocast
@@ -130,7 +138,7 @@ def make_cases(
     precisions: Sequence[str],
     modes: Sequence[str],
 ) -> list[list[Case]]:
-    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of Table 11."""
+    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of DEFAULT_SIZES."""
     return [
         [Case(part, size, batch, precision, mode) for mode in modes]
         for part in parts
@@ -138,6 +146,12 @@ def make_cases(
         for batch in batches
         for precision in precisions
     ]
+
+
+def keys_at_own_size(case: Case, keys: Iterable[str]) -> list[str]:
+    """Those of some backbones whose default size a case has: a classifier's is the one that Table 1 has it at."""
+    sides = {name.lower(): figures['input'] for name, figures in published('imagenet').items()}
+    return [key for key in keys if case.part != 'classifier' or case.size == (sides.get(key, 224),) * 2]
 
 
 def records(results: Results) -> Iterator[dict]:

@@ -66,7 +66,10 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
     if quantised:
         row['largest difference of INT8'] = f'{max(quantised):.1%}'
     if whole:
-        row['box AP'] = _optional(published('downstream').get(whole[0].name, {}).get('ap_box'), '.1f')
+        table, name, figure = ('downstream', 'box AP', 'ap_box')
+        if cases[0].part == 'classifier':
+            table, name, figure = ('imagenet', 'published top-1', 'top1')
+        row[name] = _optional(published(table).get(whole[0].name, {}).get(figure), '.1f')
     return row
 
 

@@ -32,6 +32,7 @@ DETECTOR = Case('detector', (64, 70), 1, 'bf16', 'compiled')
     [
         Case('backbone', (64, 64)),
         Case('segmentor', (64, 64), 2, HALF),
+        Case('classifier', (64, 64), 2, mode='deploy'),
         pytest.param(DETECTOR, marks=pytest.mark.ops),
         Case('training', (64, 64), 2),
     ],
@@ -101,6 +102,23 @@ def test_the_parts_are_what_they_say():
         (1, 256, 2, 3),
     ]
     assert run_part('segmentor').shape == (1, 150, 16, 24)
+
+
+def test_the_classifier_is_what_it_says():
+    assert run_part('classifier').shape == (1, 1000)
+    case = Case('classifier', (64, 64), mode='reference')
+    (result,) = latency.measure([case], BACKBONES, CPU, repeats=1, warmup=1)[case]  # MobileNetV2 has no reference
+    assert result.error is None and result.params == 4736264
+
+
+def test_classifiers_are_measured_at_the_size_they_are_published_at():
+    keys = ['efficientmod-s', 'mobilevitv2-1.0', 'mobilevit-xs', 'deit-t']
+    settings = [cases[0] for cases in records.make_cases(['classifier', 'backbone'], None, [1], ['fp32'], ['eager'])]
+    assert [(case.size[0], records.keys_at_own_size(case, keys)) for case in settings] == [
+        (224, ['efficientmod-s', 'deit-t']),
+        (256, ['mobilevitv2-1.0', 'mobilevit-xs']),
+        (512, keys),
+    ]
 
 
 @pytest.mark.ops
@@ -186,6 +204,10 @@ def test_plots_leave_failed_backbones_out():
         (
             ['--backbones', 'resnet-18', '--baseline', 'pvt-tiny'],
             'the baseline pvt-tiny is not among the backbones resnet-18',
+        ),
+        (
+            ['--parts', 'segmentor', 'classifier', '--backbones', 'resnet-18', '--device', 'cpu'],
+            'resnet-18 has no config of classification',
         ),
         (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
         (['--device', 'abacus'], 'device abacus cannot be used'),
