@@ -181,10 +181,10 @@ def backbones() -> Iterator[dict]:
             'backbone': f'`{name.lower()}`',
             'ImageNet top-1': number(top1(name)),
             **accuracies(name),
-            'COCO, parameters (M)': number(own['coco_params'] / 1e6),
-            'ADE20K, parameters (M)': number(own['ade_params'] / 1e6),
-            'ADE20K, cost (G)': number(own['ade_macs'] / 1e9),
-            'pretrained weights (ImageNet-1k)': weights(name),
+            'COCO (M)': number(own['coco_params'] / 1e6),
+            'ADE20K (M)': number(own['ade_params'] / 1e6),
+            'cost (G)': number(own['ade_macs'] / 1e9),
+            'pretrained weights': weights(name),
         }
 
 
