@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmefficientmod.measure.tables import markdown_table
 from mmefficientmod.models import EfficientMod
-from mmefficientmod.zoo.backbones import NAMES, TABLE7
+from mmefficientmod.zoo.backbones import FURTHER, TABLE7
 from mmefficientmod.zoo.published import published
 from mmefficientmod.zoo.tasks import DETECTION, SEGMENTATION, Task
 
@@ -70,7 +70,7 @@ def count() -> None:
     from mmefficientmod.models.pointwise import Pointwise
 
     rows = []
-    for name in NAMES:
+    for name in TABLE7 + FURTHER:
         settings = Config.fromfile(REPO / config(DETECTION, name))
         with DefaultScope.overwrite_default_scope('mmdet'):
             params = [(p.numel(), p.requires_grad) for p in MODELS.build(settings.model).parameters()]
@@ -175,7 +175,7 @@ def results() -> Iterator[dict]:
 
 
 def backbones() -> Iterator[dict]:
-    for name in NAMES:
+    for name in TABLE7 + FURTHER:
         own = counted()[name]
         yield {
             'backbone': f'`{name.lower()}`',
