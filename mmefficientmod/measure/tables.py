@@ -79,9 +79,9 @@ def failures(results: Results) -> list[str]:
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A table in Markdown; figures stand on the right, names and remarks on the left."""
+    """A table in Markdown; figures stand on the right; names, lists and remarks on the left."""
     texts = frame.astype(str)
-    figures = [texts[name].str.match(r'[-+]?\d|-$|failed').all() for name in texts]
+    figures = [texts[name].str.match(r'(?!.*, )([-+]?\d|-$|failed)').all() for name in texts]
     lines = [list(texts), ['--:' if figure else '---' for figure in figures], *texts.values.tolist()]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
