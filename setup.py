@@ -67,7 +67,7 @@ class EditableWheel(editable_wheel):
 setup(
     name='mmefficientmod',
     version=version['__version__'],
-    description='EfficientMod backbones for MMDetection and MMSegmentation',
+    description='EfficientMod backbones for MMDetection, MMSegmentation and MMPreTrain',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author='mmefficientmod contributors',
@@ -78,7 +78,7 @@ setup(
     # name, and naming one would install it over the other. requirements/openmmlab.txt and
     # requirements/onedl.txt list the proven sets. Nor torch: a newer one than MMCV was compiled for would break it.
     install_requires=['numpy'],
-    extras_require=dict(export=requirements('export'), docs=requirements('docs')),
+    extras_require={name: requirements(name) for name in ('docs', 'export', 'tools')},
     # Spelled out because setuptools then makes an editable install a plain path, in which the
     # package wins over the folder that EditableWheel adds; an import hook would come second.
     package_dir={'': '.'},

@@ -7,10 +7,13 @@ import posixpath
 import re
 from pathlib import Path
 
+import nbformat
 from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'}  # of the repository's top level
+NOTEBOOK = 'examples/swap_to_prediction.ipynb'
+PAGES = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', NOTEBOOK: 'notebook.md'}
 LINK = re.compile(r'\]\((?![a-z]+:|#)([^)\s#]+)')
 HIDDEN = '---\nsearch:\n  exclude: true\n---\n\n'
 
@@ -51,12 +54,22 @@ def _shown(path: str) -> str:
     return f'{HIDDEN}# `{path}`\n\n{content}\n'
 
 
+def _text(path: str) -> tuple[str, dict[str, bytes]]:
+    """A page outside of docs/ as Markdown, and the pictures that a notebook holds."""
+    if not path.endswith('.ipynb'):
+        return (REPO / path).read_text(encoding='utf-8'), {}
+    text, found = MarkdownExporter().from_notebook_node(nbformat.read(REPO / path, as_version=4))
+    return text, found['outputs']
+
+
 def on_files(files, config):
-    """Adds the changelog, the contributor's page, and a page for each file outside of docs/ that a page links to."""
+    """Adds the pages of PAGES, a notebook's pictures, and a page for each other linked file outside of docs/."""
     texts = {f'docs/{file.src_uri}': file.content_string for file in files.documentation_pages()}
     for path, page in PAGES.items():
-        texts[path] = (REPO / path).read_text(encoding='utf-8')
-        files.append(File.generated(config, page, content=_relinked(texts[path], '', page)))
+        texts[path], pictures = _text(path)
+        files.append(File.generated(config, page, content=_relinked(texts[path], posixpath.dirname(path), page)))
+        for name, content in pictures.items():
+            files.append(File.generated(config, name, content=content))
     linked = {path for source, text in texts.items() for path in _links(text, posixpath.dirname(source))}
     for path in sorted(linked):
         if path.startswith('docs/') or path in PAGES:

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
+from mmefficientmod.version import __version__
 
 pytestmark = pytest.mark.both_stacks
 
+CONFIG = 'mask-rcnn_efficientmod-s_fpn_8xb4-1x_coco'
 TOP_LEVEL = ('configs', 'demo', 'docs', 'examples', 'mmefficientmod', 'requirements', 'tests', 'tools')
 
 
@@ -83,12 +85,31 @@ def test_wheel_holds_the_package_and_mim(archives):
     # an MM distribution, torch or torchvision among them could replace what the user has installed
     requires = metadata.get_all('Requires-Dist')
     assert [name for name in requires if 'extra ==' not in name] == ['numpy']
-    extras = {'export': set(), 'docs': set()}
+    extras = {'docs': set(), 'export': set(), 'tools': set()}
     for line in requires:
         if 'extra ==' in line:
             extras[re.search(r'extra == ["\'](\w+)', line)[1]].add(re.match(r'[\w-]+', line)[0])
     assert extras['export'] == {'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'}
-    assert extras['docs'] == {'griffelib', 'mkdocs', 'mkdocs-material', 'mkdocstrings', 'mkdocstrings-python', 'ruff'}
+    site = {
+        'griffelib',
+        'mkdocs',
+        'mkdocs-material',
+        'mkdocstrings',
+        'mkdocstrings-python',
+        'nbconvert',
+        'nbformat',
+        'ruff',
+    }
+    assert extras['docs'] == site
+    assert extras['tools'] == {'jinja2', 'matplotlib', 'pandas', 'rich', 'timm'}
+    assert set(metadata.get_all('Provides-Extra')) == set(extras)
+    assert metadata['Version'] == __version__
+
+
+@pytest.mark.ops  # twine is in the full environments alone
+def test_the_long_description_renders(archives):
+    done = run(sys.executable, '-m', 'twine', '--no-color', 'check', '--strict', *archives, cwd=archives[0].parent)
+    assert done.returncode == 0 and done.stdout.count('PASSED') == 2, done.stdout
 
 
 def test_sdist_is_a_complete_working_tree(archives):
@@ -109,8 +130,10 @@ def test_sdist_is_a_complete_working_tree(archives):
         'requirements/openmmlab.txt',
         'requirements/onedl.txt',
         'requirements/export.txt',
+        'requirements/tools.txt',
         'demo/run.py',
         'examples/faster-rcnn_efficientmod-s_fpn_1x_coco.py',
+        'examples/swap_to_prediction.ipynb',
         'demo/configs/datasets/semantic.py',
         'tools/setup_env.sh',
         'tests/test_packaging.py',
@@ -152,3 +175,6 @@ def test_mim_run_finds_the_tools(editable, source, archives, tmp_path):
     result = run(python, '-m', 'mim', 'run', 'mmefficientmod', 'convert_checkpoint', cwd=tmp_path)
     assert 'usage: convert_checkpoint.py' in result.stdout
     assert result.returncode != 0
+    if not editable:  # mim search reads site-packages alone
+        result = run(python, '-m', 'mim', 'search', 'mmefficientmod', '--config', CONFIG, cwd=tmp_path)
+        assert f'config id: {CONFIG}' in result.stdout and result.returncode == 0, result.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -157,8 +158,8 @@ def test_the_death_of_one_process_ends_the_job(root, tmp_path):
     output = tmp_path / 'output'
     job = start([*script, '--cfg-options', *OPTIONS, GLOO, 'train_cfg.max_iters=10000'], root, output)
     end = time.monotonic() + 300
-    while '(train) [2/' not in ''.join(output.read_text().split('   ')) and time.monotonic() < end:
-        assert job.poll() is None, output.read_text()[-3000:]
+    while not re.search(r'\(train\) \[ *2/', output.read_text()):
+        assert job.poll() is None and time.monotonic() < end, output.read_text()[-3000:]
         time.sleep(0.1)
     # bash has replaced itself with the launcher, whose children are the two processes
     children = Path(f'/proc/{job.pid}/task/{job.pid}/children').read_text().split()

@@ -1,11 +1,11 @@
-"""Measures time and memory of backbones, detectors, segmentors and training steps, on a CPU or a GPU."""
+"""Measures time and memory of backbones, detectors, segmentors, classifiers and training steps, on a CPU or a GPU."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmefficientmod.compare.plots import plot_cost, save_figure
+from mmefficientmod.export.description import ExportError
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
-from mmefficientmod.zoo.backbones import normalise, select_backbones
+from mmefficientmod.zoo.backbones import normalise, select_backbones, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
 
@@ -34,29 +35,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     add_list(
         '--backbones',
-        ['table7'],
+        None,
         metavar='BACKBONE',
-        help='names such as efficientmod-s, "table7" (the default), "efficientmod" (its four) or "all"',
+        help='names such as efficientmod-s, "table7" (the default), "table1" (that of classifiers), "efficientmod" '
+        '(its four) or "all"',
     )
     parser.add_argument('--rows', action=RenamedOption, const='--backbones')
-    default = [part for part in records.PARTS if part != 'training']
-    add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but training')
+    default = [part for part in records.PARTS if part not in ('training', 'classifier')]
+    add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but classifier and training')
     add_list(
         '--sizes',
         None,
         type=parse_size,
         metavar='HxW',
-        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors',
+        help='height and width in pixels, padded to multiples of 32; default: 512x512, and 800x1333 for detectors; '
+        "for classifiers that of the paper's Table 1",
     )
     add_list('--batch-sizes', [1], type=parse_positive, metavar='N', help='default 1')
     add_list('--precisions', ['fp32'], records.PRECISIONS, metavar='PRECISION', help='by autocast; default fp32')
     add_list(
         '--modes',
         ['eager'],
-        (*records.MODES, 'all'),
+        (*records.MODES, *records.MODE_GROUPS),
         metavar='MODE',
         help="reference is the sequence of operations of EfficientMod's authors, compiled is by torch.compile, deploy "
-        'the inference form of the backbones that have one; default eager',
+        'the inference form of the backbones that have one; onnx, openvino and pt2 (by AOTInductor) run a file of the '
+        'inference form, reference-onnx and so on one of the reference, int8 is by NNCF, for the part backbone and a '
+        'CPU; all is all without files, exported all with; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")
@@ -77,15 +82,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.memory_limit is not None and args.memory_limit <= 0:
         parser.error('--memory-limit must be above 0')
-    if 'all' in args.modes:
-        args.modes = list(records.MODES)
+    args.modes = list(dict.fromkeys(m for mode in args.modes for m in records.MODE_GROUPS.get(mode, [mode])))
     return args
 
 
 def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Keys of the backbones, the baseline among them, and one line for every name that is none."""
-    backbones, problems = select_backbones(TASKS['detection'], args.backbones)
-    keys = [backbone.key for backbone in backbones]
+    tasks = [TASKS[name] for name in dict.fromkeys(records.PARTS[part] for part in args.parts)]
+    keys, problems = [], []
+    for task in tasks:
+        backbones, more = select_backbones(task, args.backbones or [tasks[0].group])
+        own = task_backbones(task)
+        keys += [backbone.key for backbone in backbones]
+        problems += [*more, *(f'{key} has no config of {task.name}' for key in keys if key not in own)]
+    keys = [key for key in dict.fromkeys(keys) if all(key in task_backbones(task) for task in tasks)]
+    problems = list(dict.fromkeys(problems))
     if not keys:
         raise SystemExit(f'error: {"; ".join(problems)}')
     if args.baseline is None:
@@ -94,6 +105,21 @@ def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str
     if baseline is None:
         raise SystemExit(f'error: the baseline {args.baseline} is not among the backbones {", ".join(keys)}')
     return keys, baseline, problems
+
+
+def find_runtimes(modes: list[str], device: torch.device) -> tuple[Callable | None, dict[str, str]]:
+    """What opens the files of the exported modes, and the versions of what they need; imports nothing without any."""
+    exported = [mode for mode in modes if mode in records.EXPORTED]
+    if not exported:
+        return None, {}
+    if device.type != 'cpu':
+        raise SystemExit(f'error: --modes {exported[0]} is for a CPU: leave out --device {device}')
+    from mmefficientmod.export.modes import check_packages, open_file
+
+    try:
+        return open_file, check_packages(exported)
+    except ExportError as error:
+        raise SystemExit(f'error: {error}') from None
 
 
 def show(title: str, frame: pd.DataFrame, console: Console) -> None:
@@ -125,7 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
-        if any(mode.endswith('compiled') for mode in args.modes) and args.compile_backend == 'inductor':
+        compiled = args.compile_backend == 'inductor' and any(mode.endswith('compiled') for mode in args.modes)
+        if compiled or any(mode.endswith('pt2') for mode in args.modes):
             latency.check_compiler()
     except (RuntimeError, AssertionError) as error:
         what = 'the compiled modes' if 'cannot compile' in str(error) else f'device {args.device}'
@@ -143,9 +170,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device) -> records.Results:
     """Measures all cases; shows and writes those of a setting as soon as they are there."""
+    open_file, runtimes = find_runtimes(args.modes, device)
     console = Console(width=None if sys.stdout.isatty() else 140)
     content = dict(
-        machine=machine.describe_machine(device),
+        machine=dict(machine.describe_machine(device), **runtimes),
         peaks=machine.product_peaks() if device.type == 'cpu' else {},
         settings=dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, backend=args.compile_backend),
     )
@@ -156,13 +184,16 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
     args.out.mkdir(parents=True, exist_ok=True)
     results: dict[records.Case, list[records.Measurement]] = {}
     for cases in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
+        case_keys = keys if args.sizes else records.keys_at_own_size(cases[0], keys)
+        if not case_keys:
+            continue
         with console.status(cases[0].setting) as status:
 
             def tick(text: str, setting: str = cases[0].setting) -> None:
                 status.update(f'{setting}: {text}')
 
             found = latency.measure(
-                cases, keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick
+                cases, case_keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick, open_file
             )
         results.update(found)
         for case in filter(found.get, cases):
@@ -170,8 +201,8 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
         if len(cases) > 1:
             title = f'{cases[0].setting}: ms (speed-up over the reference)'
             show(title, tables.mode_table(found, max(content['peaks'].values(), default=None)), console)
-        for m in (m for case in cases for m in found[case] if m.error):
-            console.print(f'{m.name}: {m.error}', style='red', markup=False, soft_wrap=True)
+        for line in tables.failures(found):
+            console.print(line, style='red', markup=False, soft_wrap=True)
         records.write_benchmark(args.out / 'benchmark.json', results, **content)
         frame = pd.DataFrame(list(records.records(results)))
         frame.assign(size=['{}x{}'.format(*size) for size in frame['size']]).to_csv(

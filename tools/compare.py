@@ -37,9 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         '--backbones',
         nargs='+',
-        default=['table7'],
         metavar='BACKBONE',
-        help='names such as efficientmod-s, "table7" (the default) or "all"',
+        help='names such as efficientmod-s, "table7" (the default), "table1" (that of classification) or "all"',
     )
     run.add_argument('--rows', action=RenamedOption, const='--backbones')
     run.add_argument(
@@ -64,8 +63,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument(
         '--iters', type=parse_positive, help='iterations of segmentation; the schedule follows in proportion'
     )
-    data.add_argument('--epochs', type=parse_positive, help='epochs of detection; the schedule follows in proportion')
-    data.add_argument('--size', type=parse_size, metavar='HxW', help='crop of segmentation, image bound of detection')
+    data.add_argument(
+        '--epochs',
+        type=parse_positive,
+        help='epochs of detection or classification; the schedule follows in proportion',
+    )
+    data.add_argument(
+        '--size',
+        type=parse_size,
+        metavar='HxW',
+        help='crop of segmentation and classification, image bound of detection',
+    )
     data.add_argument('--batch-size', type=parse_positive, help='images a step and process')
     data.add_argument('--workers', type=int, help='data loading processes')
     data.add_argument('--seed', type=int, default=0, help='of every backbone; default 0')
@@ -85,7 +93,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='WHERE',
-        help='test these whole models and train nothing: a folder of BACKBONE.pth, or BACKBONE=FILE',
+        help='test these whole models and train nothing: a folder of BACKBONE.pth, BACKBONE=FILE, or "published" for '
+        'the weights of the classifiers that timm has; it may stand beside the others',
     )
 
     launch = run.add_argument_group('launching')
@@ -136,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
     from mmefficientmod.compare.runs import Launcher, run_jobs
 
     task = TASKS[args.task]
-    backbones, problems = select_backbones(task, args.backbones)
+    backbones, problems = select_backbones(task, args.backbones or [task.group])
     for place in (*args.pretrained, *args.checkpoints):
         name, named, _ = place.partition('=')
         unknown = select_backbones(task, [name])[1]

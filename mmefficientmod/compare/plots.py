@@ -178,7 +178,7 @@ def plot_cost(results: Results, machine: Mapping) -> list[tuple[str, Figure]]:
     for part, group in frame.groupby('part', sort=False):
         for kind, fixed in (('resolution', 'batch'), ('batch', 'size')):
             groups = group.groupby([fixed, 'precision', 'mode'], sort=False)
-            panels = [(held, panel) for held, panel in groups if panel[kind].nunique() > 1]
+            panels = [(held, panel) for held, panel in groups if panel.groupby('name')[kind].nunique().max() > 1]
             if panels:
                 figures.append((f'{part}-{kind}', _cost_figure(part, kind, panels, machine)))
     return figures

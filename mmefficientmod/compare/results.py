@@ -111,9 +111,10 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
     scopes = {run.config.get('default_scope') for run in runs}
     tasks = [task for task in TASKS.values() if task.scope in scopes]
     if len(tasks) > 1:
-        raise CompareError('these are results of detection and of segmentation: report one task at a time')
+        names = ' and of '.join(task.name for task in tasks)
+        raise CompareError(f'these are results of {names}: report one task at a time')
     if not tasks:
-        raise CompareError('; '.join(problems) or 'the work directories belong to neither detection nor segmentation')
+        raise CompareError('; '.join(problems) or f'the work directories belong to none of {", ".join(TASKS)}')
     task = tasks.pop()
     backbones = task_backbones(task)
     results: dict[str, Result] = {}
@@ -172,6 +173,10 @@ def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Bac
         match = re.fullmatch(rf'{re.escape(head)}(.+?)(_fpn)?_\d+xb\d+.*\.py', config.name)
         if match:
             name = match[1]
+    if name not in backbones:  # a config that several share
+        model_name = ((run.config.get('model') or {}).get('backbone') or {}).get('model_name')
+        own = (key for key, each in backbones.items() if each.settings.get('model.backbone.model_name') == model_name)
+        name = next(own, name) if model_name else name
     return backbones.get(name) or Backbone(name, name, folder)
 
 
@@ -198,10 +203,13 @@ def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
     """What makes a data set another one: its class, its root, its annotations, its classes."""
     dataset = innermost_dataset(config, split)[1]
     classes = (dataset.get('metainfo') or {}).get('classes')
+    prefix = dataset.get('data_prefix') or {}
     return (
         dataset.type,
         os.path.normpath(dataset.get('data_root') or '.'),
-        dataset.get('ann_file') or ' '.join((dataset.get('data_prefix') or {}).values()),
+        dataset.get('ann_file')
+        or (prefix if isinstance(prefix, str) else ' '.join(prefix.values()))
+        or dataset.get('split', ''),
         f'({len(classes)} classes)' if classes else '',
     )
 
@@ -247,6 +255,10 @@ def _image_size(config: Config, split: str) -> str:
         height, width = pipeline['RandomCrop'].crop_size
     elif resize := pipeline.get('Resize') or pipeline.get('RandomResize'):
         height, width = sorted(resize.scale)
+    elif 'RandomResizedCrop' in pipeline:
+        height = width = pipeline['RandomResizedCrop'].scale
+    elif 'CenterCrop' in pipeline:
+        height = width = pipeline['CenterCrop'].crop_size
     else:
         return 'as in the files'
     return f'{height} x {width}'
@@ -273,6 +285,8 @@ def deviations(result: Result, task: Task) -> list[str]:
         if expected and getattr(actual, name) != getattr(expected, name):
             label = 'training size' if name == 'size' else name.replace('_', ' ')
             found.append(f'{label} {getattr(actual, name)} instead of {getattr(expected, name)}')
+    if result.backbone.recipe and not result.trained:
+        found.append(f'not trained here, and the weights published for it are by {result.backbone.recipe}')
     return found
 
 
@@ -280,6 +294,6 @@ def _published_setting(backbone: Backbone, task: Task) -> Setting | None:
     """The setting of the backbone's own config; None for one that is none of the comparison's."""
     if backbone.key not in task_backbones(task):
         return None
-    config = Config.fromfile(backbone.config, import_custom_modules=False)
+    config = backbone.load_config(import_custom_modules=False)
     processes = config.auto_scale_lr.base_batch_size // config.train_dataloader.batch_size
     return setting_of(config, config, 'test', processes, task.val_images)

@@ -24,18 +24,19 @@ WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 class Settings:
     """What is laid over every config; what is not given stays as the config says."""
 
-    task: Task  # detection or segmentation
+    task: Task  # detection, segmentation or classification
     overlays: Sequence[str] = ()  # config files merged over every backbone's config, e.g. another data set
     data_root: str | None = None  # root folder of the data set
     iters: int | None = None  # length of a training that counts iterations; the schedule shrinks or grows with it
     epochs: int | None = None  # the same for one that counts epochs
-    size: tuple[int, int] | None = None  # height and width in pixels: the crop (segmentation), the bound (detection)
+    size: tuple[int, int] | None = None  # height and width in pixels: the crop, in detection the bound
     batch_size: int | None = None  # images a step and process
     workers: int | None = None  # data loading processes
     seed: int = 0  # seed of every backbone
     amp: bool = False  # mixed precision in training
     pretrained: Sequence[str] = ()  # none, a folder, or BACKBONE=FILE: the weights to start from
-    checkpoints: Sequence[str] = ()  # a folder, or BACKBONE=FILE: whole models to test in place of training
+    # a folder, BACKBONE=FILE, or 'published' for timm's own weights: whole models to test in place of training
+    checkpoints: Sequence[str] = ()
     cfg_options: Mapping = field(default_factory=dict)  # further settings, applied last
 
 
@@ -48,7 +49,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     Raises:
         CompareError: If a setting does not fit the config.
     """
-    config = Config.fromfile(backbone.config)
+    config = backbone.load_config()
     for overlay in settings.overlays:
         try:
             config.merge_from_dict(Config.fromfile(overlay).to_dict())
@@ -58,9 +59,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     if settings.amp:
         options.update({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
     if settings.checkpoints:
-        options['load_from'] = find_weights_file(backbone, settings.checkpoints, '--checkpoints')
-        if options['load_from'] is None:
-            raise CompareError(f'--checkpoints names no file for {backbone.key}')
+        options['load_from'] = _checkpoint(backbone, settings.checkpoints)
     options.update(_length(config, settings))
     options.update(_data(config, settings))
     options.update(_pretrained(backbone, config, settings))
@@ -89,10 +88,11 @@ def _length(config: Config, settings: Settings) -> dict:
     ratio = wanted / published
     options: dict[str, Any] = {f'train_cfg.{name}': wanted}
     for i, scheduler in enumerate(config.get('param_scheduler') or []):
-        shortest = 2 if scheduler.type == 'LinearLR' else 1  # a ramp has a first and a last step
-        for key in ('begin', 'end', 'T_max'):
+        # a ramp has a first and a last step; one of whole epochs may be the only one, and nothing comes before it then
+        shortest = 2 if scheduler.type == 'LinearLR' and not scheduler.get('convert_to_iter_based') else 1
+        for key, least in (('begin', min(1, wanted - 1)), ('end', shortest), ('T_max', shortest)):
             if scheduler.get(key):
-                options[f'param_scheduler.{i}.{key}'] = max(shortest, round(scheduler[key] * ratio))
+                options[f'param_scheduler.{i}.{key}'] = max(least, round(scheduler[key] * ratio))
         if 'milestones' in scheduler:
             options[f'param_scheduler.{i}.milestones'] = [max(1, round(step * ratio)) for step in scheduler.milestones]
     if not by_epoch:
@@ -129,6 +129,8 @@ def _size(config: Config, task: Task, size: tuple[int, int]) -> dict:
     """Another image size: every resize of the pipelines keeps its ratio of long to short side."""
     height, width = size
     short, long = sorted(size)
+    if task.name == 'classification' and height != width:
+        raise CompareError(f'classifiers take square images, not {height} x {width}')
     options: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
         place, dataset = innermost_dataset(config, split)
@@ -139,6 +141,13 @@ def _size(config: Config, task: Task, size: tuple[int, int]) -> dict:
                 options[f'{place}.pipeline.{i}.scale'] = (long, short)
             elif transform.type == 'RandomCrop':
                 options[f'{place}.pipeline.{i}.crop_size'] = (height, width)
+            elif transform.type == 'RandomResizedCrop':
+                options[f'{place}.pipeline.{i}.scale'] = short
+            elif transform.type == 'ResizeEdge':  # keeps its ratio to the crop
+                crop = next((each.crop_size for each in dataset.pipeline if each.type == 'CenterCrop'), transform.scale)
+                options[f'{place}.pipeline.{i}.scale'] = transform.scale * short // crop
+            elif transform.type == 'CenterCrop':
+                options[f'{place}.pipeline.{i}.crop_size'] = short
     if 'size' in config.model.get('data_preprocessor', {}):
         options['model.data_preprocessor.size'] = (height, width)
     if 'img_size' in config.model.backbone:
@@ -161,8 +170,18 @@ def _pretrained(backbone: Backbone, config: Config, settings: Settings) -> dict:
     return {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=path)}
 
 
-def find_weights_file(backbone: Backbone, places: Sequence[str], option: str) -> str | None:
-    """A backbone's file among ``BACKBONE=FILE`` and folders; None if only others are named.
+def _checkpoint(backbone: Backbone, places: Sequence[str]) -> str:
+    """What a test of a whole model loads: a file, or timm's weights as ``load_from_timm`` takes them."""
+    files = [place for place in places if place != 'published']
+    known = backbone.weights if len(files) < len(places) else None
+    path = find_weights_file(backbone, files, '--checkpoints', known)
+    if path is None:
+        raise CompareError(f'--checkpoints names no file for {backbone.key}: add {backbone.key}=FILE')
+    return f'{backbone.weights}={path}' if backbone.weights and path.endswith('.safetensors') else path
+
+
+def find_weights_file(backbone: Backbone, places: Sequence[str], option: str, default: str | None = None) -> str | None:
+    """A backbone's file among ``BACKBONE=FILE`` and folders, else ``default``; None if only others are named.
 
     Raises:
         CompareError: If there is no such file.
@@ -178,9 +197,9 @@ def find_weights_file(backbone: Backbone, places: Sequence[str], option: str) ->
         for file in sorted(Path(folder).glob('*')):
             if file.suffix in WEIGHT_SUFFIXES and normalise(file.stem) == normalise(backbone.key):
                 return str(file)
-    if folders:
+    if folders and default is None:
         raise CompareError(
             f'{option}: {", ".join(folders)} holds no file for {backbone.key}, such as {backbone.key}.pth; '
             f'put it there or name it by {option} {backbone.key}=FILE'
         )
-    return None
+    return default

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from mmengine.utils import import_modules_from_strings
 
 from ..measure.records import Case, read_benchmark
 from ..utils import describe_error
@@ -79,7 +80,7 @@ class Comparison:
         self.columns[heading] = column
         parts = {'measured': pd.Series(measured, dtype=float)}
         if reference:
-            known = published('downstream')
+            known = published(self.task.table)
             figures = {key: known.get(self.name(key), {}).get(reference) for key in measured}
             parts['published'] = pd.Series(figures, dtype=float)
             if difference:
@@ -124,9 +125,11 @@ def compare(
         comparison.warnings.append(f'No parameters and cost of {", ".join(names)}: {reason}')
     params, macs = ({key: cost[i] for key, cost in costs.items()} for i in range(2))
     comparison.add('parameters (M)', Column('parameters', beside), params, task.params, same_data)
-    heading = 'MACs (G), {} x {}'.format(*task.cost_size)
+    sizes = {_cost_size(result, task) for result in measured.values()}
+    heading = 'MACs (G), ' + ('{} x {}'.format(*sizes.pop()) if len(sizes) == 1 else 'published size')
     comparison.add(heading, Column('cost', beside), macs, task.cost, same_data)
     _add_latency(comparison, benchmarks)
+    _add_published_latencies(comparison)
     add_accuracies(detail=True)
 
     states = read_states(paths)
@@ -182,8 +185,15 @@ def _complexity(result: Result, task: Task) -> tuple[float, float]:
 
     config = deepcopy(result.config)
     config.model.backbone.init_cfg = None
-    cost = measure_config(config, task.cost_size)
+    import_modules_from_strings(**(config.get('custom_imports') or {'imports': []}))  # the results were read without
+    cost = measure_config(config, _cost_size(result, task))
     return cost.params / 1e6, cost.macs / 1e9
+
+
+def _cost_size(result: Result, task: Task) -> tuple[int, int]:
+    """Height and width in pixels that the backbone's cost is published at."""
+    side = published(task.table).get(result.backbone.name, {}).get('input')
+    return (side, side) if side else task.cost_size
 
 
 def _add_latency(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
@@ -218,6 +228,20 @@ def _add_latency(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
         for m in found.values():
             if m.error and m.backbone in times:
                 comparison.warnings.append(f'{m.name} was not measured ({case}): {m.error}')
+
+
+def _add_published_latencies(comparison: Comparison) -> None:
+    """The paper's own latencies where they are of exported files, which no mode of the benchmark is beside."""
+    machines, known = comparison.task.machines, published(comparison.task.table)
+    if machines:
+        heading = 'published ms, batch 1'
+        rows = {key: known.get(comparison.name(key), {}) for key in comparison.table.index}
+        parts = {
+            (heading, machine): pd.Series({key: row.get(name) for key, row in rows.items()}, dtype=float)
+            for machine, name in machines.items()
+        }
+        comparison.columns[heading] = Column('published latency')
+        comparison.table = pd.concat([comparison.table, pd.concat(parts, axis=1)], axis=1)
 
 
 def _missing(results: Mapping[str, Result], states: Mapping[str, State], task: Task) -> dict[str, list[str]]:

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils import describe_error
 from .description import Description, ExportError, read_description
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
+INPUT, SIZE_INPUT = 'image', 'image_size'
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,62 @@ def require(packages: tuple[str, ...], what: str) -> None:
             missing.append(name)
     if missing:
         raise ExportError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all by {EXTRA})')
+
+
+def write_form(
+    name: str,
+    form: nn.Module,
+    inputs: tuple,
+    names: list[str],
+    folder: Path,
+    dynamic: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a form in one format; the arguments are those of :func:`write_onnx`.
+
+    Args:
+        name (str): Of :data:`FORMATS`. OpenVINO's is made from the ONNX file, which is in the folder then.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        ExportError: In one line, if a package is missing or the exporter fails.
+    """
+    path = folder / FORMATS[name].file
+    metadata = metadata or {}
+    try:
+        with quiet():
+            if name == 'onnx':
+                write_onnx(form, inputs, names, path, dynamic, metadata)
+            elif name == 'openvino':
+                write_openvino(folder / FORMATS['onnx'].file, path, metadata)
+            else:
+                write_torch(form, inputs, path, metadata)
+    except (ExportError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # exporters raise what they like
+        cause: BaseException = error
+        while cause.__cause__:  # what is raised in the end says in which step, not why
+            cause = cause.__cause__
+        raise ExportError(f'{name}: this model cannot be written ({describe_error(cause)})') from error
+    return path
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """Without what exporters log, warn of and print as errors, which they raise as well."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        # torch prints the graph up to where it fails to export
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
 
 
 def write_onnx(
@@ -140,9 +201,12 @@ def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[st
     inductor = importlib.import_module('torch._inductor')
     if not hasattr(inductor, 'aoti_load_package'):
         raise ExportError(f'the torch format needs torch>=2.6, but torch {torch.__version__} is installed')
-    with torch.no_grad():
+    from torch._inductor.utils import fresh_inductor_cache
+
+    # Frozen weights are laid out for the kernels once. The cache would keep a copy of the weights for each file.
+    settings = {'aot_inductor.metadata': dict(metadata), 'freezing': True}
+    with torch.no_grad(), fresh_inductor_cache():
         program = torch.export.export(form, inputs, strict=False)
-        settings = {'aot_inductor.metadata': dict(metadata)}
         inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 

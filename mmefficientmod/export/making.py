@@ -6,28 +6,22 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..measure.machine import vector_extensions
-from ..utils import describe_error
 from ..version import __version__
 from .check import Sample, compare, generated_samples, library_result, picture_samples, worst
 from .description import Description, ExportError
-from .formats import FORMATS, INT8, open_file, require, usable_cpus, write_onnx, write_openvino, write_torch
+from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, open_file, quiet, require, usable_cpus, write_form
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
 from .quantize import compare_int8, has_int8_instructions, quantize
 from .source import Source, resize_rule
 from .surroundings import cpu_name, measure, versions
-
-INPUT, SIZE_INPUT = 'image', 'image_size'
 
 
 def export(
@@ -97,8 +91,7 @@ def export(
         for name in ordered(formats):
             say(f'writing {name}')
             path = draft / FORMATS[name].file
-            with quiet():
-                write(name, form, description, draft, path)
+            write(name, form, description, draft)
             runners[name] = open_file(path, name, description.outputs)
             checks = [
                 dict(check, form=name, sample=sample.name)
@@ -248,7 +241,7 @@ def describe(
     )
 
 
-def write(name: str, form: nn.Module, description: Description, folder: Path, path: Path) -> None:
+def write(name: str, form: nn.Module, description: Description, folder: Path) -> None:
     """Writes one format; raises ExportError in one line where the exporter fails."""
     dynamic = description.size['dynamic']
     inputs = example_inputs(description)
@@ -261,17 +254,7 @@ def write(name: str, form: nn.Module, description: Description, folder: Path, pa
         outputs=json.dumps(description.outputs),
         mmefficientmod=__version__,
     )
-    try:
-        if name == 'onnx':
-            write_onnx(form, inputs, names, path, dynamic, essentials)
-        elif name == 'openvino':
-            write_openvino(folder / FORMATS['onnx'].file, path, essentials)
-        else:
-            write_torch(form, inputs, path, essentials)
-    except (ExportError, OSError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # exporters raise what they like
-        raise ExportError(f'{name}: this model cannot be written ({describe_error(error)})') from error
+    write_form(name, form, inputs, names, folder, dynamic, essentials)
 
 
 def example_inputs(description: Description) -> tuple:
@@ -326,18 +309,3 @@ def timing_sample(description: Description, samples: Sequence[Sample]) -> Sample
         return samples[0]
     image = np.random.default_rng(0).random((1, 3, 512, 512), np.float32) * 255
     return Sample('timing', image, (512, 512))
-
-
-@contextmanager
-def quiet() -> Iterator[Any]:
-    """Without what exporters warn of and print."""
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)

@@ -1,4 +1,4 @@
-"""The benchmark: time and memory of backbones, detectors, segmentors and training steps, in turns."""
+"""The benchmark: time and memory of backbones, detectors, segmentors, classifiers and training steps, in turns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,9 +55,15 @@ class Subject:
             yield
         except Exception as error:
             self.result.error, self.run = describe(error), None
-        gc.collect()
+        gc.collect()  # takes longer than idle threads of ONNX Runtime and OpenMP spin, 35 ms: none meets the next pass
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def check(self, found: Sequence[Tensor], expected: Sequence[Tensor], limit: float) -> None:
+        """Notes how far the outputs are off; raises ArithmeticError if that is too far."""
+        error = self.result.difference = output_error(found, expected)
+        if not error <= limit:
+            raise ArithmeticError(f'the output is off by {error:.1e} of the largest value, more than {limit}')
 
     def time(self, device: torch.device) -> None:
         """Times one pass."""
@@ -74,6 +81,7 @@ def measure(
     baseline: str = '',
     backend: str = 'inductor',
     tick: Callable[[str], None] = lambda text: None,
+    open_file: Callable | None = None,
 ) -> dict[Case, list[Measurement]]:
     """Measures cases that differ in the mode alone: one pass of each backbone in each, in a new random order a round.
 
@@ -89,13 +97,16 @@ def measure(
         baseline (str): Key of the backbone that the others are compared with. Defaults to none.
         backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
         tick (Callable): Called with what is being done.
+        open_file (Callable, optional): :func:`mmefficientmod.export.modes.open_file`, for the exported modes.
     """
+    if open_file is None and any(case.file for case in cases):
+        raise ValueError('the exported modes need open_file')
     results: dict[Case, list[Measurement]] = {case: [] for case in cases}
     subjects: list[Subject] = []
     with compiler_settings(len(cases) * len(backbones)):
         for key in backbones:
             tick(f'{key}: building')
-            for subject in prepare(key, cases, device, warmup, backend, tick):
+            for subject in prepare(key, cases, device, warmup, backend, tick, open_file):
                 results[subject.case].append(subject.result)
                 subjects.append(subject)
         order = random.Random(0)
@@ -130,8 +141,9 @@ def prepare(
     warmup: int,
     backend: str,
     tick: Callable[[str], None] = lambda text: None,
+    open_file: Callable | None = None,
 ) -> Iterator[Subject]:
-    """Builds a backbone once, and yields it in every case that it has, checked and warmed up."""
+    """Builds a backbone once, and yields it in every case that it has, checked and warmed up; see :func:`measure`."""
     case = cases[0]
     first = Measurement(key, task_backbones(TASKS[PARTS[case.part]])[key].name)
     built = Subject(case, first)
@@ -146,31 +158,39 @@ def prepare(
         if case.part == 'training':
             prepare_for_training(model)
         expected = outputs(copy.deepcopy(model), Case(case.part, case.size, case.batch), device)
-    for case in cases:
-        subject = Subject(case, copy.copy(first))
-        if first.error:
-            yield subject
-        elif has_mode(model, case):
-            tick(f'{key}, {case.mode}: warm-up')
-            with subject.guard():
-                form = arrange(copy.deepcopy(model), case, backend)
-                subject.run = forward_pass(form, case, device)
-                subject.result.difference = output_error(outputs(form, case, device), expected)
-                limit = tolerance(case, device)
-                if not subject.result.difference <= limit:
-                    error = subject.result.difference
-                    raise ArithmeticError(f'the output is off by {error:.1e} of the largest value, more than {limit}')
-                for _ in range(warmup):
-                    subject.run()
-                subject.result.peak_memory_mb = peak_memory(form, subject.run, device)
-                if case.part == 'training' and not case.compiled:
-                    subject.result.kept_mb = saved_bytes(form, make_images(case, device)) / 2**20
-            yield subject
+    with tempfile.TemporaryDirectory() as folder:  # of exported files, which need not stay once they are open
+        for case in cases:
+            subject = Subject(case, copy.copy(first))
+            if first.error:
+                yield subject
+            elif has_mode(model, case):
+                tick(f'{key}, {case.mode}: warm-up')
+                with subject.guard():
+                    form = arrange(copy.deepcopy(model), case, backend)
+                    if case.file and open_file:
+                        run = subject.run = open_file(form, case, make_images(case, device), Path(folder))
+                        found = [torch.from_numpy(level) for level in run().values()]
+                    else:
+                        subject.run = forward_pass(form, case, device)
+                        found = outputs(form, case, device)
+                    subject.check(found, expected, tolerance(case, device))
+                    for _ in range(warmup):
+                        subject.run()
+                    if not case.file:
+                        subject.result.peak_memory_mb = peak_memory(form, subject.run, device)
+                    if case.part == 'training' and not case.compiled:
+                        subject.result.kept_mb = saved_bytes(form, make_images(case, device)) / 2**20
+                yield subject
 
 
 def has_mode(model: nn.Module, case: Case) -> bool:
-    """Whether there is such a mode: a reference of EfficientMod alone, the inference form not in training."""
-    if case.mode.startswith('reference'):
+    """Whether there is such a mode: a reference of EfficientMod alone, the inference form not in training.
+
+    Files are made of backbones alone, and in float32, where they are not in INT8.
+    """
+    if case.file and (case.part != 'backbone' or case.precision != 'fp32'):
+        return False
+    if case.is_reference:
         return isinstance(getattr(model, 'backbone', model), EfficientMod)
     return not (case.part == 'training' and case.mode.startswith('deploy'))
 
@@ -179,9 +199,9 @@ def arrange(model: nn.Module, case: Case, backend: str = 'inductor') -> nn.Modul
     """Brings a model into a case's mode; it compiles at its first call."""
     whole = hasattr(model, 'backbone')
     backbone = model.backbone if whole else model
-    if case.mode.startswith('reference'):
+    if case.is_reference:
         backbone = Reference(backbone)
-    elif case.mode.startswith('deploy'):
+    elif case.file or case.mode.startswith('deploy'):
         getattr(backbone, 'switch_to_deploy', lambda: None)()
     if whole:
         model.backbone = backbone
@@ -244,7 +264,9 @@ def output_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def tolerance(case: Case, device: torch.device) -> float:
-    """How far an output may be off: rounding, of TensorFloat-32 on a GPU that uses it."""
+    """How far an output may be off: rounding, of TensorFloat-32 on a GPU that uses it; in INT8 anything finite."""
+    if case.int8:
+        return sys.float_info.max
     training = case.part == 'training'  # gradients add up what the levels are off by
     if case.precision == 'fp32' and device.type == 'cuda' and torch.backends.cudnn.allow_tf32:
         return 1e-1 if training else 1e-2

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 
 import torch
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -26,6 +25,8 @@ def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
     """
     if scope == 'mmseg':
         allow_missing_operators()  # those that MMSegmentation imports, its models here do not call
+    if scope == 'mmpretrain':
+        settings = dict(settings, train_cfg=None)  # mixup and CutMix, which announce themselves
     with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         model = revert_sync_batchnorm(MODELS.build(settings))
@@ -35,9 +36,9 @@ def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
 
 def build_part(key: str, part: str) -> nn.Module:
     """The part of the benchmark of that name with a backbone, with random weights: they do not change the work."""
-    config = Config.fromfile(task_backbones(TASKS[PARTS[part]])[key].config)
+    config = task_backbones(TASKS[PARTS[part]])[key].load_config()
     config.model.backbone.init_cfg = None
-    if part in ('detector', 'segmentor'):
+    if part in ('detector', 'segmentor', 'classifier'):
         model = build_quietly(config.model, config.default_scope)
     else:  # the codebase is not imported, which for MMDetection needs MMCV's operators
         scope = None if '.' in config.model.backbone.type else config.default_scope

@@ -9,13 +9,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..utils import replace_file
+from ..zoo.published import published
 
 # Part -> the task whose config it is built from.
-PARTS = {'backbone': 'detection', 'detector': 'detection', 'segmentor': 'segmentation', 'training': 'detection'}
-MODES = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
+PARTS = {
+    'backbone': 'detection',
+    'detector': 'detection',
+    'segmentor': 'segmentation',
+    'classifier': 'classification',
+    'training': 'detection',
+}
+IN_TORCH = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
+# Modes that run an exported file, and the file's format in mmefficientmod/export. It holds the inference form, and in a
+# mode of its own the reference.
+FILES = {
+    'onnx': 'onnx',
+    'openvino': 'openvino',
+    'pt2': 'torch',
+    'onnx-int8': 'onnx-int8',
+    'openvino-int8': 'openvino-int8',
+}
+EXPORTED = tuple(f'{form}{file}' for file in FILES for form in ('reference-', ''))
+MODES = IN_TORCH + EXPORTED
+MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
-DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)]}  # those of the paper's Table 11
+# Those of the paper's Tables 11 and 1; in the latter each backbone has one of the two.
+DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)], 'classifier': [(224, 224), (256, 256)]}
 RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 
 
@@ -23,11 +43,11 @@ RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 class Case:
     """What is measured of a backbone, and how."""
 
-    part: str  # 'backbone', 'detector', 'segmentor', or 'training': a step of the backbone, forward and backward
+    part: str  # one of PARTS; 'training' is a step of the backbone, forward and backward
     size: tuple[int, int]  # height and width of the image in pixels, before it is padded to multiples of 32
     batch: int = 1  # images at once
     precision: str = 'fp32'  # 'fp32', or 'bf16' or 'fp16' by autocast
-    mode: str = 'eager'  # 'reference': the operations of EfficientMod's authors; 'deploy': the inference form
+    mode: str = 'eager'  # one of MODES; 'reference': the operations of EfficientMod's authors; 'deploy': inference form
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -41,9 +61,26 @@ class Case:
         return self.mode.endswith('compiled')
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is the sequence of operations of EfficientMod's authors, however it is run."""
+        return self.mode.startswith('reference')
+
+    @property
+    def file(self) -> str | None:
+        """Key in :data:`FILES` of the exported file that is run; None for what torch runs itself."""
+        name = self.mode.rpartition('reference-')[2]
+        return name if name in FILES else None
+
+    @property
+    def int8(self) -> bool:
+        """Whether products are computed in INT8: outputs are then not those of float32."""
+        return self.mode.endswith('int8')
+
+    @property
     def like(self) -> Case:
-        """The reference that it is compared with: compiled with compiled, eager with eager."""
-        return replace(self, mode='reference-compiled' if self.compiled else 'reference')
+        """The reference that it is compared with: run the same way, eagerly, compiled or from the same kind of file."""
+        how = self.file or ('compiled' if self.compiled else None)
+        return replace(self, mode=f'reference-{how}' if how else 'reference')
 
     @property
     def setting(self) -> str:
@@ -67,10 +104,10 @@ class Measurement:
     q25_ms: float | None = None  # a quarter of the passes took at most this
     q75_ms: float | None = None  # three quarters of the passes took at most this
     images_per_second: float | None = None  # batch over median time
-    peak_memory_mb: float | None = None  # weights and what a pass allocates at its peak in MiB
+    peak_memory_mb: float | None = None  # weights and what a pass allocates at its peak in MiB; not of exported files
     kept_mb: float | None = None  # what a forward pass keeps for the backward pass in MiB, eager training only
     difference: float | None = None  # from the eager float32 outputs, as a share of the largest value
-    speed_up_over_reference: float | None = None  # median time of the reference, compiled if this is, over this one
+    speed_up_over_reference: float | None = None  # median time of the reference, run the same way, over this one
     speed_up_over_baseline: float | None = None  # median time of the baseline in the same case over this one
     error: str | None = None  # why it was not measured
 
@@ -101,7 +138,7 @@ def make_cases(
     precisions: Sequence[str],
     modes: Sequence[str],
 ) -> list[list[Case]]:
-    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of Table 11."""
+    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of DEFAULT_SIZES."""
     return [
         [Case(part, size, batch, precision, mode) for mode in modes]
         for part in parts
@@ -109,6 +146,12 @@ def make_cases(
         for batch in batches
         for precision in precisions
     ]
+
+
+def keys_at_own_size(case: Case, keys: Iterable[str]) -> list[str]:
+    """Those of some backbones whose default size a case has: a classifier's is the one that Table 1 has it at."""
+    sides = {name.lower(): figures['input'] for name, figures in published('imagenet').items()}
+    return [key for key in keys if case.part != 'classifier' or case.size == (sides.get(key, 224),) * 2]
 
 
 def records(results: Results) -> Iterator[dict]:

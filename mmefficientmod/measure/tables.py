@@ -17,7 +17,7 @@ def case_table(case: Case, measurements: Sequence[Measurement], baseline: str = 
         'median (ms)': lambda m: f'{m.median_ms:.1f}',
         'quartiles (ms)': lambda m: f'{m.q25_ms:.1f} - {m.q75_ms:.1f}',
         'images/s': lambda m: f'{m.images_per_second:.1f}',
-        'peak memory (MiB)': lambda m: f'{m.peak_memory_mb:.0f}',
+        'peak memory (MiB)': lambda m: _optional(m.peak_memory_mb, '.0f'),
         'difference': lambda m: f'{m.difference:.0e}',
         f'speed-up over {baseline}': lambda m: _optional(m.speed_up_over_baseline, '.2f'),
         f'speed-up over {case.like.mode}': lambda m: _optional(m.speed_up_over_reference, '.2f'),
@@ -56,19 +56,32 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
     for case, size in kept.items():
         share = size / kept[case.like] if case.like in kept and case != case.like else None
         row[f'{case.mode} keeps (MiB)'] = f'{size:.0f}' + (f' ({share:.2f})' if share else '')
-    if cases[0].part != 'training' and cases[0].precision == 'fp32' and peak and whole and whole[0].macs:
-        fastest = min(m.median_ms for m in whole if m.median_ms)
-        row['share of peak'] = f'{2e-6 * whole[0].macs * cases[0].batch / fastest / peak:.0%}'
+    exact = [m for case, m in measured.items() if not (m.error or case.int8)]
+    if cases[0].part != 'training' and cases[0].precision == 'fp32' and peak and exact and exact[0].macs:
+        fastest = min(m.median_ms for m in exact if m.median_ms)
+        row['share of peak'] = f'{2e-6 * exact[0].macs * cases[0].batch / fastest / peak:.0%}'
+    if exact:
+        row['largest difference'] = f'{max(m.difference for m in exact if m.difference is not None):.0e}'
+    quantised = [m.difference for case, m in measured.items() if case.int8 and m.difference is not None]
+    if quantised:
+        row['largest difference of INT8'] = f'{max(quantised):.1%}'
     if whole:
-        row['largest difference'] = f'{max(m.difference for m in whole if m.difference is not None):.0e}'
-        row['box AP'] = _optional(published('downstream').get(whole[0].name, {}).get('ap_box'), '.1f')
+        table, name, figure = ('downstream', 'box AP', 'ap_box')
+        if cases[0].part == 'classifier':
+            table, name, figure = ('imagenet', 'published top-1', 'top1')
+        row[name] = _optional(published(table).get(whole[0].name, {}).get(figure), '.1f')
     return row
 
 
+def failures(results: Results) -> list[str]:
+    """One line for each measurement that failed: of what, and why."""
+    return [f'{m.name}, {case.mode}: {m.error}' for case, found in results.items() for m in found if m.error]
+
+
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A table in Markdown; figures stand on the right, names and remarks on the left."""
+    """A table in Markdown; figures stand on the right; names, lists and remarks on the left."""
     texts = frame.astype(str)
-    figures = [texts[name].str.match(r'[-+]?\d|-$|failed').all() for name in texts]
+    figures = [texts[name].str.match(r'(?!.*, )([-+]?\d|-$|failed)').all() for name in texts]
     lines = [list(texts), ['--:' if figure else '---' for figure in figures], *texts.values.tolist()]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
@@ -89,6 +102,7 @@ def report(results: Results, content: Mapping) -> str:
         else:
             ((case, found),) = group.items()
             lines += [f'{case}:', markdown_table(case_table(case, found, content['settings']['baseline']))]
+        lines += failures(group)
     return '\n\n'.join(lines) + '\n'
 
 

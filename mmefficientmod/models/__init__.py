@@ -7,7 +7,7 @@ from .. import check_dependencies
 check_dependencies()
 
 from .ablations import ModulationVariant, SeparateMlpBlock  # noqa: E402
-from .baselines import EdgeViT, EfficientFormer, TimmBackbone  # noqa: E402
+from .baselines import EdgeViT, EfficientFormer, TimmBackbone, TimmLogits  # noqa: E402
 from .efficientmod import EfficientMod  # noqa: E402
 from .necks import NormPooling  # noqa: E402
 
@@ -19,4 +19,5 @@ __all__ = [
     'NormPooling',
     'SeparateMlpBlock',
     'TimmBackbone',
+    'TimmLogits',
 ]

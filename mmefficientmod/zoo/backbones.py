@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.fileio import load
 
 from .published import published
 from .tasks import Task
 
 CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
-# Names in tables: those of the paper's Table 7, in its order, and the further ones. In files they are in lower case.
-TABLE7 = tuple(published('downstream'))
+# Names in tables: those of the paper's Tables 7 and 1, in their order, and others. In files they are in lower case.
+TABLE1, TABLE7 = tuple(published('imagenet')), tuple(published('downstream'))
 FURTHER = (
     *('EfficientMod-xxs', 'EfficientMod-xs', 'VAN-B0', 'FocalNet-T-SRF', 'RepViT-M1.1', 'RepViT-M1.5', 'FasterNet-T2'),
     *('MobileViTv2-1.0', 'MobileNetV2-1.0', 'EdgeViT-S'),
 )
-NAMES = TABLE7 + FURTHER
+NAMES = tuple(dict.fromkeys(TABLE7 + FURTHER + TABLE1))
+TIMM_CLASSIFIERS = Path(__file__).with_name('timm_classifiers.yml')
 
 
 @dataclass(frozen=True)
@@ -29,19 +35,57 @@ class Backbone:
     key: str  # in config names, on command lines and in folders, e.g. 'efficientmod-s'
     name: str  # in tables, e.g. 'EfficientMod-s'
     config: Path  # its config for the task
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what it lays over that, by dotted name
+    weights: str | None = None  # its whole model as timm publishes it, for the checkpoint of a test
+    recipe: str = ''  # how the published whole model was trained, where not as Table 1's figure was
+
+    def load_config(self, **keywords: Any) -> Config:
+        """The config with the backbone's own settings; keywords go to ``Config.fromfile``."""
+        config = Config.fromfile(self.config, **keywords)
+        config.merge_from_dict(dict(self.settings))
+        return config
 
 
 def task_backbones(task: Task) -> dict[str, Backbone]:
-    """All backbones of a task by key, those of Table 7 first: ``configs/_base_/backbones`` is the list of them."""
-    names = {name.lower(): name for name in NAMES}
+    """All backbones of a task by key, those of its published table first.
+
+    ``configs/_base_/backbones`` is the list of them, for classification with ``timm_classifiers.yml``.
+    """
+    names = {name.lower(): name for name in dict.fromkeys((*published(task.table), *NAMES))}
     found = {path.stem for path in (CONFIGS / '_base_' / 'backbones').glob('*.py')}
-    order = [key for key in names if key in found] + sorted(found - set(names))
-    configs = {key: CONFIGS / task.name / task.pattern.format(key) for key in order}
-    return {key: Backbone(key, names.get(key, key), path) for key, path in configs.items() if path.exists()}
+    configs = {key: CONFIGS / task.name / task.pattern.format(key) for key in sorted(found)}
+    backbones = {key: Backbone(key, names.get(key, key), path) for key, path in configs.items() if path.exists()}
+    if task.name == 'classification':
+        backbones = {key: replace(each, recipe=_recipe(each.name)) for key, each in backbones.items()}
+        backbones.update((name.lower(), _timm_classifier(name, row)) for name, row in load(TIMM_CLASSIFIERS).items())
+    order = [*names, *sorted(set(backbones) - set(names))]
+    return {key: backbones[key] for key in order if key in backbones}
+
+
+def _recipe(name: str) -> str:
+    """How a released EfficientMod was trained, where it has another accuracy than Table 1's."""
+    released = published('released_checkpoints')['imagenet']
+    return 'distillation' if released.get(name) != published('imagenet').get(name, {}).get('top1') else ''
+
+
+def _timm_classifier(name: str, row: Mapping[str, Any]) -> Backbone:
+    """A row of Table 1 as timm's model, with its size and what its weights expect of the images."""
+    side = published('imagenet')[name]['input']
+    settings = {'model.backbone.model_name': row['model'], 'train_dataloader.dataset.pipeline.1.scale': side}
+    for split in ('val', 'test'):
+        pipeline = f'{split}_dataloader.dataset.pipeline'
+        settings[f'{pipeline}.1.scale'] = math.floor(side / row['crop'])
+        settings[f'{pipeline}.1.interpolation'] = row.get('interpolation', 'bicubic')
+        settings[f'{pipeline}.2.crop_size'] = side
+    if row.get('plain'):
+        settings['data_preprocessor.mean'], settings['data_preprocessor.std'] = [0.0] * 3, [255.0] * 3
+    config = CONFIGS / 'classification' / 'timm_8xb256_in1k.py'
+    weights = f'timm://{row["model"]}.{row["weights"]}'
+    return Backbone(name.lower(), name, config, settings, weights, row.get('recipe', ''))
 
 
 def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone], list[str]]:
-    """The backbones that are asked for, ``table7``, ``efficientmod`` and ``all`` standing for several.
+    """The backbones that are asked for; ``table1``, ``table7``, ``efficientmod`` and ``all`` stand for several.
 
     Returns:
         tuple[list[Backbone], list[str]]: The backbones, and one line for every name that is none.
@@ -49,7 +93,8 @@ def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone],
     backbones, chosen, problems = task_backbones(task), [], []
     by_name = {normalise(key): [key] for key in backbones}
     by_name['all'] = list(backbones)
-    by_name['table7'] = [name.lower() for name in TABLE7]
+    for table, names in (('table1', TABLE1), ('table7', TABLE7)):
+        by_name[table] = [name.lower() for name in names if name.lower() in backbones]
     by_name['efficientmod'] = [f'efficientmod-{arch}' for arch in ('xxs', 'xs', 's', 's-conv')]
     for name in wanted:
         if normalise(name) in by_name:

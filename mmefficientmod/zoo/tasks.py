@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Metric:
 
     name: str  # in tables, e.g. 'mIoU'; in percent there
     key: str  # in MMEngine's logs
-    published: str  # in published.yml
+    published: str  # in published.yml, empty if it is not there
     scale: float = 1.0  # what turns the logged value into percent
     detail: bool = False  # whether it stands at the end of the table
 
@@ -21,7 +21,7 @@ class Metric:
 class Task:
     """What the comparison needs to know of a task; names of published figures are those in ``published.yml``."""
 
-    name: str  # 'detection' or 'segmentation'
+    name: str  # 'detection', 'segmentation' or 'classification'
     model: str  # the model around the backbone, e.g. 'Mask R-CNN'
     part: str  # what the benchmark calls the model
     scope: str  # the codebase, as a config's default_scope names it
@@ -34,6 +34,9 @@ class Task:
     latencies: Mapping[tuple[int, int], str]  # published latency (ms, A100) by height and width
     cost_size: tuple[int, int]  # height and width in pixels that multiply-accumulates are counted at
     cost: str | None = None  # published multiply-accumulates (G)
+    table: str = 'downstream'  # the table of published.yml that has its figures
+    group: str = 'table7'  # the backbones of that table, on command lines
+    machines: Mapping[str, str] = field(default_factory=dict)  # further published latencies (ms) by machine
 
 
 DETECTION = Task(
@@ -72,4 +75,28 @@ SEGMENTATION = Task(
     cost_size=(512, 512),
     cost='ade_flops',
 )
-TASKS = {task.name: task for task in (DETECTION, SEGMENTATION)}
+CLASSIFICATION = Task(
+    name='classification',
+    model='ImageNet classifier',
+    part='classifier',
+    scope='mmpretrain',
+    pattern='{}_8xb256_in1k.py',
+    metrics=(Metric('top-1', 'accuracy/top1', 'top1'), Metric('top-5', 'accuracy/top5', '', detail=True)),
+    dataset='ImageNet-1k',
+    dataset_type='ImageNet',
+    val_images=50000,
+    params='params',
+    latencies={},  # the paper's are of exported files
+    cost_size=(224, 224),
+    cost='flops',
+    table='imagenet',
+    group='table1',
+    machines={
+        'P100': 'gpu_p100_ms',
+        'Xeon E5-2680, 4 threads': 'cpu_ms',
+        'T4': 't4_ms',
+        'V100': 'v100_ms',
+        'A100': 'a100_ms',
+    },
+)
+TASKS = {task.name: task for task in (DETECTION, SEGMENTATION, CLASSIFICATION)}

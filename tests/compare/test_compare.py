@@ -396,7 +396,7 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_reported(work_dir, tmp_
     for folder, text in (
         (odd, "default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=1)"),
         (cut, 'model = dict('),
-        (foreign, "default_scope = 'mmpretrain'"),
+        (foreign, "default_scope = 'mmpose'"),
         (other, "default_scope = 'mmseg'"),
     ):
         folder.mkdir(parents=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from mmengine.config import Config
 
 from helpers import REPO, load_tool
 from mmefficientmod.compare import CompareError
@@ -30,7 +29,7 @@ def fails(*argv) -> str:
 
 
 def test_backbones():
-    for task in TASKS.values():
+    for task in (TASKS['detection'], TASKS['segmentation']):
         backbones, problems = select_backbones(task, ['table7', 'EfficientMod_XS', 'efficientmod-s2', 'nothing'])
         assert [backbone.key for backbone in backbones][-1] == 'efficientmod-xs' and len(backbones) == 9
         assert problems[0] == "there is no backbone 'efficientmod-s2': did you mean efficientmod-s?"
@@ -44,8 +43,10 @@ def test_without_options_every_backbone_keeps_the_published_setting(task):
         config, options = backbone_config(backbone, Settings(task))
         assert set(options) == {'randomness.seed', 'default_hooks.checkpoint.max_keep_ckpts'}
         assert config.mmefficientmod.to_dict() == dict(task=task.name, backbone=backbone.key, settings=options)
-        changed, original = config.to_dict(), Config.fromfile(backbone.config).to_dict()
-        del changed['mmefficientmod'], changed['randomness'], changed['default_hooks']['checkpoint']['max_keep_ckpts']
+        changed, original = config.to_dict(), backbone.load_config().to_dict()
+        del changed['mmefficientmod'], changed['randomness']
+        for settings in (changed, original):
+            settings['default_hooks']['checkpoint'].pop('max_keep_ckpts', None)
         assert changed == original
 
 

@@ -154,7 +154,7 @@ def mistakes(words: list[str], whole: bool = True) -> Iterator[str]:
                 yield f'make knows no {target}'
     if words[0] == 'pip':
         for extra in re.findall(r'mmefficientmod\[([\w,]+)\]', ' '.join(words)):
-            for name in set(extra.split(',')) - set(re.findall(r'(\w+)=', extras())):
+            for name in set(extra.split(',')) - extras():
                 yield f'no extra {name}'
     if words[:2] == ['python', '-c']:
         yield from wrong_names(words[2])
@@ -176,8 +176,8 @@ def mistakes(words: list[str], whole: bool = True) -> Iterator[str]:
             yield answers[0]
 
 
-def extras() -> str:
-    return re.search(r'extras_require=dict\((.*?)\)', (REPO / 'setup.py').read_text(), re.DOTALL)[1]
+def extras() -> set[str]:
+    return set(re.findall(r"'(\w+)'", re.search('extras_require=(.*)', (REPO / 'setup.py').read_text())[1]))
 
 
 def in_libraries(script: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Published figures in the pages' tables are those of ``published.yml``, and links lead somewhere."""
+"""Figures in the pages' tables are those of their files, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 import pytest
 import yaml
 
+import write_tables
 from helpers import REPO
+from mmefficientmod.zoo.backbones import FURTHER, TABLE7, normalise
 from pages import FENCE, PAGES, read, table
 
 pytestmark = pytest.mark.ops  # in the full environment, as the other tests of the pages
@@ -51,14 +53,61 @@ def test_downstream():
 
 
 def test_parameters_and_cost():
-    """The page has three columns named "published", after COCO's parameters, ADE20K's parameters and the cost."""
-    lines = [line for line in read('docs/baselines.md').splitlines() if line.count('|') == 10]
-    rows = [[cell.strip(' *') for cell in line.strip('|').split('|')] for line in lines]
-    rows = [row for row in rows if row[0] in PUBLISHED['downstream']]
+    columns = ('COCO, published', 'ADE20K, published', 'cost, published')
+    rows = table('docs/baselines.md', 'backbone', *columns)
     assert len(rows) == 8
-    for row in rows:
-        expected = published('downstream', row[0], 'coco_params', 'ade_params', 'ade_flops')
-        assert numbers(row[2], row[4], row[8]) == expected
+    for backbone, *figures in rows:
+        assert numbers(*figures) == published('downstream', backbone, 'coco_params', 'ade_params', 'ade_flops')
+
+
+def test_every_backbone_is_in_the_table():
+    rows = table('docs/baselines.md', 'backbone', 'ImageNet top-1', 'mIoU', 'pretrained weights')
+    assert {row[0] for row in rows} == {path.stem for path in (REPO / 'configs/_base_/backbones').glob('*.py')}
+
+
+# Written by docs/write_tables.py --------------------------------------------------------------------------------------
+
+TYPED = {  # tables of figures that no file of the repository holds
+    'docs/deploy.md': 'latencies of exported files, and their agreement',
+    'docs/mm-tools.md': "what the MM libraries' counters say",
+    'docs/speed.md': 'measured by tools/benchmark.py; its JSON was not kept',
+}
+
+
+@pytest.mark.parametrize('page', write_tables.pages(), ids=lambda page: page.name)
+def test_tables_are_those_of_their_sources(page):
+    assert page.read_text(encoding='utf-8') == write_tables.written(page), 'run: python docs/write_tables.py'
+
+
+def test_every_table_that_can_be_written_is_in_a_page():
+    named = re.findall(r'^<!-- table: ([\w-]+) -->$', ''.join(map(read, PAGES)), re.MULTILINE)
+    assert sorted(named) == sorted(write_tables.TABLES)
+    assert len(named) == len(re.findall('^<!-- end of table -->$', ''.join(map(read, PAGES)), re.MULTILINE))
+
+
+@pytest.mark.parametrize('page', sorted(set(PAGES) - set(TYPED)))
+def test_figures_of_backbones_are_not_typed(page):
+    """A row that starts with a backbone's name and holds figures stands in a table that the tool writes."""
+    own = write_tables.TABLE.sub('', read(page))
+    rows = [line.strip('|').split('|') for line in own.splitlines() if line.startswith('|')]
+    known = {normalise(name) for name in TABLE7 + FURTHER}
+    assert not [row for row in rows if normalise(row[0]) in known and any(map(numbers, row[1:]))]
+
+
+def test_the_readme_sums_its_table_of_speed_up():
+    _, deploy, compiled, step, kept = zip(*([float(cell) for cell in row[1:]] for row in speed_table()))
+    said = ' '.join(read('README.md').split())
+    for figures in (deploy, compiled, step, kept):
+        assert f'{min(figures):.2f} to {max(figures):.2f}' in said
+
+
+def speed_table() -> list[list[str]]:
+    last = ('training step, eager / eager', 'activations kept')
+    return table(
+        'README.md',
+        'backbone',
+        *('eager / eager', 'deploy form, eager / eager', 'deploy form, compiled / compiled', *last),
+    )
 
 
 def test_ablations():

@@ -11,7 +11,7 @@ import torch
 from mmefficientmod.export import check
 from mmefficientmod.export.check import Sample, compare, library_result, pad
 from mmefficientmod.export.description import ExportError, read_description
-from mmefficientmod.export.formats import Session
+from mmefficientmod.export.formats import Session, write_form
 
 pytestmark = pytest.mark.export
 
@@ -165,13 +165,34 @@ def test_candidates_that_nms_does_not_see_are_counted(trained, monkeypatch):
         assert left_out == 0
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
-def test_compiled_for_this_cpu(exported):
+def test_compiled_for_this_cpu(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
     model, folder = exported('segmentor', part='backbone', formats=('torch',), size=(96, 64))
+    assert not list(tmp_path.rglob('*.so'))  # which would hold the weights once more
     assert {path.name for path in folder.iterdir()} == {'model.pt2', 'export.json'}
     sample = picture(1, 96, 64)
     found = Session(folder).run(sample.image)
     assert_agrees(compare('backbone', library_result(model, 'backbone', sample), found, sample))
+
+
+class DependsOnValues(torch.nn.Module):
+    output_names = ['level0']
+
+    def forward(self, image):
+        return (image if image.sum() > 0 else -image,)
+
+
+@pytest.mark.parametrize('name', ['onnx', 'torch'])
+def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
+    with pytest.raises(ExportError) as caught:
+        write_form(name, DependsOnValues().eval(), (torch.rand(1, 3, 32, 32),), ['image'], tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f'{name}: this model cannot be written (')
+    assert 'data-dependent' in message  # the reason, not the step of the exporter
+    assert '\n' not in message
+    assert 'def forward' not in ''.join(capfd.readouterr())
 
 
 def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from helpers import REPO, load_tool
 from mmefficientmod.compare.plots import plot_cost
 from mmefficientmod.measure import latency, records
 from mmefficientmod.measure.models import build_part
-from mmefficientmod.measure.records import MODES, Case, Measurement
+from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
 
 CPU = torch.device('cpu')
@@ -32,6 +32,7 @@ DETECTOR = Case('detector', (64, 70), 1, 'bf16', 'compiled')
     [
         Case('backbone', (64, 64)),
         Case('segmentor', (64, 64), 2, HALF),
+        Case('classifier', (64, 64), 2, mode='deploy'),
         pytest.param(DETECTOR, marks=pytest.mark.ops),
         Case('training', (64, 64), 2),
     ],
@@ -52,7 +53,7 @@ def test_measures_every_backbone(case):
 
 def test_modes_are_compared_with_their_like():
     """Without a compiler behind it: what is compiled is compared with the compiled reference alone."""
-    cases = [Case('backbone', (64, 64), mode=mode) for mode in MODES]
+    cases = [Case('backbone', (64, 64), mode=mode) for mode in IN_TORCH]
     before = torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing
     results = latency.measure(cases, BACKBONES, CPU, repeats=2, warmup=1, backend='eager')
     assert (torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing) == before
@@ -103,6 +104,23 @@ def test_the_parts_are_what_they_say():
     assert run_part('segmentor').shape == (1, 150, 16, 24)
 
 
+def test_the_classifier_is_what_it_says():
+    assert run_part('classifier').shape == (1, 1000)
+    case = Case('classifier', (64, 64), mode='reference')
+    (result,) = latency.measure([case], BACKBONES, CPU, repeats=1, warmup=1)[case]  # MobileNetV2 has no reference
+    assert result.error is None and result.params == 4736264
+
+
+def test_classifiers_are_measured_at_the_size_they_are_published_at():
+    keys = ['efficientmod-s', 'mobilevitv2-1.0', 'mobilevit-xs', 'deit-t']
+    settings = [cases[0] for cases in records.make_cases(['classifier', 'backbone'], None, [1], ['fp32'], ['eager'])]
+    assert [(case.size[0], records.keys_at_own_size(case, keys)) for case in settings] == [
+        (224, ['efficientmod-s', 'deit-t']),
+        (256, ['mobilevitv2-1.0', 'mobilevit-xs']),
+        (512, keys),
+    ]
+
+
 @pytest.mark.ops
 def test_the_detector_is_what_it_says():
     ((scores, boxes, masks),) = run_part('detector')
@@ -140,7 +158,7 @@ def test_out_of_memory_is_said_and_the_rest_goes_on(tmp_path):
     )
     assert done.returncode == 1
     assert 'error: not everything was measured: EfficientMod-xxs' in done.stderr
-    assert 'EfficientMod-xxs: out of memory' in done.stdout
+    assert 'EfficientMod-xxs, eager: out of memory' in done.stdout
     large, small = json.loads((tmp_path / 'benchmark.json').read_text())['measurements']
     assert large['error'].startswith('out of memory') and large['median_ms'] is None
     assert small['error'] is None and small['median_ms'] > 0
@@ -186,6 +204,10 @@ def test_plots_leave_failed_backbones_out():
         (
             ['--backbones', 'resnet-18', '--baseline', 'pvt-tiny'],
             'the baseline pvt-tiny is not among the backbones resnet-18',
+        ),
+        (
+            ['--parts', 'segmentor', 'classifier', '--backbones', 'resnet-18', '--device', 'cpu'],
+            'resnet-18 has no config of classification',
         ),
         (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
         (['--device', 'abacus'], 'device abacus cannot be used'),

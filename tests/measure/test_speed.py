@@ -14,7 +14,7 @@ import torch
 from helpers import ARCHS, REPO, randomised, released_form
 from mmefficientmod.measure.complexity import operations
 from mmefficientmod.measure.latency import arrange, output_error
-from mmefficientmod.measure.records import MODES, Case
+from mmefficientmod.measure.records import IN_TORCH, Case
 from mmefficientmod.measure.reference import Reference
 from mmefficientmod.measure.training import saved_bytes, training_step
 from mmefficientmod.models import EfficientMod
@@ -82,7 +82,7 @@ def test_tool(tmp_path):
     assert 'share of peak' in result.stdout and 'speed-up over the reference' in result.stdout
     for entry in json.loads((tmp_path / 'benchmark.json').read_text())['measurements']:
         inference[entry['mode']] = entry
-    assert tuple(inference) == MODES
+    assert tuple(inference) == IN_TORCH
     for mode, entry in inference.items():
         reference = inference['reference-compiled' if 'compiled' in mode else 'reference']
         assert entry['speed_up_over_reference'] == pytest.approx(reference['median_ms'] / entry['median_ms'])

@@ -1,4 +1,4 @@
-"""Any timm model as a pyramid backbone for MMDetection and MMSegmentation."""
+"""timm models for MM libraries: any of them as a pyramid of feature maps, and what their wrappers share."""
 
 from __future__ import annotations
 
@@ -27,8 +27,95 @@ def import_timm() -> ModuleType:
     return timm
 
 
+def published_weights(model_name: str, source: str, remedy: str, **create_args: Any) -> dict[str, Tensor]:
+    """The weights that timm publishes, named as in the model that these arguments of ``timm.create_model`` make.
+
+    timm adapts published weights while it builds the whole classifier and cuts that afterwards: it is built here.
+
+    Args:
+        model_name (str): The model of a file.
+        source (str): ``timm://NAME.TAG``, or the path of a file as timm publishes it.
+        remedy (str): What to do with a file that was got elsewhere, for the message.
+        **create_args: The further arguments.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ConnectionError: If the weights are not on this machine and cannot be downloaded.
+    """
+    timm = import_timm()
+    args = dict(create_args, pretrained=True)
+    if not source.startswith(TIMM_SCHEME):
+        if not osp.isfile(source):
+            raise FileNotFoundError(f'checkpoint {source} does not exist')
+        return timm.create_model(model_name, pretrained_cfg_overlay=dict(file=source), **args).state_dict()
+    name = source[len(TIMM_SCHEME) :]
+    try:
+        return timm.create_model(name, **args).state_dict()
+    except OSError as error:
+        page = timm.get_pretrained_cfg(name).hf_hub_id
+        raise ConnectionError(
+            f'the pretrained weights {source} are not on this machine and cannot be downloaded: get '
+            f'model.safetensors from https://huggingface.co/{page} elsewhere and {remedy}'
+        ) from error
+
+
+class TimmModule(BaseModule):
+    """What every wrapper of a timm model shares: its name, its weights and its inference form.
+
+    Args:
+        model_name (str): A name of ``timm.list_models()``, e.g. ``'repvit_m1_1'``.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint='timm://NAME.TAG')`` takes the weights that timm
+            publishes under that name, ``checkpoint=PATH`` a file of them. Defaults to None: timm's own initialisation.
+        **create_args: Passed on to ``timm.create_model``.
+
+    Raises:
+        ImportError: If timm is not installed.
+        ValueError: If timm has no such model.
+    """
+
+    def __init__(self, model_name: str, init_cfg: dict | None = None, **create_args: Any) -> None:
+        super().__init__(init_cfg)
+        timm = import_timm()
+        if not timm.is_model(model_name):
+            family = model_name.split('_')[0]
+            raise ValueError(
+                f'timm {timm.__version__} has no model {model_name!r}; of that family it has: '
+                f'{", ".join(timm.list_models(f"{family}*")) or "none, see timm.list_models()"}'
+            )
+        self.model_name = model_name
+        self.create_args = create_args
+        self.model = timm.create_model(model_name, **create_args)
+
+    def init_weights(self) -> None:
+        """Loads what ``init_cfg`` names; without one the model keeps the initialisation that timm gave it.
+
+        Raises:
+            FileNotFoundError: If the checkpoint does not exist.
+            ConnectionError: If the weights are not on this machine and cannot be downloaded.
+        """
+        if self.init_cfg is None:
+            return
+        source = self.init_cfg['checkpoint']
+        remedy = (
+            'name it by --cfg-options model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
+            '--cfg-options model.backbone.init_cfg=None'
+        )
+        self.load_pretrained(published_weights(self.model_name, source, remedy, **self.create_args))
+        print_log(f'{self.model_name}: loaded the weights of {source}', logger='current')
+
+    def switch_to_deploy(self) -> None:
+        """Turns a trained model into its inference form, where timm has one for it: fused branches and norms."""
+        from timm.utils import reparameterize_model
+
+        self.model = reparameterize_model(self.model, inplace=True)
+
+    def load_pretrained(self, weights: dict[str, Tensor]) -> None:
+        """Loads weights named as in ``self.model``, all of them."""
+        self.model.load_state_dict(weights)
+
+
 @MODELS.register_module()
-class TimmBackbone(BaseModule):
+class TimmBackbone(TimmModule):
     """A timm model without its classifier, as a pyramid of feature maps.
 
     Args:
@@ -63,17 +150,7 @@ class TimmBackbone(BaseModule):
         init_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg)
-        timm = import_timm()
-        if not timm.is_model(model_name):
-            family = model_name.split('_')[0]
-            raise ValueError(
-                f'timm {timm.__version__} has no model {model_name!r}; of that family it has: '
-                f'{", ".join(timm.list_models(f"{family}*")) or "none, see timm.list_models()"}'
-            )
-        self.model_name = model_name
-        self.create_args = dict(features_only=True, in_chans=in_channels, **kwargs)
-        self.model = timm.create_model(model_name, **self.create_args)
+        super().__init__(model_name, init_cfg, features_only=True, in_chans=in_channels, **kwargs)
         strides, channels = self.model.feature_info.reduction(), self.model.feature_info.channels()
         if not set(out_strides) <= set(strides):
             raise ValueError(f'{model_name} has maps of strides {strides}, out_strides asks for {list(out_strides)}')
@@ -83,7 +160,7 @@ class TimmBackbone(BaseModule):
         self.out_channels = tuple(channels[i] for i in levels)
         if levels != list(range(len(strides))):  # what follows the last map would be left without a gradient
             self.create_args['out_indices'] = levels
-            self.model = timm.create_model(model_name, **self.create_args)
+            self.model = import_timm().create_model(model_name, **self.create_args)
         self.norms = nn.ModuleList(self._build_norm(norm_cfg, dims) for dims in self.out_channels if norm_cfg)
         self.norm_eval = norm_eval
 
@@ -127,46 +204,3 @@ class TimmBackbone(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def init_weights(self) -> None:
-        """Loads what ``init_cfg`` names; without one the model keeps the initialisation that timm gave it.
-
-        Raises:
-            FileNotFoundError: If the checkpoint does not exist.
-            ConnectionError: If the weights are not on this machine and cannot be downloaded.
-        """
-        if self.init_cfg is None:
-            return
-        source = self.init_cfg['checkpoint']
-        self.load_pretrained(self._published_weights(source))
-        print_log(f'{self.model_name}: loaded the weights of {source}', logger='current')
-
-    def switch_to_deploy(self) -> None:
-        """Turns a trained model into its inference form, where timm has one for it: fused branches and norms."""
-        from timm.utils import reparameterize_model
-
-        self.model = reparameterize_model(self.model, inplace=True)
-
-    def load_pretrained(self, weights: dict[str, Tensor]) -> None:
-        """Loads weights named as in ``self.model``, all of them."""
-        self.model.load_state_dict(weights)
-
-    def _published_weights(self, source: str) -> dict[str, Tensor]:
-        # timm adapts published weights while it builds the whole classifier and cuts that afterwards: build once more.
-        timm = import_timm()
-        args = dict(self.create_args, pretrained=True)
-        if not source.startswith(TIMM_SCHEME):
-            if not osp.isfile(source):
-                raise FileNotFoundError(f'checkpoint {source} does not exist')
-            return timm.create_model(self.model_name, pretrained_cfg_overlay=dict(file=source), **args).state_dict()
-        name = source[len(TIMM_SCHEME) :]
-        try:
-            return timm.create_model(name, **args).state_dict()
-        except OSError as error:
-            page = timm.get_pretrained_cfg(name).hf_hub_id
-            raise ConnectionError(
-                f'the pretrained weights {source} are not on this machine and cannot be downloaded: get the file from '
-                f'https://huggingface.co/{page} elsewhere and name it by --cfg-options '
-                'model.backbone.init_cfg.checkpoint=PATH, or start from random weights with --cfg-options '
-                'model.backbone.init_cfg=None'
-            ) from error

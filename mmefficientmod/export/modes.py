@@ -1,0 +1,91 @@
+"""The exported modes of the benchmark: a backbone as a file of some format, run by that format's runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..measure.records import FILES, Case
+from . import formats
+from .formats import FORMATS, INPUT, INT8, quiet, write_form
+from .quantize import quantize
+from .surroundings import versions
+
+
+class Levels(nn.Module):
+    """A backbone without preprocessing: (B, 3, H, W) -> its maps (B, C, H / stride, W / stride), which have names."""
+
+    def __init__(self, backbone: nn.Module, count: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.output_names = [f'level{i}' for i in range(count)]
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.backbone(image))
+
+
+def open_file(backbone: nn.Module, case: Case, images: Tensor, folder: Path) -> Callable[[], dict[str, np.ndarray]]:
+    """Writes the file of a case, unless the folder has it, and opens it with as many threads as torch uses.
+
+    Args:
+        backbone (nn.Module): In the form that the case asks for, in evaluation mode.
+        case (Case): Its mode is one of ``EXPORTED`` of :mod:`mmefficientmod.measure.records`.
+        images (Tensor): (B, 3, H, W) float32. INT8 is calibrated with them.
+        folder (Path): For the files of this backbone.
+
+    Returns:
+        Callable: One pass over the images; returns the maps by name.
+
+    Raises:
+        ExportError: If the file cannot be written, with the reason in one line.
+    """
+    with torch.no_grad():
+        form = Levels(backbone, len(backbone(images)))
+    feeds = {INPUT: np.ascontiguousarray(images.numpy())}
+    folder = folder / ('reference' if case.is_reference else 'deploy')
+    folder.mkdir(exist_ok=True)
+    name = FILES[case.file or '']
+    path = _write(name, form, images, folder)
+    run = formats.open_file(path, name, form.output_names, torch.get_num_threads())
+    return lambda: run(feeds)
+
+
+def _write(name: str, form: Levels, images: Tensor, folder: Path) -> Path:
+    """The file of this format in the folder, with those that it is made from."""
+    kind, _, int8 = name.partition('-')
+    path = folder / (INT8[kind] if int8 else FORMATS[kind].file)
+    if path.exists():
+        return path
+    if int8:
+        source = _write(kind, form, images, folder)
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of progress
+            quantize(source, path, kind, [{INPUT: images.numpy()}])
+        return path
+    if kind == 'openvino':
+        _write('onnx', form, images, folder)
+    return write_form(kind, form, (images,), [INPUT], folder)
+
+
+def packages(mode: str) -> tuple[str, ...]:
+    """Import names of what an exported mode needs."""
+    kind, _, int8 = FILES[mode.rpartition('reference-')[2]].partition('-')
+    return FORMATS[kind].packages + (('nncf',) if int8 else ())
+
+
+def check_packages(modes: Iterable[str]) -> dict[str, str]:
+    """The versions of what these exported modes need.
+
+    Raises:
+        ExportError: If a package is missing, with the pip command.
+    """
+    for mode in modes:
+        formats.require(packages(mode), f'--modes {mode}')
+    needed = {name for mode in modes for name in packages(mode)}
+    return {name: version for name, version in versions().items() if name in needed}
