@@ -178,3 +178,21 @@ def test_without_a_gpu_the_backend_has_to_be_gloo(root, tmp_path):
     code, output = train(root, tmp_path, options=())
     line = 'error: there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo'
     assert code != 0 and line in output and not list(tmp_path.iterdir())
+
+
+def test_command_for_slurm(tmp_path):
+    """What the script asks of srun, of which a recorder stands in the path: the real one needs a cluster."""
+    recorder = tmp_path / 'srun'
+    recorder.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    recorder.chmod(0o755)
+    script = REPO / 'tools/slurm_train.sh'
+    environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--time 60 --mem 0')
+    done = subprocess.run(
+        ['bash', script, 'short', 'name', 'a config.py', '--resume'], env=environment, capture_output=True, text=True
+    )
+    size = ['--ntasks', '16', '--ntasks-per-node', '8', '--gres', 'gpu:8', '--cpus-per-task', '5']
+    command = ['python', '-u', str(REPO / 'tools/train.py'), 'a config.py', '--launcher', 'slurm', '--resume']
+    asked = ['--partition', 'short', '--job-name', 'name', *size, '--kill-on-bad-exit=1', '--time', '60', '--mem', '0']
+    assert done.returncode == 0 and done.stdout.splitlines() == [*asked, *command]
+    short = subprocess.run(['bash', script, 'short', 'name'], env=environment, capture_output=True, text=True)
+    assert short.returncode == 2 and short.stderr.startswith('usage: ')
