@@ -153,10 +153,8 @@ def write_onnx(
     require(FORMATS['onnx'].packages, 'the onnx format')
     import torch
 
-    from .forms import with_products
-
     program = torch.onnx.export(
-        with_products(form),
+        form,
         inputs,
         dynamo=True,
         opset_version=OPSET,

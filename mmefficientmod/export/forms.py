@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.pointwise import Pointwise
 from .description import ExportError
 
 
@@ -131,21 +130,6 @@ def deployed(backbone: nn.Module) -> nn.Module:
             module.switch_to_deploy()
             break
     return backbone.eval()
-
-
-def with_products(form: nn.Module) -> nn.Module:
-    """A copy of a form that shares its weights, with linear layers as plain matrix products.
-
-    On a CPU torch computes them as convolutions, whose weights an ONNX file would hold behind nodes that reshape them.
-    """
-    form = copy.deepcopy(form, {id(value): value for value in (*form.parameters(), *form.buffers())})
-    for module in list(form.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is Pointwise:
-                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device='meta')
-                linear.weight, linear.bias = child.weight, child.bias
-                setattr(module, name, linear.eval())
-    return form
 
 
 def check_classifier(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ CONVOLVED = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_availabl
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear(x, weight, bias)``, on a CPU as a 1x1 convolution.
+    """``F.linear(x, weight, bias)``, on a CPU as a 1x1 convolution, but not in an ONNX file.
 
     oneDNN's kernels for the convolution use the widest vectors that the processor has; those of MKL, behind
     ``F.linear``, do so on Intel's processors alone.
@@ -60,7 +60,7 @@ def pointwise_weight_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolves(x: Tensor) -> bool:
-    if x.device.type != 'cpu' or x.dtype not in CONVOLVED:
+    if x.device.type != 'cpu' or x.dtype not in CONVOLVED or torch.onnx.is_in_onnx_export():
         return False
     # torch.compile (2.13) gets the memory format of a convolution wrong where sizes are symbols.
     return not is_compiling() or all(has_static_value(size) for size in x.shape)
@@ -75,9 +75,13 @@ class Pointwise(nn.Linear):
 
 def gelu_epilogue(y: Tensor) -> Tensor:
     """GELU of a linear layer's output (B, H, W, C), in the layout in which torch.compile fuses it into the layer."""
+    if torch.onnx.is_in_onnx_export():  # other runtimes would transpose there and back
+        return gelu(y)
     return gelu(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def shortcut_epilogue(y: Tensor, shortcut: Tensor) -> Tensor:
     """``y + shortcut``, each (B, H, W, C), in the layout in which torch.compile fuses it into the layer behind y."""
+    if torch.onnx.is_in_onnx_export():
+        return y + shortcut
     return (y.permute(0, 3, 1, 2) + shortcut.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
