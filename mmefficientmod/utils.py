@@ -22,10 +22,10 @@ def replace_file(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
 
 
 def first_line(error: BaseException) -> str:

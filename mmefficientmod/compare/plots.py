@@ -17,6 +17,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..measure.records import Results, records
+from ..utils import replace_file
 from ..zoo.backbones import NAMES
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
@@ -217,9 +218,10 @@ def _cost_figure(part: str, kind: str, panels: Sequence[tuple[tuple, pd.DataFram
 
 def save_figure(figure: Figure, path: Path) -> str:
     """Writes ``path`` as PNG and as SVG; returns the SVG as an element for an HTML page."""
-    buffer = io.StringIO()
+    buffer, picture = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format='svg', metadata=dict(Date=None))
-    path.with_name(f'{path.name}.svg').write_text(buffer.getvalue())
-    figure.savefig(path.with_name(f'{path.name}.png'), dpi=150)
+    replace_file(path.with_name(f'{path.name}.svg'), buffer.getvalue())
+    figure.savefig(picture, format='png', dpi=150)
+    replace_file(path.with_name(f'{path.name}.png'), picture.getvalue())
     return buffer.getvalue()[buffer.getvalue().index('<svg') :]

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..utils import describe_error
+from ..utils import describe_error, replace_file
 from . import CompareError
 from .state import State
 from .workdir import last_checkpoint, last_line, training_progress
@@ -126,14 +126,21 @@ class Job:
                 yield file.fileno()
 
     def prepare(self) -> None:
-        """Writes the config; refuses a folder in which the job ran with other settings."""
-        began = self.state.commands and self.config_file.exists()
-        if began and Config.fromfile(self.config_file).to_dict() != self.config.to_dict():
-            raise CompareError(
-                f'{self.folder} holds a run of {self.name} with other settings: name another '
-                '--work-dir, or delete that folder to run it anew'
-            )
-        self.config.dump(self.config_file)
+        """Writes the config; refuses a folder in which the job ran with other settings, and leaves it as it is."""
+        if self.state.commands and self.config_file.exists():
+            try:
+                same = Config.fromfile(self.config_file).to_dict() == self.config.to_dict()
+            except Exception as error:  # a config is code: edited by hand, it can raise whatever it likes
+                raise CompareError(
+                    f'{self.config_file} cannot be read ({describe_error(error)}): put it right, or delete '
+                    f'{self.folder} to run {self.name} anew'
+                ) from error
+            if not same:
+                raise CompareError(
+                    f'{self.folder} holds a run of {self.name} with other settings: name another '
+                    '--work-dir, or delete that folder to run it anew'
+                )
+        replace_file(self.config_file, self.config.pretty_text)
 
     def run_step(self, step: str, lock: int, tick: Callable[[], None]) -> None:
         """Runs one step to its end; calls ``tick`` about every second.

@@ -6,6 +6,7 @@ import csv
 import html.parser
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -156,6 +157,92 @@ def test_sigterm_leaves_nothing_behind(arguments, work_dir, tmp_path):
     assert process.wait(60) == 128 + signal.SIGTERM
     with Job('resnet-18', tmp_path / 'resnet-18', Config(), '').lock(wait=False) as lock:
         assert lock is not None
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def run_limited(arguments: list[str], size: int) -> subprocess.CompletedProcess:
+    """`compare run` with a limit on the size of files, which is as real as a full disk and needs no mount."""
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+
+
+@pytest.fixture
+def moved(arguments, work_dir, tmp_path) -> tuple[list[str], Path]:
+    """The finished backbone in another place, and the command that names it."""
+    shutil.copytree(work_dir / 'resnet-18', tmp_path / 'moved' / 'resnet-18')
+    return [*arguments, '--backbones', 'resnet-18', '--work-dir', str(tmp_path / 'moved')], tmp_path / 'moved'
+
+
+def test_a_moved_folder_is_known_again(moved, capsys):
+    arguments, folder = moved
+    before = snapshot(folder)
+    load_tool('compare').main(arguments)
+    assert 'resnet-18: test is done already' in capsys.readouterr().out and snapshot(folder) == before
+
+
+def test_a_moved_run_that_is_not_finished_goes_on_where_it_is(moved):
+    """The last checkpoint's note names the old place."""
+    arguments, folder = moved
+    state = json.loads((folder / 'resnet-18' / 'state.json').read_text())
+    (folder / 'resnet-18' / 'state.json').write_text(json.dumps({**state, 'done': ['train']}))
+    load_tool('compare').main(arguments)
+    test = state_of(folder, 'resnet-18')['commands'][-1]
+    assert test['step'] == 'test' and f'{folder}/resnet-18/train/iter_{ITERS}.pth' in test['command']
+
+
+@pytest.mark.parametrize(
+    ('file', 'content', 'message'),
+    [
+        ('state.json', '{"name": ', 'is not of this tool (JSONDecodeError): delete the folder'),
+        ('state.json', '{"name": "resnet-18", "stages": []}', 'is not of this tool (TypeError): delete the folder'),
+        ('state.json', '{"row": "resnet-18", "done": []}', "the key 'row' is now called 'name': rename it there"),
+        ('CONFIG', 'model = dict(', 'cannot be read (SyntaxError'),
+        ('CONFIG', 'model = missing', 'cannot be read (NameError'),
+    ],
+)
+def test_files_edited_by_hand_are_named_and_nothing_is_lost(file, content, message, moved, capsys):
+    """An older version's ``state.json`` among them."""
+    arguments, folder = moved
+    path = next((folder / 'resnet-18').glob('fpn_*.py')) if file == 'CONFIG' else folder / 'resnet-18' / file
+    path.write_text(content)
+    before = snapshot(folder)
+    assert fails(*arguments) == '1'
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.strip().startswith('resnet-18: '))
+    assert message in line and str(path) in line
+    assert snapshot(folder) == before
+
+
+def test_a_full_disk_before_the_start(arguments, tmp_path):
+    done = run_limited([*arguments, '--backbones', 'resnet-18', '--work-dir', str(tmp_path)], 4000)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f"resnet-18: OSError: [Errno 27] File too large: '{tmp_path}/resnet-18/fpn_" in done.stderr
+    assert [path.name for path in (tmp_path / 'resnet-18').iterdir()] == ['.lock']
+
+
+def test_a_full_disk_beside_a_finished_run(moved):
+    arguments, folder = moved
+    before = snapshot(folder)
+    assert run_limited(arguments, 4000).returncode == 1
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize('command', ['run', 'report'])
+def test_a_folder_that_cannot_be_written(command, arguments, work_dir, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    place = str(tmp_path / 'file' / 'below')
+    if command == 'run':
+        assert fails(*arguments, '--work-dir', place) == '1'
+        assert 'resnet-18: NotADirectoryError' in capsys.readouterr().err
+    else:
+        line = fails('report', work_dir, '--out', place)
+        assert line.startswith('error: [Errno 20] Not a directory')
 
 
 @pytest.fixture(scope='module')
