@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shutil
 import subprocess
 from datetime import timedelta
 from typing import Any
@@ -17,6 +19,9 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 
 from .registry import MODEL_WRAPPERS
+
+# torch 2.1's FSDP gives a priority to the streams of a CPU, which take none there.
+SHARDS_ON_CPU = 'priority' in inspect.signature(torch.cpu.Stream.__init__).parameters
 
 
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -89,9 +94,14 @@ def start_on_cpu(config: Config) -> str | None:
     backend = settings.get('backend', 'nccl')
     if backend == 'nccl':
         return 'there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo to train on its CPU'
+    strategy = str((config.get('strategy') or {}).get('type'))
+    if strategy.endswith('FSDPStrategy') and not SHARDS_ON_CPU:
+        return f'torch {torch.__version__} cannot share weights out among processes on a CPU: update torch, or train by DDP'
     if not dist.is_initialized():  # MMEngine does it otherwise, after it has chosen a GPU
         if config.launcher == 'slurm':
-            _name_processes(settings.get('port'))
+            missing = _name_processes(settings.get('port'))
+            if missing:
+                return f'--launcher slurm is for processes that srun starts (see tools/slurm_train.sh): {missing}'
         timeout = settings.get('timeout')
         dist.init_process_group(backend, **({'timeout': timedelta(seconds=timeout)} if timeout else {}))
     if not config.get('model_wrapper_cfg'):
@@ -103,11 +113,21 @@ def start_on_cpu(config: Config) -> str | None:
     return None
 
 
-def _name_processes(port: int | None) -> None:
-    """Tells torch by its variables what Slurm tells by others, as MMEngine does where there is a GPU."""
+def _name_processes(port: int | None) -> str | None:
+    """Tells torch by its variables what Slurm tells by others, as MMEngine does where there is a GPU.
+
+    Returns:
+        str: What of Slurm is missing, None if nothing is.
+    """
+    names = {'RANK': 'SLURM_PROCID', 'LOCAL_RANK': 'SLURM_LOCALID', 'WORLD_SIZE': 'SLURM_NTASKS'}
+    missing = [name for name in (*names.values(), 'SLURM_NODELIST') if not os.environ.get(name)]
+    if missing:
+        return f'{", ".join(missing)} not set'
     if 'MASTER_ADDR' not in os.environ:
+        if not shutil.which('scontrol'):
+            return 'scontrol not found'
         hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True)
         os.environ['MASTER_ADDR'] = hosts.split()[0]
     os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
-    for name, other in (('RANK', 'PROCID'), ('LOCAL_RANK', 'LOCALID'), ('WORLD_SIZE', 'NTASKS')):
-        os.environ[name] = os.environ[f'SLURM_{other}']
+    os.environ.update((name, os.environ[other]) for name, other in names.items())
+    return None

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from helpers import REPO
+from mmefficientmod.cpu_processes import SHARDS_ON_CPU
 from mmefficientmod.safe_load import read_checkpoint
 from scenes import make_dataset
 
@@ -118,6 +119,15 @@ def test_training_resuming_and_evaluating(root, tmp_path):
     assert metrics[0] == metrics[1] and 'mIoU' in metrics[0]
 
 
+@pytest.mark.skipif(SHARDS_ON_CPU, reason='this torch can do it')
+def test_sharded_training_is_refused_where_torch_cannot(root, tmp_path):
+    text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = dict(type="mmefficientmod.FSDPStrategy")\n'
+    (tmp_path / 'sharded.py').write_text(text)
+    code, output = train(root, tmp_path / 'run', config=tmp_path / 'sharded.py', options=(GLOO,))
+    assert code != 0 and 'error: torch 2.1' in output and 'cannot share weights out among processes on a CPU' in output
+
+
+@pytest.mark.skipif(not SHARDS_ON_CPU, reason='this torch refuses it on a CPU')
 def test_sharded_training(root, tmp_path):
     """MMEngine's FlexibleRunner with FSDP: the losses of DDP, one whole checkpoint, from which it goes on exactly."""
     ddp = dict(type='mmefficientmod.CpuDistributedDataParallel', broadcast_buffers=False)
