@@ -96,7 +96,7 @@ def start_on_cpu(config: Config) -> str | None:
         return 'there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo to train on its CPU'
     strategy = str((config.get('strategy') or {}).get('type'))
     if strategy.endswith('FSDPStrategy') and not SHARDS_ON_CPU:
-        return f'torch {torch.__version__} cannot share weights out among processes on a CPU: update torch, or train by DDP'
+        return f'torch {torch.__version__} cannot share weights out among processes on a CPU: update it, or use DDP'
     if not dist.is_initialized():  # MMEngine does it otherwise, after it has chosen a GPU
         if config.launcher == 'slurm':
             missing = _name_processes(settings.get('port'))

@@ -121,7 +121,8 @@ def test_training_resuming_and_evaluating(root, tmp_path):
 
 @pytest.mark.skipif(SHARDS_ON_CPU, reason='this torch can do it')
 def test_sharded_training_is_refused_where_torch_cannot(root, tmp_path):
-    text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = dict(type="mmefficientmod.FSDPStrategy")\n'
+    strategy = dict(type='mmefficientmod.FSDPStrategy')
+    text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = {strategy}\n'
     (tmp_path / 'sharded.py').write_text(text)
     code, output = train(root, tmp_path / 'run', config=tmp_path / 'sharded.py', options=(GLOO,))
     assert code != 0 and 'error: torch 2.1' in output and 'cannot share weights out among processes on a CPU' in output
