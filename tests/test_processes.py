@@ -147,7 +147,7 @@ def test_sharded_training(root, tmp_path):
         lines = [json.loads(line) for line in scalars.read_text().splitlines()]
         losses.append([line['loss'] for line in lines if 'loss' in line])
     print('losses of FSDP and DDP', losses)
-    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-3)  # Adam magnifies rounding
 
     (tmp_path / 'resumed').mkdir()
     shutil.copy(tmp_path / 'sharded/iter_2.pth', tmp_path / 'resumed')

@@ -80,7 +80,8 @@ def main() -> None:
             lambda line: print(line, flush=True),
         )
     except (ExportError, LaunchError, CheckpointError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+        place = f'{out}: ' if isinstance(error, OSError) and not error.filename else ''  # a full disk names no file
+        raise SystemExit(f'error: {place}{error}') from None
     print(f'{out}: {", ".join(description.files.values())}, export.json')
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 
 import cv2
@@ -56,6 +58,21 @@ def test_from_a_checkpoint_to_float_and_int8_files(trained, export, tmp_path, ca
     image = _pictures(1, 64, 96, 5)
     assert Session(out, 'onnx-int8').run(image)['classes'].shape == (1, 64, 96)
     assert 'times as fast as float32 on this CPU' in capsys.readouterr().out
+
+
+@pytest.mark.export
+def test_a_full_disk_leaves_nothing(trained, tmp_path):
+    """Writing fails by a limit on the size of files, which is as real as a full disk and needs no mount."""
+    tool = [sys.executable, str(REPO / 'tools/export.py'), *map(str, trained('segmentor')), str(tmp_path / 'out')]
+    done = subprocess.run(
+        [*tool, '--part', 'backbone', '--size', '64', '64'],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and 'writing onnx' in done.stdout and not list(tmp_path.iterdir())
+    assert last.startswith('error: ') and 'File too large' in last and 'Traceback' not in done.stderr
 
 
 def test_formats_are_listed(export, capsys):
