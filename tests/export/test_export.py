@@ -237,3 +237,16 @@ def test_the_check_of_detections_sees_a_difference(name, change):
     fewer = {key: value[:-1] for key, value in expected.items()}
     assert not all(item['passed'] for item in compare('detection', expected, fewer, sample))
     assert not all(item['passed'] for item in compare('detection', fewer, expected, sample))
+
+
+@pytest.mark.parametrize(('value', 'passed'), [(0.5005, True), (0.52, False)])
+def test_pixels_at_the_threshold_of_a_mask_do_not_count(value, passed):
+    """One of thirty, which the library left out and the form puts in."""
+    masks = np.zeros((1, 20, 20), bool)
+    masks[0, :5, :6] = True
+    expected = dict(boxes=np.array([[0, 0, 6, 5.0]]), scores=np.array([0.9]), labels=np.array([1]), pasted=masks)
+    values = masks.astype(np.float32)
+    values[0, 5, 0] = value
+    found = dict(expected, pasted=values >= 0.5, borderline=np.abs(values - 0.5) <= check.SCORE_LIMIT)
+    checks = check.compare_detections(expected, found, found)
+    assert [item['passed'] for item in checks if 'masks' in item['name']] == [passed]
