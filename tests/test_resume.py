@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import IterBasedTrainLoop
 
 from helpers import REPO
 from mmefficientmod.resume import find_newest_whole
@@ -180,6 +182,7 @@ def test_workers_do_not_change_the_training(training):
 
 
 @pytest.mark.slow
+@pytest.mark.both_stacks
 @pytest.mark.ops
 def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
     """A checkpoint every 2 iterations of epochs of 3, the first run stopped after 1 epoch and 1 iteration."""
@@ -196,6 +199,7 @@ def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.both_stacks
 def test_without_a_seed_in_the_config(training, tmp_path):
     """The seed is drawn at the first start; a resumed run goes on with it."""
     run, _ = training('segmentation', 0)
@@ -206,6 +210,20 @@ def test_without_a_seed_in_the_config(training, tmp_path):
     code, output = run.run(tmp_path / 'second', 'randomness.seed=None', resume=True)
     assert code == 0, output[-3000:]
     assert_equal(tmp_path / 'second' / run.last, tmp_path / 'first' / run.last)
+
+
+@pytest.mark.slow
+@pytest.mark.both_stacks
+@pytest.mark.skipif(
+    'fast_forward_on_resume' not in inspect.signature(IterBasedTrainLoop).parameters,
+    reason="an option of MMEngine's continuation",
+)
+def test_resumed_where_the_loop_does_not_skip(training, tmp_path):
+    run, uninterrupted = training('segmentation', 0)
+    shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
+    code, output = run.run(tmp_path, 'train_cfg.fast_forward_on_resume=True', resume=True)
+    assert code == 0, output[-3000:]
+    assert_equal(tmp_path / run.last, uninterrupted / run.last)
 
 
 @pytest.mark.slow

@@ -147,6 +147,10 @@ class _Advanced:
             return None
         return next(self.iterator)
 
+    def skip_iter(self, count: int) -> None:
+        """What the loop of MMEngine's continuation calls in place of ``next()``."""
+        self.passed -= count
+
 
 def _restart(loop: Any, batches: PlacedBatches | None) -> Any:
     """The iterator of a loop that counts iterations, at the place where the training stands."""
@@ -155,7 +159,8 @@ def _restart(loop: Any, batches: PlacedBatches | None) -> Any:
     kind = type(loop.dataloader_iterator)
     loop.dataloader_iterator = None  # ends the workers that began at the start
     batches.epoch, batches.skip = 0, loop.iter
-    return _Advanced(kind(loop.dataloader), loop.iter)
+    skips = not getattr(loop, 'fast_forward_on_resume', False)  # an option of the continuation
+    return _Advanced(kind(loop.dataloader), loop.iter if skips else 0)
 
 
 def _run_later_iter(loop: Any, first: int, idx: int, data_batch: Any) -> None:
