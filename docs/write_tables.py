@@ -17,7 +17,8 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope
 
-from mmefficientmod.measure.tables import markdown_table
+from mmefficientmod.measure.records import Case, Measurement, read_benchmark
+from mmefficientmod.measure.tables import markdown_table, mode_table
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.zoo.backbones import FURTHER, TABLE7
 from mmefficientmod.zoo.published import published
@@ -279,11 +280,24 @@ def speed() -> Iterator[dict]:
         }
 
 
+def deployed() -> Iterator[dict]:
+    """The files of docs/results/deploy, in which tools/benchmark.py measured one backbone each on one machine."""
+    results: dict[Case, list[Measurement]] = {}
+    for path in sorted((REPO / 'docs/results/deploy').glob('*.json')):
+        found, content = read_benchmark(path)
+        for case, measured in found.items():
+            results.setdefault(case, []).extend(measured)
+    frame = mode_table(results, max(content['peaks'].values()))
+    own = frame['backbone'].isin(OWN)
+    frame = frame.drop(columns=[name for name in frame if name.startswith('reference')])
+    yield from pd.concat([frame[own], frame[~own]]).to_dict('records')
+
+
 TABLES: dict[str, Callable[[], Iterator[dict]]] = {
     each.__name__.replace('_', '-'): each
     for each in (archs, levels, stages, results, backbones, table7_cost, classifiers)
 }
-TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid, speed=speed)
+TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid, speed=speed, deployed=deployed)
 
 
 def main() -> None:
