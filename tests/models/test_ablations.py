@@ -35,6 +35,7 @@ def test_parameters_and_cost_are_as_published(name):
     assert [round(cost.params / 1e6, 1), round(cost.macs / 1e9, 1)] == ROWS[name][:2]
 
 
+@pytest.mark.libraries
 def test_every_row_of_the_context_ablation_has_its_config():
     rows = {name: f'context-{name.replace("+", "-")}' for name in published('context_ablation')}
     rows['sum_instead_of_product'] = 'sum'
