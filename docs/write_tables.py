@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope
 
-from mmefficientmod.measure.records import Case, Measurement, read_benchmark
+from mmefficientmod.measure.records import read_benchmark
 from mmefficientmod.measure.tables import markdown_table, mode_table
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.zoo.backbones import FURTHER, TABLE7
@@ -282,12 +282,9 @@ def speed() -> Iterator[dict]:
 
 def deployed() -> Iterator[dict]:
     """The files of docs/results/deploy, in which tools/benchmark.py measured one backbone each on one machine."""
-    results: dict[Case, list[Measurement]] = {}
-    for path in sorted((REPO / 'docs/results/deploy').glob('*.json')):
-        found, content = read_benchmark(path)
-        for case, measured in found.items():
-            results.setdefault(case, []).extend(measured)
-    frame = mode_table(results, max(content['peaks'].values()))
+    runs = map(read_benchmark, sorted((REPO / 'docs/results/deploy').glob('*.json')))
+    frames = [mode_table(results, max(content['peaks'].values())) for results, content in runs]
+    frame = pd.concat(frames).fillna('-')
     own = frame['backbone'].isin(OWN)
     frame = frame.drop(columns=[name for name in frame if name.startswith('reference')])
     yield from pd.concat([frame[own], frame[~own]]).to_dict('records')
