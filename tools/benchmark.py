@@ -60,8 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='MODE',
         help="reference is the sequence of operations of EfficientMod's authors, compiled is by torch.compile, deploy "
         'the inference form of the backbones that have one; onnx, openvino and pt2 (by AOTInductor) run a file of the '
-        'inference form, reference-onnx and so on one of the reference, int8 is by NNCF, for the part backbone and a '
-        'CPU; all is all without files, exported all with; default eager',
+        'inference form, reference-onnx and so on one of the reference, int8 is by NNCF, for backbones and classifiers '
+        'on a CPU; all is all without files, exported all with; default eager',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--threads', type=parse_positive, help="CPU threads; default torch's")

@@ -1,4 +1,4 @@
-"""The exported modes of the benchmark: a backbone as a file of some format, run by that format's runtime."""
+"""The exported modes of the benchmark: a backbone or a classifier as a file, run by the runtime of its format."""
 
 from __future__ import annotations
 
@@ -18,36 +18,40 @@ from .quantize import quantize
 from .surroundings import versions
 
 
-class Levels(nn.Module):
-    """A backbone without preprocessing: (B, 3, H, W) -> its maps (B, C, H / stride, W / stride), which have names."""
+class NamedOutputs(nn.Module):
+    """A backbone or a classifier without preprocessing, whose outputs have names.
 
-    def __init__(self, backbone: nn.Module, count: int) -> None:
+    (B, 3, H, W) -> the maps (B, C, H / stride, W / stride) of a backbone, the logits (B, classes) of a classifier.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.output_names = [f'level{i}' for i in range(count)]
+        self.model = model
         self.eval()
+        with torch.no_grad():
+            self.output_names = [f'output{i}' for i in range(len(self(images)))]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.backbone(image))
+        found = self.model(image)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
-def open_file(backbone: nn.Module, case: Case, images: Tensor, folder: Path) -> Callable[[], dict[str, np.ndarray]]:
+def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Callable[[], dict[str, np.ndarray]]:
     """Writes the file of a case, unless the folder has it, and opens it with as many threads as torch uses.
 
     Args:
-        backbone (nn.Module): In the form that the case asks for, in evaluation mode.
+        model (nn.Module): The backbone or classifier, in the form that the case asks for.
         case (Case): Its mode is one of ``EXPORTED`` of :mod:`mmefficientmod.measure.records`.
         images (Tensor): (B, 3, H, W) float32. INT8 is calibrated with them.
-        folder (Path): For the files of this backbone.
+        folder (Path): For the files of this model.
 
     Returns:
-        Callable: One pass over the images; returns the maps by name.
+        Callable: One pass over the images; returns the outputs by name.
 
     Raises:
         ExportError: If the file cannot be written, with the reason in one line.
     """
-    with torch.no_grad():
-        form = Levels(backbone, len(backbone(images)))
+    form = NamedOutputs(model, images)
     feeds = {INPUT: np.ascontiguousarray(images.numpy())}
     folder = folder / ('reference' if case.is_reference else 'deploy')
     folder.mkdir(exist_ok=True)
@@ -57,7 +61,7 @@ def open_file(backbone: nn.Module, case: Case, images: Tensor, folder: Path) -> 
     return lambda: run(feeds)
 
 
-def _write(name: str, form: Levels, images: Tensor, folder: Path) -> Path:
+def _write(name: str, form: NamedOutputs, images: Tensor, folder: Path) -> Path:
     """The file of this format in the folder, with those that it is made from."""
     kind, _, int8 = name.partition('-')
     path = folder / (INT8[kind] if int8 else FORMATS[kind].file)

@@ -169,7 +169,7 @@ def prepare(
                     form = arrange(copy.deepcopy(model), case, backend)
                     if case.file and open_file:
                         run = subject.run = open_file(form, case, make_images(case, device), Path(folder))
-                        found = [torch.from_numpy(level) for level in run().values()]
+                        found = [torch.from_numpy(output) for output in run().values()]
                     else:
                         subject.run = forward_pass(form, case, device)
                         found = outputs(form, case, device)
@@ -186,9 +186,9 @@ def prepare(
 def has_mode(model: nn.Module, case: Case) -> bool:
     """Whether there is such a mode: a reference of EfficientMod alone, the inference form not in training.
 
-    Files are made of backbones alone, and in float32, where they are not in INT8.
+    Files are made of backbones and classifiers, and in float32, where they are not in INT8.
     """
-    if case.file and (case.part != 'backbone' or case.precision != 'fp32'):
+    if case.file and (case.part not in ('backbone', 'classifier') or case.precision != 'fp32'):
         return False
     if case.is_reference:
         return isinstance(getattr(model, 'backbone', model), EfficientMod)
