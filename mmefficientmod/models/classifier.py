@@ -10,9 +10,10 @@ from mmengine.model import PretrainedInit
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from ..checkpoint import COPY, CheckpointError, check_values, is_called_by_mmengine, read_pretrained
-from ..names import to_classifier_names
+from ..checkpoint import COPY, CheckpointError, check_values, is_called_by_mmengine, meet, read_pretrained
+from ..names import BACKBONE_PREFIX, to_classifier_names
 from ..registry import MODELS
+from .efficientmod import EfficientMod
 
 HEAD = 'head.fc.weight', 'head.fc.bias'
 
@@ -45,6 +46,11 @@ class EfficientModClassifier(ImageClassifier):
         weights, is_average = read_pretrained(path, cfg.get('ema', False))
         weights = to_classifier_names(weights)
         try:
+            notes: list[str] = []
+            if isinstance(self.backbone, EfficientMod):
+                own = {name for name in weights if name.startswith(BACKBONE_PREFIX)}
+                fit, notes = meet({name[len(BACKBONE_PREFIX) :]: weights.pop(name) for name in own}, self.backbone)
+                weights.update((BACKBONE_PREFIX + name, value) for name, value in fit.weights.items())
             check_values(weights)
             if not self._fits_head(weights, ''):
                 self.head.init_weights()
@@ -53,7 +59,8 @@ class EfficientModClassifier(ImageClassifier):
         except RuntimeError as error:  # torch lists names in several lines
             listed = ' '.join(line.strip() for line in str(error).splitlines())
             raise CheckpointError(f'{path}: {listed}') from None
-        print_log(f'classifier: {len(weights)} tensors loaded from {path}, {COPY[is_average]}', logger='current')
+        message = f'classifier: {len(weights)} tensors loaded from {path}, {COPY[is_average]}'
+        print_log('; '.join([message, *notes]), logger='current')
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         own = {name[len(prefix) :]: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock, is_bare
+from .layers import Attention, AttentionBlock, ContextBranch, ModulationBlock, has_plain_settings, is_bare
 from .pointwise import Pointwise, gelu_epilogue, shortcut_epilogue
 
 
@@ -72,6 +72,8 @@ DEPLOY_FORM: dict[type, type[DeployModulationBlock] | type[DeployAttentionBlock]
     ModulationBlock: DeployModulationBlock,
     AttentionBlock: DeployAttentionBlock,
 }
+EPS = 1e-5  # of F.layer_norm
+KERNEL = 7, 7
 FOLDABLE = nn.LayerNorm, nn.Conv2d, Pointwise, ContextBranch, Attention
 
 
@@ -79,7 +81,8 @@ def fold_blocks(stages: nn.ModuleList) -> None:
     """Puts the inference form of every block in its place; a block in that form stays as it is.
 
     Raises:
-        ValueError: If a block or a part of one is wrapped, parametrised, pruned or hooked, which folding would lose.
+        ValueError: If a block or a part of one is wrapped, parametrised, pruned, hooked or has other settings than
+            the network's, which folding would lose.
     """
     for name, module in stages.named_modules():
         kinds = (nn.ModuleList, *DEPLOY_FORM, *DEPLOY_FORM.values(), *FOLDABLE)
@@ -87,6 +90,14 @@ def fold_blocks(stages: nn.ModuleList) -> None:
             raise ValueError(
                 f'stages.{name} ({type(module).__name__}) is wrapped, parametrised, pruned or carries a hook: merge or '
                 'remove that before switch_to_deploy()'
+            )
+        if isinstance(module, nn.LayerNorm):
+            plain = module.eps == EPS and module.weight is not None and module.bias is not None
+        else:
+            plain = not isinstance(module, nn.Conv2d) or (has_plain_settings(module) and module.kernel_size == KERNEL)
+        if not plain:
+            raise ValueError(
+                f'stages.{name} ({module}) has settings of its own, which the inference form does not know'
             )
     for blocks in stages:
         for i, block in enumerate(blocks):

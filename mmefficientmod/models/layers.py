@@ -33,6 +33,12 @@ def is_bare(module: nn.Module, kind: type) -> bool:
     )
 
 
+def has_plain_settings(conv: nn.Conv2d) -> bool:
+    """Whether a depth-wise convolution does what that of :class:`ContextBranch` does, up to the size of its kernel."""
+    settings = conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.groups
+    return settings == ((1, 1), tuple(side // 2 for side in conv.kernel_size), (1, 1), 'zeros', conv.in_channels)
+
+
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: zeroes whole samples of ``x`` (B, ...) with probability ``rate`` and rescales the others."""
     if not training or rate == 0:
@@ -108,16 +114,17 @@ class ModulationBlock(nn.Module):
         return x + drop_path(y, self.drop_path_rate, self.training)
 
     def _parts_are_bare(self) -> bool:
-        """Whether one operator may stand in for the parts: none is replaced, wrapped, parametrised or hooked."""
+        """Whether one operator may stand in for the parts: none is wrapped, parametrised, hooked or set anew."""
+        if any(_GLOBAL_HOOKS) or not is_bare(self.context, ContextBranch):
+            return False
+        linear = self.fc1, self.fc2, self.context.f, self.context.g
+        norm, conv = self.norm, self.context.dwconv
         return (
-            not any(_GLOBAL_HOOKS)
-            and is_bare(self.norm, nn.LayerNorm)
-            and is_bare(self.fc1, Pointwise)
-            and is_bare(self.fc2, Pointwise)
-            and is_bare(self.context, ContextBranch)
-            and is_bare(self.context.f, Pointwise)
-            and is_bare(self.context.dwconv, nn.Conv2d)
-            and is_bare(self.context.g, Pointwise)
+            all(is_bare(part, Pointwise) for part in linear)
+            and is_bare(norm, nn.LayerNorm)
+            and is_bare(conv, nn.Conv2d)
+            and has_plain_settings(conv)
+            and all(part.weight is not None and part.bias is not None for part in (*linear, norm, conv))
         )
 
 

@@ -16,7 +16,9 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``, on a CPU as a 1x1 convolution, but not in an ONNX file.
 
     oneDNN's kernels for the convolution use the widest vectors that the processor has; those of MKL, behind
-    ``F.linear``, do so on Intel's processors alone.
+    ``F.linear``, do so on Intel's processors alone. With one thread, torch (2.1 to 2.13) gives a 1x1 convolution of
+    float32 to oneDNN only in a batch of 16 or more, or with a stride. So the pixels of smaller batches become one row
+    then, and the stride is over the rows.
 
     Args:
         x (Tensor): Input (B, H, W, in).
@@ -26,9 +28,13 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Tensor: (B, H, W, out).
     """
-    if _convolves(x):
-        return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
-    return F.linear(x, weight, bias)
+    if not _convolves(x):
+        return F.linear(x, weight, bias)
+    kernel = weight[:, :, None, None]
+    if _becomes_a_row(x):
+        row = x.view(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+        return F.conv2d(row, kernel, bias, stride=(2, 1)).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias).permute(0, 2, 3, 1)
 
 
 def pointwise_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,6 +70,12 @@ def _convolves(x: Tensor) -> bool:
         return False
     # torch.compile (2.13) gets the memory format of a convolution wrong where sizes are symbols.
     return not is_compiling() or all(has_static_value(size) for size in x.shape)
+
+
+def _becomes_a_row(x: Tensor) -> bool:
+    if is_compiling() or torch.jit.is_tracing() or torch.get_num_threads() > 1:
+        return False
+    return x.is_contiguous() and 0 < len(x) < 16
 
 
 class Pointwise(nn.Linear):

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from torch.testing import assert_close
 
 from helpers import REPO, randomised
-from mmefficientmod.checks import LaunchError, check_backbones
+from mmefficientmod.checks import check_backbones
+from mmefficientmod.codebases import LaunchError
 from mmefficientmod.measure.complexity import measure_config
 from mmefficientmod.models import EfficientMod, ModulationVariant, SeparateMlpBlock
 from mmefficientmod.models.layers import ModulationBlock

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 
 from helpers import ARCHS, REPO, build_model, randomised
 from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.checks import check_checkpoint
 from mmefficientmod.conversion import convert_checkpoint
 from mmefficientmod.hooks import WeightCopyHook
 from mmefficientmod.launch import launch
@@ -227,6 +228,23 @@ def test_bad_input_is_refused_in_one_line(golden, pictures, tmp_path, monkeypatc
     assert f'the pictures of {tmp_path}/flat/val have no labels: ' in refused('test', small, path)
 
 
+@pytest.mark.parametrize(
+    'head',
+    [
+        dict(type='StackedLinearClsHead', mid_channels=[8]),
+        dict(type='mmpretrain.ArcFaceClsHead'),
+        dict(type='MultiTaskHead', task_heads=dict(a=dict(type='LinearClsHead', num_classes=3))),
+        None,
+    ],
+    ids=lambda head: head and head['type'],
+)
+def test_a_classifier_with_another_head_takes_its_own_checkpoint(head, tmp_path):
+    config = Config.fromfile(XXS)
+    config.model.head = head and dict(head, in_channels=256, **({} if 'task_heads' in head else dict(num_classes=3)))
+    torch.save(dict(state_dict=build_model(config).state_dict()), tmp_path / 'own.pth')
+    check_checkpoint(str(tmp_path / 'own.pth'), config, training=False)
+
+
 @pytest.fixture(scope='module')
 def finetuned(pictures, tmp_path_factory):
     """The folder of a training with layer-wise decay that starts from a file of 1000 classes, and its log."""
@@ -292,6 +310,38 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
         if to == 'released':
             convert_checkpoint(str(tmp_path / 'released.pth'), str(tmp_path / 'project.pth'))
     assert not [message for message in messages if 'not match' in message]
+
+
+@pytest.mark.parametrize('change', ['inference form', 'grey'])
+def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, tmp_path):
+    """A file in the inference form switches it, and a stem for another number of channels is adapted."""
+    config = Config.fromfile(XXS)
+    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0])
+    if change == 'grey':
+        config.model.backbone.in_channels = 1
+    else:
+        path = str(tmp_path / 'deploy.pth')
+        convert_checkpoint(str(tmp_path / 'released.pth'), path, deploy=True)
+    config.model.init_cfg = dict(type='Pretrained', checkpoint=path)
+    model = build_model(config)
+    model.init_weights()
+    assert model.backbone.deploy == (change == 'inference form')
+    whole = build_model(Config.fromfile(XXS))
+    load_checkpoint(whole, str(tmp_path / 'released.pth'))
+    images = torch.rand(1, 3, 64, 64)[:, : 1 if change == 'grey' else 3]
+    with torch.no_grad():
+        expected = whole.eval()(images.expand(1, 3, 64, 64))
+        assert_close(model.eval()(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_that_does_not_fit_a_classifier_is_a_short_line(golden, tmp_path):
+    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0])
+    config = Config.fromfile(XXS)
+    config.model.backbone.arch = 's'
+    config.model.init_cfg = dict(type='Pretrained', checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"does not fit EfficientMod arch 's'") as error:
+        build_model(config).init_weights()
+    assert len(str(error.value)) < 600
 
 
 def test_torch_judges_a_head_of_other_classes_itself(golden):

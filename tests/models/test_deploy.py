@@ -113,6 +113,7 @@ def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
         assert_close([deployed(images)], [model(images)])
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.skipif(not any(map(shutil.which, ('c++', 'g++', 'clang++'))), reason='torch.compile needs a C++ compiler')
 def test_compiled_with_constant_weights(tmp_path, monkeypatch):

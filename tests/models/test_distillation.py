@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from torch.testing import assert_close
 
-from helpers import REPO, build_model, randomised
+from helpers import REPO, build_model, end_process, randomised
 from mmefficientmod.launch import launch
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.safe_load import read_checkpoint
@@ -181,7 +181,7 @@ def distributed_step(rank, folder, batches):
     samples = [DataSample().set_gt_score(score) for score in scores]
     sum(model(images, samples, mode='loss').values()).backward()
     torch.save([parameter.grad for parameter in model.module.parameters()], folder / f'gradients_{rank}.pth')
-    dist.destroy_process_group()
+    end_process()
 
 
 def test_two_processes_compute_the_gradients_of_one(folder):

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 
-from helpers import released_form, trained
+from helpers import end_process, released_form, trained
 from mmefficientmod.measure.training import saved_bytes
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
@@ -102,8 +102,7 @@ def distributed_steps(rank, folder, images, with_cp):
     model = MMDistributedDataParallel(model, find_unused_parameters=False)
     for i in range(2):  # the second step raises an error if the first left a parameter without a gradient
         torch.save(step(model, images.chunk(2)[rank]), folder / f'{rank}-{i}.pth')
-    dist.barrier()  # so that neither leaves while the other still needs it
-    dist.destroy_process_group()
+    end_process()
 
 
 @pytest.mark.parametrize('with_cp', [False, True])

@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from helpers import randomised
+from helpers import build_model, randomised
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
 from mmefficientmod.models.pointwise import Pointwise
@@ -141,6 +142,69 @@ def test_lora_of_mmpretrain_trains():
     assert {name.split('.')[-2] for name in grads} == {'lora_down', 'lora_up'}
     assert all(grad.isfinite().all() for grad in grads.values())
     assert any(grad.any() for name, grad in grads.items() if '.fc1.lora_up' in name)
+
+
+@pytest.mark.libraries
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('target', ['fc1', 'context.f'])
+def test_what_lora_saves_is_loaded_again(target, tmp_path):
+    """It saves what it added alone, also to blocks of which it must not look like the inference form."""
+    from mmengine.runner.checkpoint import load_checkpoint
+
+    lora = dict(type='LoRAModel', module=dict(type='mmefficientmod.EfficientMod', arch='xxs'), rank=2)
+    config = dict(
+        type='ImageClassifier',
+        backbone=dict(lora, targets=[dict(type=target)]),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=256),
+    )
+    model = build_model(Config(dict(model=config, default_scope='mmpretrain')))
+    state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+    assert {name.split('.')[-2] for name in state if name.startswith('backbone.')} == {'lora_down', 'lora_up'}
+    torch.save(dict(state_dict=state), tmp_path / 'lora.pth')
+    load_checkpoint(model, str(tmp_path / 'lora.pth'))
+    found = model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    assert not model.backbone.module.deploy
+
+
+def set_anew(**settings):
+    """Gives the context's convolution of a block other settings."""
+
+    def change(block):
+        for name, value in settings.items():
+            setattr(block.context.dwconv, name, value)
+
+    return change
+
+
+def without_affine(block):
+    block.norm = nn.LayerNorm(block.gamma.numel(), elementwise_affine=False)
+
+
+SETTINGS = {
+    'dilation': set_anew(dilation=(2, 2), padding=(6, 6)),
+    'padding': set_anew(padding_mode='circular', _reversed_padding_repeated_twice=[3, 3, 3, 3]),
+    'no affine': without_affine,
+}
+
+
+@pytest.mark.parametrize('change', SETTINGS.values(), ids=SETTINGS)
+def test_a_part_with_other_settings_trains_with_them(change):
+    model, images = build(), torch.rand(2, 3, 64, 64)
+    change(model.stages[0][0])
+    trained, tested = model(images), model.eval()(images)
+    for one, other in zip(trained, tested):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize(
+    'change', [*SETTINGS.values(), lambda block: setattr(block.norm, 'eps', 1e-2)], ids=[*SETTINGS, 'eps']
+)
+def test_the_inference_form_refuses_settings_that_it_does_not_know(change):
+    model = build()
+    change(model.stages[1][1])
+    with pytest.raises(ValueError, match=r'stages\.1\.1\..* has settings of its own'):
+        model.switch_to_deploy()
 
 
 @pytest.mark.parametrize(
