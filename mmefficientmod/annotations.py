@@ -4,45 +4,88 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from mmengine.fileio import list_from_file
 
 MOST_BYTES = 50 * 2**20  # of an annotation file; COCO's own ones are larger, known to be right, and slow to read
+BINARY_HEADS = ('STDCHead',)  # tell boundaries from the rest, whatever the classes are
 
 
 class DataError(ValueError):
     """Data that cannot be trained on; the message is one line."""
 
 
-def check_content(place: str, kind: str, dataset: Mapping, paths: Mapping[str, str]) -> None:
-    """Raises DataError for data in which there is nothing to train on, as far as a short look shows.
+def type_name(settings: Mapping) -> str:
+    """Name of the class that the settings of a part of a config are for, without its package; '' without one."""
+    kind = settings.get('type') or ''
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+
+
+def check_content(place: str, kind: str, dataset: Mapping, paths: Mapping[str, str], training: bool = True) -> None:
+    """Raises DataError for data that cannot be used, as far as a short look shows.
 
     Args:
         place (str): The data set's dotted place in the config.
         kind (str): Name of its class.
         dataset (Mapping): Its settings.
         paths (Mapping[str, str]): Option -> the local file or folder that it names.
+        training (bool): Whether it is trained on, which needs objects. Defaults to True.
     """
     ann_file, images = paths.get('ann_file'), paths.get('data_prefix.img_path')
     suffix = dataset.get('img_suffix') or {'ADE20KDataset': '.jpg'}.get(kind)
     try:
         if kind == 'CocoDataset' and ann_file and os.path.isfile(ann_file):
-            check_coco(ann_file, (dataset.get('metainfo') or {}).get('classes'))
+            check_coco(ann_file, _known_classes(dataset), training)
         if images and not ann_file and suffix and os.path.isdir(images):
             check_images(images, suffix)
     except DataError as error:
         raise DataError(f'{place}: {error}') from None
 
 
+def class_names(dataset: Mapping) -> Sequence[str] | None:
+    """The classes that a data set's settings name, read from a file where they name one, as MMEngine does.
+
+    Returns:
+        Sequence[str] | None: The names; the text itself if it is no local file; None if the settings name none.
+    """
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return list_from_file(classes) if isinstance(classes, str) and os.path.isfile(classes) else classes
+
+
+def _known_classes(dataset: Mapping) -> Sequence[str] | None:
+    """The same before a training: None for a file elsewhere.
+
+    Raises:
+        DataError: For any other text: MMEngine would take each of its letters for a class.
+    """
+    try:
+        classes = class_names(dataset)
+    except (OSError, ValueError) as error:
+        raise DataError(f'metainfo.classes cannot be read ({error})') from error
+    if isinstance(classes, str) and '://' not in classes:
+        raise DataError(
+            f'metainfo.classes is the text {classes!r}: write ({classes!r},) for one class, or name a file that exists'
+        )
+    return None if isinstance(classes, str) else classes
+
+
 def check_classes(datasets: Iterable[tuple[str, Mapping]], nodes: Iterable[tuple[str, Mapping]]) -> None:
-    """Raises DataError for a head that has fewer classes than the training data name.
+    """Raises DataError for a head that has fewer classes than the training data name, or if those are no list.
 
     Args:
         datasets (Iterable): Dotted place and settings of each data set.
         nodes (Iterable): Dotted place and settings of each part of the model.
     """
-    heads = [(place, node) for place, node in nodes if 'head' in place.rpartition('.')[2]]
+    heads = [(place, node) for place, node in nodes if _tells_classes(place, node)]
     for place, dataset in datasets:
-        classes = (dataset.get('metainfo') or {}).get('classes')
+        try:
+            classes = _known_classes(dataset)
+        except DataError as error:
+            raise DataError(f'{place}.{error}') from None
+        if 'Panoptic' in type_name(dataset):  # its heads tell things alone
+            classes = dataset['metainfo'].get('thing_classes') if classes else None
         if not isinstance(classes, (list, tuple)):
             continue
         for head, node in heads:
@@ -54,15 +97,22 @@ def check_classes(datasets: Iterable[tuple[str, Mapping]], nodes: Iterable[tuple
                 )
 
 
-def check_coco(path: str, classes: Collection[str] | None) -> None:
+def _tells_classes(place: str, node: Mapping) -> bool:
+    """Whether a part of a model is a head that tells the classes of the data from one another."""
+    name = re.sub(r'(\.\d+)+$', '', place).rpartition('.')[2]  # of the list, where a model has several such heads
+    return 'head' in name and name != 'rpn_head' and type_name(node) not in BINARY_HEADS
+
+
+def check_coco(path: str, classes: Collection[str] | None, training: bool) -> None:
     """Checks an annotation file in COCO's format, if it is not large.
 
     Args:
         path (str): A local file.
         classes (Collection[str], optional): Names of the classes in the config, None if it does not give them.
+        training (bool): Whether objects are needed. Tests need none: COCO's test-dev has not even the list of them.
 
     Raises:
-        DataError: If it is no such file, has no images, or no object of any of the classes.
+        DataError: If it is no such file, or has no images, none of the classes, or no object of these to train on.
     """
     if os.path.getsize(path) > MOST_BYTES:
         return
@@ -71,21 +121,22 @@ def check_coco(path: str, classes: Collection[str] | None) -> None:
             content = json.load(file)
         images = content['images']
         names = {category['id']: category['name'] for category in content['categories']}
-        used = {annotation['category_id'] for annotation in content['annotations']}
+        objects = content['annotations'] if training else content.get('annotations', [])
+        used = {annotation['category_id'] for annotation in objects}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{path} is no annotation file in the format of COCO, with images, annotations and categories '
             f'({type(error).__name__}: {error})'
         ) from error
     if not images:
-        raise DataError(f'{path} lists no images: there is nothing to train on')
+        raise DataError(f'{path} lists no images')
     known = sorted(names.values())
     if classes is not None and not set(classes) & set(known):
         raise DataError(
             f'none of the classes {_enumerate(classes)} is a category of {path}, which has {_enumerate(known)}: '
             'set metainfo.classes to its names, and num_classes of the heads to their number'
         )
-    if not any(classes is None or names.get(number) in classes for number in used):
+    if training and not any(classes is None or names.get(number) in classes for number in used):
         raise DataError(f'{path} has no object of the classes {_enumerate(classes or known)}')
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for an exported folder
 
 from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.run import Model, run
@@ -63,7 +67,7 @@ def load(args: argparse.Namespace) -> Model:
     if args.format:
         raise PredictError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
     try:
-        from mmefficientmod.checks import LaunchError
+        from mmefficientmod.codebases import LaunchError
         from mmefficientmod.predict.inferencers import InferencerModel
         from mmefficientmod.safe_load import CheckpointError
     except ImportError as error:
@@ -78,11 +82,14 @@ def load(args: argparse.Namespace) -> Model:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
     try:
         sources = find_sources(args.inputs, args.out)
         summary = run(load(args), sources, args.out, args.batch_size, not args.no_pictures)
     except (PredictError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit('error: stopped before the first prediction') from None
     print(f'{args.out}: {summary}')
     if summary.failures or summary.stopped:
         raise SystemExit(1)

@@ -38,8 +38,6 @@ class ExportedModel:
             self._session = Session(folder.parent if folder.name == 'export.json' else folder, format)
         except ExportError as error:
             raise PredictError(str(error)) from error
-        except Exception as error:  # a runtime raises what it likes about a damaged file
-            raise PredictError(f'{folder} cannot be opened ({type(error).__name__}): export again') from error
         self.description = self._session.description
         self.task = self.description.task
         if self.task not in ('detection', 'segmentation'):
@@ -70,7 +68,7 @@ class ExportedModel:
     ) -> Result:
         if self.task == 'detection':
             return detections(outputs, size, picture, self.score_thr, self.description.mask_thr)
-        kind = np.uint8 if len(self.classes) <= 256 else np.uint16
+        kind = np.uint8 if outputs['logits'].shape[1] <= 256 else np.uint16
         height, width = picture
         if size == picture:
             classes = outputs['classes'][i, :height, :width]

@@ -16,7 +16,8 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from ..checkpoint import enumerate_names, find_weights
-from ..checks import check_mmcv_ops
+from ..codebases import check_mmcv_ops
+from ..export.source import find_classes
 from ..launch import find_codebase, find_config, load_config
 from ..names import BACKBONE_PREFIX, to_project_name
 from ..safe_load import read_checkpoint
@@ -46,7 +47,8 @@ class InferencerModel:
             settings = load_config(path)
         codebase = find_codebase(settings, path, 'test')
         device = _check_device(device)
-        weights = find_weights(read_checkpoint(checkpoint), checkpoint)
+        content = read_checkpoint(checkpoint)
+        weights = find_weights(content, checkpoint)
         check_mmcv_ops(codebase)
         self.score_thr = score_thr
         self.task, build, self.predict = {
@@ -55,14 +57,16 @@ class InferencerModel:
             'mmpretrain': ('classification', _cls_inferencer, self._classify),
         }[codebase]
         self.mixed_sizes = self.task != 'segmentation'  # MMSegmentation refuses a batch of several sizes
-        with _quiet():
-            init_default_scope(codebase)  # MMPreTrain's inferencer leaves it as it is
-            self._inferencer = build(settings, checkpoint, device)
+        try:
+            with _quiet():
+                init_default_scope(codebase)  # MMPreTrain's inferencer leaves it as it is
+                self._inferencer = build(settings, checkpoint, device)
+        except Exception as error:  # whatever the parts of a model raise about their settings
+            raise PredictError(f'{path}: its model cannot be built ({describe_error(error)})') from error
         model = self._inferencer.model
         _check_fit(model, weights, checkpoint, path)
-        meta = getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None) or {}
-        self.classes = _find_classes(model, meta)
-        self.palette = meta.get('palette')
+        # Not the model's own: without a note in the checkpoint, the libraries name COCO's and Cityscapes' classes.
+        self.classes, self.palette = find_classes(content, settings)
 
     def _detect(self, images: list[np.ndarray]) -> list[Result]:
         found = self._inferencer(images, batch_size=len(images), return_datasamples=True, no_save_vis=True)
@@ -84,7 +88,7 @@ class InferencerModel:
     def _segment(self, images: list[np.ndarray]) -> list[Result]:
         samples = self._inferencer(images, batch_size=len(images), return_datasamples=True)
         samples = samples if isinstance(samples, list) else [samples]
-        kind = np.uint8 if len(self.classes) <= 256 else np.uint16
+        kind = np.uint8 if len(samples[0].seg_logits.data) <= 256 else np.uint16
         return [Segmentation(sample.pred_sem_seg.data[0].cpu().numpy().astype(kind)) for sample in samples]
 
     def _classify(self, images: list[np.ndarray]) -> list[Result]:
@@ -158,11 +162,3 @@ def _check_fit(model: torch.nn.Module, weights: dict, checkpoint: str, config: s
 def _project_name(name: str) -> str:
     prefix = BACKBONE_PREFIX if name.startswith(BACKBONE_PREFIX) else ''
     return prefix + to_project_name(name[len(prefix) :])
-
-
-def _find_classes(model: torch.nn.Module, meta: dict) -> list[str]:
-    """The names of the classes, from the checkpoint or the data set; numbers where there are none."""
-    classes = meta.get('classes')
-    if classes is None:
-        classes = map(str, range(getattr(getattr(model, 'head', None), 'num_classes', 1000)))
-    return [classes] if isinstance(classes, str) else list(classes)

@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from ..pictures import SourceError, read_picture
 from .results import Result
-from .sources import Source, SourceError, Video, read_picture
+from .sources import Source, Video
 from .writer import Writer
 
 
@@ -70,6 +71,7 @@ def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1,
         pictures (bool): Write pictures and videos. Defaults to True.
 
     Raises:
+        PredictError: If two sources would be written to the same file.
         OSError: If a result cannot be written.
     """
     summary, progress = Summary(), Progress(len(sources))
@@ -81,7 +83,10 @@ def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1,
             results = model.predict([item.image for item in batch])
             summary.model_seconds += time.perf_counter() - begin
             for item, result in zip(batch, results):
-                writer.add(item.source, item.frame, item.fps, item.image, result)
+                try:
+                    writer.add(item.source, item.frame, item.fps, item.image, result)
+                except SourceError as error:
+                    _note(item.source, error, summary, progress)
             summary.images += len(batch)
             progress.show(f'{summary.images / (time.perf_counter() - start):.1f} images a second')
         writer.close()
@@ -107,10 +112,14 @@ def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> I
             else:
                 yield Item(source, None, 0, read_picture(source.path))
         except SourceError as error:
-            summary.failures.append(f'{source.path} {error}')
-            progress.clear()
-            print(f'error: {summary.failures[-1]}', file=sys.stderr)
+            _note(source, error, summary, progress)
         progress.done, progress.part = progress.done + 1, 0
+
+
+def _note(source: Source, error: SourceError, summary: Summary, progress: Progress) -> None:
+    summary.failures.append(f'{source.path} {error}')
+    progress.clear()
+    print(f'error: {summary.failures[-1]}', file=sys.stderr)
 
 
 def _batches(items: Iterator[Item], size: int, mixed_sizes: bool) -> Iterator[list[Item]]:

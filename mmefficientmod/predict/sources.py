@@ -1,9 +1,8 @@
-"""What to predict on: finds pictures and videos, and reads them as 8-bit BGR."""
+"""What to predict on: finds pictures and videos, and reads videos frame by frame."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -12,17 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..pictures import PICTURES, SourceError, is_wanted
 from . import PredictError
 
-PICTURES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpg', '.webm')
-# In a JPEG's entropy-coded data, FF before anything but 00 and the restart markers begins the next segment.
-_NEXT_SEGMENT = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
-_SCAN, _END = 0xDA, 0xD9
-
-
-class SourceError(Exception):
-    """A file that cannot be read; the message says what is wrong with it."""
+VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
+KNOWN = PICTURES + VIDEOS
 
 
 @dataclass(frozen=True)
@@ -45,87 +38,41 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
         out (Path): The folder of the results, which is no input.
 
     Raises:
-        PredictError: If an input does not exist or holds nothing, or is one of the results.
+        PredictError: If an input does not exist or holds nothing, or lies where the results go.
     """
     found: dict[Path, None] = {}
-    roots = []
+    roots, results = [], out.resolve()
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            paths, root = [path], path.parent
+            paths = [path]
         elif path.is_dir():
-            paths, root = [other for other in path.rglob('*') if _is_wanted(other, path, out)], path
+            paths = [other for other in path.rglob('*') if is_wanted(other, path, KNOWN)]
         else:
-            paths = [other for other in map(Path, glob(text, recursive=True)) if _is_wanted(other, Path(), out)]
+            matches = map(Path, glob(text, recursive=True))
+            paths = [other for other in matches if is_wanted(other, other.parent, KNOWN)]
             if not paths and not set(text) & set('*?['):
                 raise PredictError(f'{text} does not exist: give a picture, a video, a folder or a pattern')
-            root = Path(os.path.commonpath([other.parent.absolute() for other in paths])) if paths else path
-        if not paths:
-            raise PredictError(f'{text} holds no picture or video: known are {", ".join((*PICTURES, *VIDEOS))}')
-        roots.append(root.absolute())
-        found.update(dict.fromkeys(other.absolute() for other in sorted(paths)))
+        apart = [] if _is_in(path, results) else [other for other in paths if not _is_in(other, results)]
+        if paths and not apart:
+            raise PredictError(f'{text} lies in {out}, where the results go: choose another folder by --out')
+        if not apart:
+            raise PredictError(f'{text} holds no picture or video: known are {", ".join(KNOWN)}')
+        roots += [_plain(path)] if path.is_dir() else [_plain(other.parent) for other in apart]
+        found.update(dict.fromkeys(map(_plain, sorted(apart))))
     root = Path(os.path.commonpath(roots))
-    if any(out.absolute() in path.parents for path in found):
-        raise PredictError(f'an input lies in {out}, where the results go: choose another folder by --out')
     return [Source(path, path.relative_to(root).as_posix()) for path in found]
 
 
-def _is_wanted(path: Path, root: Path, out: Path) -> bool:
-    below = path.relative_to(root) if root in path.parents else Path(path.name)
-    hidden = any(part.startswith('.') for part in below.parts)
-    known = path.suffix.lower() in (*PICTURES, *VIDEOS)
-    return known and not hidden and path.is_file() and out.absolute() not in path.absolute().parents
+def _plain(path: Path) -> Path:
+    """The absolute path without ``..``, by which results are named: a link keeps its own name."""
+    return Path(os.path.abspath(path))
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Reads a picture: upright, 8 bits, without transparency, whatever it is stored as.
-
-    Returns:
-        np.ndarray: BGR (H, W, 3), uint8.
-
-    Raises:
-        SourceError: If the file is missing, empty, cut off or no picture.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(error.strerror or str(error)) from error
-    if not data:
-        raise SourceError('is empty')
-    if is_cut_off(data):
-        raise SourceError('is cut off: its end is missing')
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise SourceError(f'cannot be read: {error.err or error}') from error
-    if image is None:
-        raise SourceError('is damaged, or no picture that OpenCV reads')
-    return image
-
-
-def is_cut_off(data: bytes) -> bool:
-    """Whether the end of a JPEG or a PNG is missing, of which OpenCV returns what there is, the rest in grey."""
-    if data.startswith(b'\x89PNG'):
-        return b'IEND' not in data
-    if not data.startswith(b'\xff\xd8'):
-        return False
-    place = 2
-    while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            return False  # not as it should be: the decoder decides
-        marker = data[place + 1]
-        if marker == 0xFF:  # a filler
-            place += 1
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
-        if marker == _SCAN:
-            segment = _NEXT_SEGMENT.search(data, place)
-            if segment is None:
-                return True
-            place = segment.start()
-            if data[place + 1] == _END:
-                return False
-    return True
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, which is resolved, or lies in it, wherever links lead."""
+    path = path.resolve()
+    return path == folder or folder in path.parents
 
 
 class Video:
@@ -152,15 +99,16 @@ class Video:
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        count = 0
+        count, time = 0, 0.0
         try:
             while True:
                 read, frame = self._capture.read()
                 if not read:
                     break
-                count += 1
+                count, time = count + 1, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 yield frame
         finally:
             self._capture.release()
-        if count < 0.9 * self.frames or not count:  # the number is an estimate in some formats
+        # Some formats tell their duration alone, from which OpenCV computes a number of frames for one rate.
+        if not count or max(count, time * self.fps) < 0.9 * self.frames:
             raise SourceError(f'is damaged: {count} of {self.frames} frames could be read')

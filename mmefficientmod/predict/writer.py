@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from ..pictures import SourceError
+from ..utils import replace_file
 from . import PredictError
 from .drawing import draw, make_palette
 from .results import Classification, Detections, Result, Segmentation, encode
@@ -20,7 +24,8 @@ from .sources import Source
 # COCO numbers its 80 classes from 1 to 90 with gaps, and its evaluation asks for these numbers.
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_ENDS = 'person', 'toothbrush'  # the first and the last of its classes
-WRITTEN_AS_READ = '.jpg', '.jpeg', '.png', '.bmp', '.webp'
+WRITTEN_AS_READ = '.jpg', '.jpeg', '.png', '.bmp', '.webp', '.mp4'
+HIGHEST_RATE = 600  # frames a second; what some files say beyond it is the unit of their times
 
 
 class Writer:
@@ -40,14 +45,15 @@ class Writer:
     def __init__(
         self, out: Path, sources: Sequence[Source], classes: Sequence[str], palette: object, pictures: bool = True
     ) -> None:
-        self.out, self.classes, self.pictures = out, list(classes), pictures
+        self.out, self.sources, self.classes, self.pictures = out, sources, list(classes), pictures
         self.palette = make_palette(palette, len(self.classes))
         self.category_ids = category_ids(self.classes)
         self.image_ids = image_ids(sources)
-        self.map_names = map_names(sources)
         self.objects = 0
         self._count = 0
         self._video: tuple[Source, cv2.VideoWriter, Path] | None = None
+        self._frames = 0  # in the video that is being written
+        self._refused: set[Source] = set()  # videos that OpenCV does not write
         out.mkdir(parents=True, exist_ok=True)
         self._draft = out / '.predictions.json'
         self._file = open(self._draft, 'w', encoding='utf-8')  # noqa: SIM115 - closed by close()
@@ -55,8 +61,14 @@ class Writer:
         self._first = True
 
     def add(self, source: Source, frame: int | None, fps: float, image: np.ndarray, result: Result) -> None:
-        """Writes the prediction on a picture, or on the frame of that number of a video."""
+        """Writes the prediction on a picture, or on the frame of that number of a video.
+
+        Raises:
+            SourceError: Once, if a video cannot be drawn on; its predictions are written.
+            PredictError: With the first, if two sources would be written to the same file.
+        """
         self._count += 1
+        self._name(result)
         record: dict[str, Any] = dict(file_name=source.name)
         if frame is not None:
             record['frame'] = frame
@@ -99,6 +111,30 @@ class Writer:
         self._file.write(('\n' if self._first else ',\n') + json.dumps(record))
         self._first = False
 
+    @cached_property
+    def _map_names(self) -> dict[Source, str]:
+        return map_names(self.sources)
+
+    @cached_property
+    def _drawn_names(self) -> dict[Source, str]:
+        return drawn_names(self.sources)
+
+    def _drawn_path(self, source: Source) -> Path:
+        return self.out / 'pictures' / self._drawn_names[source]
+
+    def _name(self, result: Result) -> None:
+        """Calls classes by their numbers that the model has beyond those with names."""
+        if isinstance(result, Classification):
+            count = len(result.scores)
+        else:
+            labels = result.labels if isinstance(result, Detections) else result.classes
+            count = int(labels.max()) + 1 if labels.size else 0
+        known = len(self.classes)
+        if count > known:
+            self.classes += map(str, range(known, count))
+            self.category_ids += range(known + 1, count + 1)
+            self.palette += make_palette(None, count)[len(self.palette) :]
+
     def _object(self, result: Detections, i: int, size: tuple[int, int]) -> dict:
         """One entry of COCO's result format."""
         left, top, right, bottom = (float(value) for value in result.boxes[i])
@@ -114,7 +150,7 @@ class Writer:
         return entry
 
     def _class_map(self, source: Source, frame: int | None, result: Segmentation) -> dict:
-        name = self.map_names[source] + ('.png' if frame is None else f'/{frame:06}.png')
+        name = self._map_names[source] + ('.png' if frame is None else f'/{frame:06}.png')
         _save(self.out / 'classes' / name, result.classes)
         height, width = result.classes.shape
         labels, counts = np.unique(result.classes, return_counts=True)
@@ -127,36 +163,42 @@ class Writer:
         return {'label': order[0], 'class': best[0][0], 'score': best[0][1], 'top5': best}
 
     def _write_picture(self, source: Source, image: np.ndarray) -> None:
-        as_read = source.path.suffix.lower() in WRITTEN_AS_READ
-        _save(self.out / 'pictures' / (source.name if as_read else f'{source.name}.png'), image)
+        _save(self._drawn_path(source), image)
 
     def _write_frame(self, source: Source, fps: float, image: np.ndarray) -> None:
+        if source in self._refused:
+            return
         if self._video is None or self._video[0] != source:
             self._end_video()
-            path = self._video_path(source)
+            path = self._drawn_path(source)
             draft = path.with_name(f'.{path.name}')
             path.parent.mkdir(parents=True, exist_ok=True)
-            video = cv2.VideoWriter(str(draft), cv2.VideoWriter_fourcc(*'mp4v'), fps, image.shape[1::-1])
+            rate = min(round(fps, 2), HIGHEST_RATE)  # MPEG-4 takes no finer one
+            video = cv2.VideoWriter(str(draft), cv2.VideoWriter_fourcc(*'mp4v'), rate, image.shape[1::-1])
             if not video.isOpened():
-                raise PredictError(f'OpenCV cannot write {path}: leave pictures and videos out by --no-pictures')
-            self._video = source, video, draft
+                self._refused.add(source)
+                with suppress(OSError):
+                    draft.unlink()
+                height, width = image.shape[:2]
+                raise SourceError(f'is predicted on but not drawn: OpenCV writes no video of {width} x {height} pixels')
+            self._video, self._frames = (source, video, draft), 0
         self._video[1].write(image)
-
-    def _video_path(self, source: Source) -> Path:
-        name = source.name if source.path.suffix.lower() == '.mp4' else f'{source.name}.mp4'
-        return self.out / 'pictures' / name
+        self._frames += 1
 
     def _end_video(self) -> None:
         if self._video:
             source, video, draft = self._video
             video.release()
-            os.replace(draft, self._video_path(source))
+            path = self._drawn_path(source)
+            if cv2.VideoCapture(str(draft)).get(cv2.CAP_PROP_FRAME_COUNT) != self._frames:  # OpenCV tells of no error
+                raise OSError(f'{path} cannot be written whole: is the disk full?')
+            os.replace(draft, path)
             self._video = None
 
 
 def _save(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    replace_file(path, cv2.imencode(path.suffix, image)[1].tobytes(), durable=False)
 
 
 def category_ids(classes: Sequence[str]) -> list[int]:
@@ -175,6 +217,27 @@ def image_ids(sources: Sequence[Source]) -> dict[Source, int]:
 
 
 def map_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """What class maps are named by: the source without its suffix, or with it where two would be the same."""
+    """What class maps are named by: a picture without its suffix, unless two would be the same; a video with it."""
     stems = [source.name[: len(source.name) - len(source.path.suffix)] for source in sources]
-    return {source: stem if stems.count(stem) == 1 else source.name for source, stem in zip(sources, stems)}
+    counts = Counter(stems)
+    names = (source.name if source.is_video or counts[stem] > 1 else stem for source, stem in zip(sources, stems))
+    return _check_distinct(dict(zip(sources, names)))
+
+
+def drawn_names(sources: Sequence[Source]) -> dict[Source, str]:
+    """What pictures and videos with predictions are named by; formats that are only read become PNG or MP4."""
+
+    def name(source: Source) -> str:
+        ending = '' if source.path.suffix.lower() in WRITTEN_AS_READ else '.mp4' if source.is_video else '.png'
+        return source.name + ending
+
+    return _check_distinct({source: name(source) for source in sources})
+
+
+def _check_distinct(names: dict[Source, str]) -> dict[Source, str]:
+    used: dict[str, Source] = {}
+    for source, name in names.items():
+        other = used.setdefault(name, source)
+        if other != source:
+            raise PredictError(f'{other.path} and {source.path} would both be written to {name}: predict on them apart')
+    return names

@@ -62,7 +62,7 @@ def alone(tmp_path_factory):
         command = [sys.executable, '-S', '-c', ALONE.replace('sys.argv[0]', repr(str(REPO / 'tools/predict.py')))]
         return subprocess.run(
             [*command, *map(str, args)],
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join((str(folder), str(REPO)))),
+            env=dict(os.environ, PYTHONPATH=str(folder)),  # the package itself is found in the clone
             capture_output=True,
             text=True,
             timeout=600,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from helpers import REPO, load_tool
 from mmefficientmod.conversion import convert_checkpoint
@@ -171,6 +174,48 @@ def test_what_cannot_work_is_one_line(args, message, segmentor, pictures, tmp_pa
 
     assert re.match(f'error: .*{message}', error), error
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('names', [['ant', 'bee'], None])
+def test_a_checkpoint_without_names_has_those_of_its_config_and_else_numbers(names, segmentor, pictures, tmp_path):
+    """Never those of Cityscapes, which MMSegmentation takes."""
+    torch.save(dict(state_dict=torch.load(segmentor)['state_dict']), tmp_path / 'bare.pth')
+    config = tmp_path / 'named.py'
+    metainfo = dict(classes=names, palette=None)
+    config.write_text(f"_base_ = '{SEGMENTOR}'\ntest_dataloader = dict(dataset=dict(metainfo={metainfo}))\n")
+    found = predict(pictures, config, tmp_path / 'bare.pth', '--out', tmp_path / 'out')
+    given = {name for entry in found for name in entry['shares']}
+    assert given and given <= {*(names or '01'), *'2345678'}
+
+
+@pytest.mark.ops
+def test_a_config_whose_model_cannot_be_built_is_one_line(segmentor, pictures, tmp_path):
+    config = tmp_path / 'strides.py'
+    config.write_text(f"_base_ = '{SEGMENTOR}'\nmodel = dict(decode_head=dict(feature_strides=[4, 8]))\n")
+    error = refused(pictures, config, segmentor, '--out', tmp_path / 'out')
+    assert error.startswith(f'error: {config}: its model cannot be built (AssertionError') and '\n' not in error
+
+
+@pytest.mark.ops
+@pytest.mark.skipif(sys.platform == 'win32', reason='has no SIGTERM')
+def test_a_run_that_is_terminated_keeps_what_is_done(segmentor, pictures, tmp_path):
+    """As with Ctrl-C; a queue of jobs ends them so."""
+    many, out = tmp_path / 'many', tmp_path / 'out'
+    many.mkdir()
+    for number in range(2000):
+        (many / f'{number}.png').symlink_to(pictures / '000000000007.png')
+    command = [sys.executable, str(REPO / 'tools/predict.py'), many, SEGMENTOR, segmentor, '--out', out]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(list(out.glob('classes/*.png'))) < 3:
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    run.terminate()
+    said, errors = run.communicate(timeout=60)
+    assert run.returncode == 1 and said.splitlines()[-1].endswith('; stopped') and 'Traceback' not in errors
+    found = json.loads((out / 'predictions.json').read_text())
+    assert 3 <= len(found) < 2000
+    assert not [path for path in out.rglob('*') if path.name.startswith('.')]
 
 
 @pytest.mark.ops
