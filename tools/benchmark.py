@@ -17,8 +17,10 @@ from mmefficientmod.compare.plots import plot_cost, save_figure
 from mmefficientmod.export.description import ExportError
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
-from mmefficientmod.zoo.backbones import normalise, select_backbones, task_backbones
+from mmefficientmod.zoo.backbones import normalise, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
+
+NO_MODE = 'no backbone here has these modes'
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,25 +88,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def choose_backbones(args: argparse.Namespace) -> tuple[list[str], str, list[str]]:
-    """Keys of the backbones, the baseline among them, and one line for every name that is none."""
+def choose_backbones(args: argparse.Namespace) -> tuple[dict[str, list[str]], str, list[str]]:
+    """Task -> keys of its backbones; the baseline among them; one line for every given name that is not measured."""
     tasks = [TASKS[name] for name in dict.fromkeys(records.PARTS[part] for part in args.parts)]
-    keys, problems = [], []
+    chosen, problems = {}, []
     for task in tasks:
-        backbones, more = select_backbones(task, args.backbones or [tasks[0].group])
-        own = task_backbones(task)
-        keys += [backbone.key for backbone in backbones]
-        problems += [*more, *(f'{key} has no config of {task.name}' for key in keys if key not in own)]
-    keys = [key for key in dict.fromkeys(keys) if all(key in task_backbones(task) for task in tasks)]
-    problems = list(dict.fromkeys(problems))
+        backbones, _ = select_backbones(task, args.backbones or [task.group])
+        chosen[task.name] = [backbone.key for backbone in backbones]
+    for name in args.backbones or ():
+        unknown = {task.name: reason for task in tasks for reason in select_backbones(task, [name])[1]}
+        if len(unknown) < len(tasks):
+            problems += [f'{name} has no config of {task}' for task in unknown]
+        else:
+            problems.append(unknown[tasks[0].name])
+    keys = list(dict.fromkeys(key for some in chosen.values() for key in some))
     if not keys:
         raise SystemExit(f'error: {"; ".join(problems)}')
     if args.baseline is None:
-        return keys, 'efficientmod-s' if 'efficientmod-s' in keys else keys[0], problems
+        return chosen, 'efficientmod-s' if 'efficientmod-s' in keys else keys[0], problems
     baseline = next((key for key in keys if normalise(key) == normalise(args.baseline)), None)
     if baseline is None:
         raise SystemExit(f'error: the baseline {args.baseline} is not among the backbones {", ".join(keys)}')
-    return keys, baseline, problems
+    return chosen, baseline, problems
 
 
 def find_runtimes(modes: list[str], device: torch.device) -> tuple[Callable | None, dict[str, str]]:
@@ -157,20 +162,27 @@ def main(argv: list[str] | None = None) -> None:
     except (RuntimeError, AssertionError) as error:
         what = 'the compiled modes' if 'cannot compile' in str(error) else f'device {args.device}'
         raise SystemExit(f'error: {what} cannot be used: {first_line(error)}') from None
-    keys, baseline, problems = choose_backbones(args)
+    chosen, baseline, problems = choose_backbones(args)
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
-    with torch_settings(args):
-        results = measure(args, keys, baseline, device)
+    try:
+        with torch_settings(args):
+            results = measure(args, chosen, baseline, device)
+    except OSError as error:
+        raise SystemExit(f'error: {error}') from None
     failed = {m.name for found in results.values() for m in found if m.error}
-    if failed or problems or not any(results.values()):
-        names = ', '.join([*sorted(failed), *problems]) or 'no backbone here has these modes'
+    if failed or problems or not results:
+        names = ', '.join([*sorted(failed), *problems]) or NO_MODE
         raise SystemExit(f'error: not everything was measured: {names}')
 
 
-def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: torch.device) -> records.Results:
+def measure(
+    args: argparse.Namespace, chosen: dict[str, list[str]], baseline: str, device: torch.device
+) -> records.Results:
     """Measures all cases; shows and writes those of a setting as soon as they are there."""
     open_file, runtimes = find_runtimes(args.modes, device)
+    if device.type not in ('cpu', 'cuda'):
+        raise SystemExit(f'error: device {args.device} cannot be used: only cpu, cuda and cuda:N are timed')
     console = Console(width=None if sys.stdout.isatty() else 140)
     content = dict(
         machine=dict(machine.describe_machine(device), **runtimes),
@@ -184,6 +196,7 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
     args.out.mkdir(parents=True, exist_ok=True)
     results: dict[records.Case, list[records.Measurement]] = {}
     for cases in records.make_cases(args.parts, args.sizes, args.batch_sizes, args.precisions, args.modes):
+        keys = chosen[records.PARTS[cases[0].part]]
         case_keys = keys if args.sizes else records.keys_at_own_size(cases[0], keys)
         if not case_keys:
             continue
@@ -195,6 +208,9 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
             found = latency.measure(
                 cases, case_keys, device, args.repeats, args.warmup, baseline, args.compile_backend, tick, open_file
             )
+        if not any(found.values()):  # nothing to show, and nothing to put in place of an earlier file
+            console.print(f'{cases[0].setting}: {NO_MODE}', markup=False, soft_wrap=True)
+            continue
         results.update(found)
         for case in filter(found.get, cases):
             show(str(case), tables.case_table(case, found[case], baseline), console)
@@ -205,13 +221,13 @@ def measure(args: argparse.Namespace, keys: list[str], baseline: str, device: to
             console.print(line, style='red', markup=False, soft_wrap=True)
         records.write_benchmark(args.out / 'benchmark.json', results, **content)
         frame = pd.DataFrame(list(records.records(results)))
-        frame.assign(size=['{}x{}'.format(*size) for size in frame['size']]).to_csv(
-            args.out / 'benchmark.csv', index=False
-        )
+        frame = frame.assign(size=['{}x{}'.format(*size) for size in frame['size']])
+        replace_file(args.out / 'benchmark.csv', frame.to_csv(index=False))
         replace_file(args.out / 'benchmark.md', tables.report(results, content))
-    for name, figure in plot_cost(results, facts):
-        save_figure(figure, args.out / name)
-    console.print(f'written to {args.out}', markup=False)
+    if results:
+        for name, figure in plot_cost(results, facts):
+            save_figure(figure, args.out / name)
+        console.print(f'written to {args.out}', markup=False)
     return results
 
 

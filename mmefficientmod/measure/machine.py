@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import platform
 import re
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ.setdefault('KINETO_LOG_LEVEL', '10')  # the profiler that counts memory announces itself otherwise
+
 import torch
 import torch.nn.functional as F
 from mmengine.utils.dl_utils import collect_env
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 CPU = torch.device('cpu')
 
@@ -58,10 +65,11 @@ def time_once(run: Callable[[], object], device: torch.device) -> float:
     """Milliseconds of one call: by events on a GPU, by the wall clock on a CPU."""
     if device.type == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)  # that of the current device may be another one
         torch.cuda.synchronize(device)
-        start.record()
+        start.record(stream)
         run()
-        end.record()
+        end.record(stream)
         end.synchronize()
         return start.elapsed_time(end)
     start = time.perf_counter()
@@ -75,12 +83,13 @@ def product_peaks(repeats: int = 10) -> dict[str, float]:
     Returns:
         dict[str, float]: ``'matmul'``, as ``torch.mm`` computes it, and ``'convolution'``, as a 1x1 convolution.
     """
-    n, channels, side = 2048, 1024, 64
+    n, batch, channels, side = 2048, 16, 1024, 16
     a, weight = torch.rand(n, n), torch.rand(channels, channels, 1, 1)
-    maps = torch.rand(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+    # with one thread, torch gives a 1x1 convolution without a stride to oneDNN only from a batch of 16 on
+    maps = torch.rand(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     work = {
         'matmul': (lambda: a @ a, 2 * n**3),
-        'convolution': (lambda: F.conv2d(maps, weight), 2 * side**2 * channels**2),
+        'convolution': (lambda: F.conv2d(maps, weight), 2 * batch * side**2 * channels**2),
     }
     with torch.inference_mode():
         best = {name: min(time_once(run, CPU) for _ in range(repeats)) for name, (run, _) in work.items()}
@@ -106,8 +115,36 @@ def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
         free = min(free, int(text) - int(bound.with_name('memory.current').read_text()))
     more = int(free * 0.95) if gigabytes is None else int(gigabytes * 2**30)
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + more, before[1]))
+    limit = used + more if before[1] == resource.RLIM_INFINITY else min(used + more, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.device) -> float:
+    """MiB of the weights and buffers plus the peak of what torch's allocator hands out during one call.
+
+    On a CPU that is counted by torch's profiler, because the size of the process hardly shows it: the C library keeps
+    freed memory. Scratch memory that oneDNN takes past torch's allocator is not in it.
+    """
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        working = torch.cuda.max_memory_allocated(device) - before
+    else:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            output = run()
+        del output
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder, 'trace.json')
+            profiler.export_chrome_trace(str(trace))
+            events = json.loads(trace.read_text())['traceEvents']
+        events = sorted((event for event in events if event.get('name') == '[memory]'), key=lambda event: event['ts'])
+        working = max(itertools.accumulate((event['args']['Bytes'] for event in events), initial=0))
+    return (weights + working) / 2**20

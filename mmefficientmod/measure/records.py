@@ -29,6 +29,7 @@ FILES = {
     'onnx-int8': 'onnx-int8',
     'openvino-int8': 'openvino-int8',
 }
+FILE_LIMIT = 1e-4  # how far an exported file's level may be off from eager float32, as a share of its largest value
 EXPORTED = tuple(f'{form}{file}' for file in FILES for form in ('reference-', ''))
 MODES = IN_TORCH + EXPORTED
 MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line
@@ -163,7 +164,7 @@ def records(results: Results) -> Iterator[dict]:
 
 def write_benchmark(path: Path, results: Results, **facts: object) -> None:
     """Writes the measurements, with what else is known about them, as JSON."""
-    replace_file(path, json.dumps(dict(facts, measurements=list(records(results))), indent=1))
+    replace_file(path, json.dumps(dict(facts, measurements=list(records(results))), indent=1) + '\n')
 
 
 def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
@@ -174,14 +175,29 @@ def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
     """
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise TypeError(f'it holds {type(content).__name__}, no measurements')
         results: dict[Case, list[Measurement]] = {}
         for record in content.pop('measurements'):
+            if not isinstance(record, dict):
+                raise TypeError(f'{record!r} is no measurement')
             for old in RENAMED.keys() & record.keys():
                 raise ValueError(f'the key {old!r} is now called {RENAMED[old]!r}: measure again')
             record['size'] = tuple(record['size'])
             case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
             results.setdefault(case, []).append(Measurement(**record))
+            _check_kinds(case, results[case][-1])
         content['machine']['torch']
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is no JSON file of tools/benchmark.py ({type(error).__name__}: {error})') from None
     return results, content
+
+
+def _check_kinds(case: Case, measurement: Measurement) -> None:
+    """Raises TypeError for a value that is of another kind than its field."""
+    if len(case.size) != 2 or not all(isinstance(number, int) for number in (*case.size, case.batch)):
+        raise TypeError(f'the size is {list(case.size)}, the batch {case.batch!r}')
+    for name, value in asdict(measurement).items():
+        kind = str if name in ('backbone', 'name', 'error') else (int, float)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f'{name} is {value!r}')

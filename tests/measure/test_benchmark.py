@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
+import os
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from helpers import REPO, load_tool
 from mmefficientmod.compare.plots import plot_cost
-from mmefficientmod.measure import latency, records
+from mmefficientmod.measure import latency, machine, records
 from mmefficientmod.measure.models import build_part
 from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
@@ -67,6 +69,17 @@ def test_modes_are_compared_with_their_like():
         assert [other.speed_up_over_reference for other in others] == ([] if case.mode == reference else [None])
 
 
+def test_an_interrupted_measurement_leaves_the_garbage_collector_as_before():
+    def interrupt(text):
+        if text == 'round 2/2':
+            assert gc.get_freeze_count()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        latency.measure([Case('backbone', (64, 64))], BACKBONES[:1], CPU, repeats=2, warmup=1, tick=interrupt)
+    assert not gc.get_freeze_count()
+
+
 def test_the_check_of_outputs_sees_a_wrong_branch(monkeypatch):
     """LayerScale starts at 1e-4: with it, what a block computes would hardly count."""
     right = Reference.context
@@ -81,6 +94,7 @@ def test_compiler_that_does_not_work_is_said_before_anything_is_measured():
         latency.check_compiler('no-such-backend')
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_modes_with_the_compiler():
     latency.check_compiler()
@@ -143,8 +157,8 @@ def test_peak_memory_on_the_cpu_is_exact():
         return (images + 1) * 2
 
     linear = nn.Linear(2**10, 2**8, bias=False)  # 1 MiB
-    assert latency.peak_memory(nn.Identity(), two_temporaries, CPU) == pytest.approx(6, abs=1e-3)
-    assert latency.peak_memory(linear, two_temporaries, CPU) == pytest.approx(7, abs=1e-3)
+    assert machine.peak_memory(nn.Identity(), two_temporaries, CPU) == pytest.approx(6, abs=1e-3)
+    assert machine.peak_memory(linear, two_temporaries, CPU) == pytest.approx(7, abs=1e-3)
 
 
 def test_a_backbone_that_fails_is_named_with_its_reason():
@@ -214,17 +228,67 @@ def test_plots_leave_failed_backbones_out():
             'the baseline pvt-tiny is not among the backbones resnet-18',
         ),
         (
-            ['--parts', 'segmentor', 'classifier', '--backbones', 'resnet-18', '--device', 'cpu'],
-            'resnet-18 has no config of classification',
+            ['--parts', 'classifier', '--backbones', 'resnet-18'],
+            "there is no backbone 'resnet-18'",
         ),
         (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
         (['--device', 'abacus'], 'device abacus cannot be used'),
+        (['--device', 'meta'], 'device meta cannot be used: only cpu, cuda and cuda:N are timed'),
     ],
 )
 def test_bad_input(argv, message):
     with pytest.raises(SystemExit) as error:
         load_tool('benchmark').main(argv)
     assert error.value.code.startswith('error: ') and message in error.value.code and '\n' not in error.value.code
+
+
+def test_every_part_has_its_own_backbones():
+    tool = load_tool('benchmark')
+    chosen, baseline, problems = tool.choose_backbones(tool.parse_args(['--parts', 'classifier', 'backbone']))
+    assert 'deit-t' in chosen['classification'] and 'resnet-18' not in chosen['classification']
+    assert 'resnet-18' in chosen['detection'] and 'deit-t' not in chosen['detection']
+    assert baseline == 'efficientmod-s' and problems == []
+    options = '--parts segmentor classifier --backbones resnet-18 efficientmod-s nothing'
+    chosen, _, problems = tool.choose_backbones(tool.parse_args(options.split()))
+    assert chosen == dict(segmentation=['resnet-18', 'efficientmod-s'], classification=['efficientmod-s'])
+    assert problems[0] == 'resnet-18 has no config of classification' and len(problems) == 2
+    assert problems[1].startswith("there is no backbone 'nothing': ")
+
+
+def test_a_setting_without_measurements_leaves_the_files_as_they_are(tmp_path, capsys):
+    """MobileNetV2 has no reference, and a training no inference form."""
+    tool, line = load_tool('benchmark'), 'no backbone here has these modes'
+    options = ['--sizes', '64', '--repeats', '1', '--warmup', '1', '--out', str(tmp_path)]
+    (tmp_path / 'benchmark.json').write_text('earlier')
+    with pytest.raises(SystemExit, match=line):
+        tool.main(['--backbones', 'mobilenetv2-1.0', '--parts', 'backbone', '--modes', 'reference', *options])
+    assert 'written to' not in capsys.readouterr().out and (tmp_path / 'benchmark.json').read_text() == 'earlier'
+    (tmp_path / 'benchmark.csv').write_text('earlier')
+    os.link(tmp_path / 'benchmark.csv', tmp_path / 'earlier.csv')
+    tool.main(['--backbones', BACKBONES[0], '--parts', 'training', 'backbone', '--modes', 'deploy', *options])
+    assert f'training, 64 x 64, batch 1, fp32: {line}' in capsys.readouterr().out
+    assert [str(case) for case in records.read_benchmark(tmp_path / 'benchmark.json')[0]] == [
+        'backbone, 64 x 64, batch 1, fp32, deploy'
+    ]
+    assert (tmp_path / 'earlier.csv').read_text() == 'earlier'  # the table is replaced in one step
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match=r'^error: \[Errno 17\] File exists: '):
+        load_tool('benchmark').main(['--backbones', BACKBONES[0], '--out', str(tmp_path / 'file')])
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no limit')
+def test_the_memory_limit_stays_below_the_one_of_the_system():
+    code = """
+import resource
+from mmefficientmod.measure.machine import memory_limit
+resource.setrlimit(resource.RLIMIT_DATA, (2**38, 2**38))
+with memory_limit(1000):
+    assert resource.getrlimit(resource.RLIMIT_DATA) == (2**38, 2**38)
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 @pytest.mark.parametrize('argv', ['--sizes 16', '--sizes 512,512', '--repeats 0', '--precisions int8'])
@@ -241,6 +305,29 @@ def test_renamed_option_and_key_are_refused_with_the_new_name(tmp_path, capsys):
     (tmp_path / 'old.json').write_text('{"measurements": [{"row": "resnet-18"}]}')
     with pytest.raises(ValueError, match="the key 'row' is now called 'backbone': measure again"):
         records.read_benchmark(tmp_path / 'old.json')
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ('5', 'TypeError: it holds int, no measurements'),
+        ('"x"', 'TypeError: it holds str, no measurements'),
+        ('{"measurements": 5}', "TypeError: 'int' object is not iterable"),
+        ('{"measurements": [1]}', 'TypeError: 1 is no measurement'),
+        (dict(size=[512]), r'TypeError: the size is \[512\]'),
+        (dict(size='ab'), 'TypeError: the size is '),
+        (dict(median_ms='x'), "TypeError: median_ms is 'x'"),
+        (dict(error=1), 'TypeError: error is 1'),
+    ],
+)
+def test_files_of_another_content_are_refused_in_one_line(content, reason, tmp_path):
+    if isinstance(content, dict):
+        (record,) = records.records({Case('backbone', (64, 64)): [Measurement('resnet-18', 'ResNet-18')]})
+        content = json.dumps(dict(machine=dict(torch='2'), measurements=[{**record, **content}]))
+    (tmp_path / 'benchmark.json').write_text(content)
+    with pytest.raises(ValueError, match=rf'is no JSON file of tools/benchmark.py \({reason}') as error:
+        records.read_benchmark(tmp_path / 'benchmark.json')
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

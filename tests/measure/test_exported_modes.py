@@ -34,12 +34,12 @@ RUNTIMES = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
 
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
-    """Measures modes of the smallest backbone, and sees that no file is left."""
+    """Measures modes of the smallest backbone or classifier, and sees that no file is left."""
     from mmefficientmod.export.modes import open_file
 
-    def run(*modes: str) -> dict[str, Measurement]:
+    def run(*modes: str, part: str = 'backbone') -> dict[str, Measurement]:
         monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-        cases = [Case('backbone', (64, 64), mode=mode) for mode in modes]
+        cases = [Case(part, (64, 64), mode=mode) for mode in modes]
         arguments = dict(repeats=2, warmup=1, open_file=open_file)
         results = latency.measure(cases, ['efficientmod-xxs'], torch.device('cpu'), **arguments)
         assert not [path for path in tmp_path.rglob('*') if path.is_file() and 'torchinductor' not in str(path)]
@@ -68,6 +68,13 @@ def test_files_compute_what_eager_computes(measure):
     expected = found['reference-onnx'].median_ms / found['onnx'].median_ms
     assert found['onnx'].speed_up_over_reference == pytest.approx(expected)
     assert found['openvino'].speed_up_over_reference is None  # its like was not measured
+
+
+@pytest.mark.export
+def test_files_of_a_classifier(measure):
+    found = measure('reference', 'reference-onnx', 'onnx', part='classifier')
+    assert not [result.error for result in found.values() if result.error]
+    assert 0 < found['onnx'].difference <= 1e-5 and found['onnx'].median_ms > 0
 
 
 @pytest.mark.slow
@@ -113,9 +120,11 @@ def test_int8_counts_neither_as_difference_nor_for_the_share_of_peak():
     assert row['largest difference'] == '1e-06' and row['largest difference of INT8'] == '2.0%'
 
 
-def test_files_are_of_backbones_in_float32_alone():
+def test_files_are_of_backbones_and_classifiers_in_float32_alone():
     backbone = build_part('efficientmod-xxs', 'backbone')
     assert latency.has_mode(backbone, Case('backbone', (64, 64), mode='reference-onnx'))
+    assert latency.has_mode(backbone, Case('classifier', (64, 64), mode='onnx'))
+    assert not latency.has_mode(backbone, Case('detector', (64, 64), mode='onnx'))
     assert not latency.has_mode(backbone, Case('backbone', (64, 64), precision='bf16', mode='onnx'))
     assert not latency.has_mode(backbone, Case('training', (64, 64), mode='onnx'))
     assert not latency.has_mode(build_part('resnet-18', 'backbone'), Case('backbone', (64, 64), mode='reference-onnx'))

@@ -13,8 +13,8 @@ import torch
 
 from helpers import ARCHS, REPO, randomised, released_form
 from mmefficientmod.measure.complexity import operations
-from mmefficientmod.measure.latency import arrange, output_error
-from mmefficientmod.measure.records import IN_TORCH, Case
+from mmefficientmod.measure.latency import Subject, arrange, output_error, tolerance
+from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
 from mmefficientmod.measure.training import saved_bytes, training_step
 from mmefficientmod.models import EfficientMod
@@ -62,6 +62,16 @@ def test_modes_have_equal_outputs():
         assert output_error(deploy(images), expected) == pytest.approx(0.1 / 1.1, rel=1e-3)
 
 
+def test_an_output_that_is_not_finite_is_never_right():
+    """Wherever it stands, and in INT8, where any finite output is."""
+    ones, bad = torch.ones(1, 2), torch.tensor([[1.0, float('nan')]])
+    for found in ([ones, bad], [bad, ones], [ones, ones / 0]):
+        assert output_error(found, [ones, ones]) == float('inf')
+    case = Case('backbone', (64, 64), mode='onnx-int8')
+    with pytest.raises(ArithmeticError, match='the output is off by inf'):
+        Subject(case, Measurement('a', 'A')).check([ones, bad], [ones, ones], tolerance(case, torch.device('cpu')))
+
+
 def test_operations_count_attention():
     class Product(torch.nn.Module):
         def forward(self, x):
@@ -75,6 +85,7 @@ def run_tool(*args):
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_tool(tmp_path):
     result, inference = run_tool(*OPTIONS, '--parts', 'backbone', '--modes', 'all', '--out', tmp_path), {}
