@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mmefficientmod.compare import CompareError
 from mmefficientmod.compare.settings import Settings, backbone_config
-from mmefficientmod.utils import RenamedOption, describe_error, parse_positive, parse_size
+from mmefficientmod.utils import RenamedOption, describe_error, parse_positive, parse_size, parse_with_config_options
 from mmefficientmod.zoo.backbones import Backbone, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
@@ -29,6 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     run = commands.add_parser(
         'run',
+        allow_abbrev=False,  # a job array leaves --dry-run out of its command, and would not know --dry
         help='train and test backbones through tools/train.py and tools/test.py',
         description='Trains and tests the chosen backbones one after another. Started again after it was killed, the '
         'same command skips what is done and continues the rest from its last checkpoint.',
@@ -104,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     launch.add_argument(
         '--launcher-args',
+        type=parse_words,
         default='',
         metavar='"ARG ..."',
         help='passed on to torch.distributed.run or srun, e.g. --launcher-args="-p gpu --gres=gpu:8"',
@@ -119,6 +121,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     report = commands.add_parser(
         'report',
+        allow_abbrev=False,
         help='write the comparison of work directories as Markdown, CSV and HTML',
         description='Reads what MMEngine left in the work directories at or below the given folders, those of '
         '`compare run` or any others, and writes comparison.md, .csv and .html with their plots.',
@@ -133,11 +136,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='files of tools/benchmark.py, for the latency',
     )
     report.add_argument('--out', type=Path, help='folder to write; default FOLDER/report of the first FOLDER')
-    args = parser.parse_args(argv)
+    args = parse_with_config_options(parser, argv)
     args.command_line = [sys.executable, str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)]
     if args.command == 'run' and args.launcher == 'none' and (args.launcher_args or args.gpus > 1):
         parser.error('--gpus and --launcher-args need --launcher pytorch or slurm')
+    if args.command == 'run' and (args.workers or 0) < 0:
+        parser.error('--workers must be 0 or more')
     return args
+
+
+def parse_words(text: str) -> str:
+    """A text that a shell could split into words, for argparse."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} cannot be split into words ({error})') from None
+    return text
 
 
 def run(args: argparse.Namespace) -> None:
@@ -149,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     for place in (*args.pretrained, *args.checkpoints):
         name, named, _ = place.partition('=')
         unknown = select_backbones(task, [name])[1]
-        if named and unknown:
+        if named and unknown and not Path(place).is_dir():
             raise SystemExit(f'error: {place}: {unknown[0]}')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
@@ -168,7 +182,7 @@ def run(args: argparse.Namespace) -> None:
         outcomes.update(run_jobs([job for job, _ in plans], Console()))
     failed = [f'{name}: {reason}' for name, reason in outcomes.items() if reason]
     if len(failed) < len(backbones) and not args.dry_run:
-        print(f'see the results by: {sys.executable} {sys.argv[0]} report {work_dir}')
+        print('see the results by:', shlex.join([sys.executable, sys.argv[0], 'report', str(work_dir)]))
     if failed:
         head = f'{len(failed)} of {len(backbones)} backbones failed; the same command tries them again:'
         print(head, *failed, sep='\n  ', file=sys.stderr)
@@ -222,6 +236,14 @@ def report(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def end_by_signals() -> None:
+    """Lets SIGTERM and SIGHUP, which Windows lacks, end the running step as well."""
+    for name in ('SIGTERM', 'SIGHUP'):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup stays nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
@@ -233,7 +255,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the running step is ended as well
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup stays nohup
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    end_by_signals()
     main()

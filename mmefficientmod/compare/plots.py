@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from ..zoo.backbones import NAMES
 
 RED, *COLORS = (matplotlib.colormaps['tab10'].colors[i] for i in (3, 0, 1, 2, 4, 5, 6, 7, 8, 9))
 MARKERS = 'osD^vP'
-LINES = '--', '-', ':', '-.'
+LINES = '--', '-', ':', '-.'  # of EfficientMod
+OTHER_LINES = '-', '--', ':', '-.'
 RC = {
     'svg.hashsalt': 'mmefficientmod',
     'axes.spines.top': False,
@@ -46,17 +47,22 @@ class Point:
     published: bool = False
 
 
-def style(name: str) -> dict:
-    """Colour, marker and line of a backbone, the same in every plot: EfficientMod is red and bold."""
-    ours = is_ours(name)
-    names = [other for other in NAMES if is_ours(other) == ours]
-    index = names.index(name) if name in names else len(names)
-    return dict(
-        color=RED if ours else COLORS[index % len(COLORS)],
-        marker=MARKERS[index % len(MARKERS)],
-        linestyle=LINES[index % len(LINES)] if ours else '-',
-        linewidth=2.2 if ours else 1.3,
-    )
+def styles(shown: Iterable[str]) -> dict[str, dict]:
+    """Name -> colour, marker and line of the backbones in a figure; EfficientMod is red and bold.
+
+    Those that the package knows look the same in every figure. The others are numbered within the figure.
+    """
+    names = dict.fromkeys([*NAMES, *shown])
+    ours, others = ([name for name in names if is_ours(name) == kind] for kind in (True, False))
+    looks = {}
+    for i, name in enumerate(ours):
+        line = LINES[i % len(LINES)]
+        looks[name] = dict(color=RED, marker=MARKERS[i % len(MARKERS)], linestyle=line, linewidth=2.2)
+    for i, name in enumerate(others):
+        turn, color = divmod(i, len(COLORS))  # a colour that comes again has another marker and another line
+        marker, line = MARKERS[(turn + color) % len(MARKERS)], OTHER_LINES[turn % len(OTHER_LINES)]
+        looks[name] = dict(color=COLORS[color], marker=marker, linestyle=line, linewidth=1.3)
+    return looks
 
 
 def is_ours(name: str) -> bool:
@@ -69,8 +75,9 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.4, 4.6), layout='constrained')
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
+        looks = styles(point.name for point in points)
         for point in points:
-            look = style(point.name)
+            look = looks[point.name]
             color, fill = look['color'], 'none' if point.published else look['color']
             marker = dict(s=55, marker=look['marker'], edgecolors=color, linewidths=1.4, color=fill)
             axes.scatter(point.x, point.y, **marker, zorder=3, clip_on=False)
@@ -146,6 +153,7 @@ def plot_curves(
         left, right = figure.subplots(1, 2)
         smoothed = max((len(values) for values in losses.values()), default=0) > 40
         left.set(xlabel='iteration', ylabel='training loss' + (' (moving average)' if smoothed else ''))
+        looks = styles([*losses, *validations])
         right.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=f'validation {metric} (%)')
         for axes, curves in ((left, losses), (right, validations)):
             for name, values in curves.items():
@@ -153,7 +161,7 @@ def plot_curves(
                 if axes is left and smoothed:
                     curve = curve.rolling(2 * max(2, len(curve) // 40) + 1, center=True, min_periods=1).mean()
                 markers = dict(markersize=4, markevery=max(1, len(curve) // 12))
-                axes.plot(curve.index, curve, label=name, **markers, **style(name))
+                axes.plot(curve.index, curve, label=name, **markers, **looks[name])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _add_legend(figure)
     return figure
@@ -193,11 +201,12 @@ def _cost_figure(part: str, kind: str, panels: Sequence[tuple[tuple, pd.DataFram
         grid = list(figure.subplots(high, wide, squeeze=False).flat)
         for axes in grid[len(panels) :]:
             axes.remove()
+        looks = styles(name for _, panel in panels for name in panel['name'])
         for axes, ((fixed, precision, mode), panel) in zip(grid, panels):
             held = f'batch {fixed}' if kind == 'resolution' else '{} x {}'.format(*fixed)
             axes.set_title(f'{part}, {held}, {precision}, {mode}', fontsize=9, loc='left')
             for name, line in panel.sort_values(kind).groupby('name', sort=False):
-                look = style(name)
+                look = looks[name]
                 axes.plot(line[kind], line['median_ms'], label=name, markersize=4, **look)
                 axes.fill_between(line[kind], line['q25_ms'], line['q75_ms'], color=look['color'], alpha=0.15)
             names = {place: 'x'.join(map(str, dict.fromkeys(size))) for place, size in zip(panel[kind], panel['size'])}

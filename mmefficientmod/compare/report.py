@@ -16,6 +16,8 @@ from ..version import __version__
 from .plots import Point, plot_accuracy, plot_curves, save_figure
 from .table import Comparison
 
+PAPER_TABLES = {'downstream': '7 and 11', 'imagenet': '1 and 10'}  # table of published.yml -> those of the paper
+
 
 def write(comparison: Comparison, out: Path) -> list[Path]:
     """Writes ``comparison.{md,csv,html}`` and the plots into a folder; returns the three files."""
@@ -50,7 +52,7 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
         if result.validations
     }
     if losses:
-        by_epoch = any('epochs' in result.trained for result in results)
+        by_epoch = any('epoch' in result.trained for result in results)  # one of '1/1 epoch', too
         figure = plot_curves(losses, validations, metric.name, by_epoch)
         figures['training'] = 'Training of all backbones', figure
     return figures
@@ -135,4 +137,6 @@ def html(comparison: Comparison, figures: Mapping) -> str:
         tone=partial(tone, comparison),
         version=__version__,
         machine=_machine(comparison),
+        tables=PAPER_TABLES[comparison.task.table],
+        machines=', '.join(comparison.task.machines or ['A100']),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..annotations import class_names
 from ..utils import describe_error
 from ..zoo.backbones import Backbone, task_backbones
 from ..zoo.tasks import TASKS, Task
@@ -18,7 +19,7 @@ from . import CompareError
 from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
 
 # The fields of a Setting, beside the data, in which a run may differ from the published one.
-PUBLISHED_SETTINGS = ('schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')
+PUBLISHED_SETTINGS = ('schedule', 'learning_rate_schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Setting:
     dataset: str  # class of the data set, its root and which part of it
     val_images: int | None  # images that the metrics are computed on; None if no log says it
     schedule: str  # length of the training, e.g. '40000 iterations'
-    batch: int  # images a step, all processes together
+    learning_rate_schedule: str  # its types, with the epochs or iterations at which it falls
+    batch: int  # images a step of the optimizer, all processes together
     size: str  # crop or bound of the training images in pixels, e.g. '512 x 512'
     test_size: str  # bound of the test images
     optimizer: str  # its type, learning rate, weight decay and precision
@@ -54,7 +56,10 @@ class Result:
     source: str = ''  # what computed them, e.g. 'test of iter_40000.pth'
     trained: str = ''  # how far the training went, e.g. '40000/40000 iterations'; empty if there was none
     finished: bool = True  # whether that is its end
-    processes: int = 1  # processes of the training
+    intermediate: bool = False  # whether the metrics are a test of a checkpoint from before the end
+    processes: int = 1  # processes of the training, at its end
+    # processes of the runs that it consists of, each number once, in their order
+    process_counts: list[int] = field(default_factory=list)
     val_images: int | None = None  # images that the newest metrics were computed on
     losses: dict[int, float] = field(default_factory=dict)  # training loss by iteration
     # metrics during training, by iteration or epoch
@@ -66,6 +71,13 @@ class Result:
         """What the metrics come from."""
         return '; '.join(filter(None, [self.source, self.trained and f'trained {self.trained}']))
 
+    @property
+    def unfinished(self) -> str:
+        """What the metrics come from where that is not the end of the training, else empty."""
+        if self.intermediate:
+            return self.source
+        return '' if self.finished else self.trained
+
     def add(self, run: Run, task: Task) -> None:
         """Adds a run; they come oldest first."""
         self.folders.add(run.work_dir)
@@ -73,6 +85,8 @@ class Result:
             self.metrics, self.config, self.split = tested, run.config, 'test'
             checkpoint = run.config.get('load_from')
             self.source = f'test of {Path(checkpoint).name}' if checkpoint else 'test'
+            step = checkpoint_step(Path(checkpoint)) if checkpoint else 0
+            self.intermediate = 0 < step < training_length(run.config)[0]
             self.val_images = run.images('test', task.val_images)
         if scalars := run.scalars():
             self._add_training(run, scalars, task)
@@ -80,12 +94,14 @@ class Result:
     def _add_training(self, run: Run, scalars: Iterable[Mapping], task: Task) -> None:
         if not run.config.get('resume') and self.training:  # from the start: nothing of the training before counts
             self.losses, self.validations, self.metrics, self.source = {}, {}, {}, ''
+            self.intermediate, self.process_counts = False, []
         for entry in scalars:
             if 'loss' in entry:
                 self.losses[entry['step']] = entry['loss']
             elif metrics := _metrics(entry, task):
                 self.validations[entry['step']] = metrics
         self.training, self.processes = run.config, run.processes
+        self.process_counts = list(dict.fromkeys([*self.process_counts, run.processes]))
         total, unit = training_length(run.config)
         kept = max([checkpoint_step(last_checkpoint(run.work_dir)), *self.validations])
         step = max([kept, *self.losses]) if unit == 'iteration' else kept
@@ -137,7 +153,8 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
     _check_dataset(results.values())
     if not any(result.metrics for result in results.values()):
         names = ', '.join(results)
-        raise CompareError(f'no backbone has metrics yet: {names} began, but nothing was validated or tested')
+        reason = f'no backbone has metrics yet: {names} began, but nothing was validated or tested'
+        raise CompareError('; '.join([reason, *problems]))
     order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
     return task, {key: results[key] for key in order}, problems
 
@@ -202,7 +219,7 @@ def _check_folders(result: Result) -> None:
 def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
     """What makes a data set another one: its class, its root, its annotations, its classes."""
     dataset = innermost_dataset(config, split)[1]
-    classes = (dataset.get('metainfo') or {}).get('classes')
+    classes = class_names(dataset)
     prefix = dataset.get('data_prefix') or {}
     return (
         dataset.type,
@@ -210,7 +227,7 @@ def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
         dataset.get('ann_file')
         or (prefix if isinstance(prefix, str) else ' '.join(prefix.values()))
         or dataset.get('split', ''),
-        f'({len(classes)} classes)' if classes else '',
+        (f'(classes of {classes})' if isinstance(classes, str) else f'({len(classes)} classes)') if classes else '',
     )
 
 
@@ -234,7 +251,8 @@ def setting_of(config: Config, training: Config, split: str, processes: int, val
         dataset=' '.join(filter(None, [kind, 'in', os.path.join(root, part), classes])),
         val_images=val_images,
         schedule=_count(length, unit, length),
-        batch=training.train_dataloader.batch_size * processes,
+        learning_rate_schedule=_learning_rate_schedule(training),
+        batch=training.train_dataloader.batch_size * processes * training.optim_wrapper.get('accumulative_counts', 1),
         size=_image_size(training, 'train'),
         test_size=_image_size(config, split),
         optimizer=_optimizer(training.optim_wrapper),
@@ -247,6 +265,13 @@ def _optimizer(wrapper: Mapping) -> str:
     optimizer = wrapper['optimizer']
     figures = (f'{name.replace("_", " ")} {optimizer[name]:g}' for name in ('lr', 'weight_decay') if name in optimizer)
     return ', '.join([optimizer['type'], *figures, *(['mixed precision'] if 'Amp' in wrapper.get('type', '') else [])])
+
+
+def _learning_rate_schedule(config: Config) -> str:
+    schedulers = config.get('param_scheduler') or []
+    schedulers = [schedulers] if isinstance(schedulers, Mapping) else schedulers
+    steps = [' and '.join(map(str, each.get('milestones', ()))) for each in schedulers]
+    return ', '.join(each['type'] + (f' at {at}' if at else '') for each, at in zip(schedulers, steps)) or 'none'
 
 
 def _image_size(config: Config, split: str) -> str:
@@ -285,6 +310,8 @@ def deviations(result: Result, task: Task) -> list[str]:
         if expected and getattr(actual, name) != getattr(expected, name):
             label = 'training size' if name == 'size' else name.replace('_', ' ')
             found.append(f'{label} {getattr(actual, name)} instead of {getattr(expected, name)}')
+    if len(result.process_counts) > 1:
+        found.append(f'trained by {" and ".join(map(str, result.process_counts))} processes in turn')
     if result.backbone.recipe and not result.trained:
         found.append(f'not trained here, and the weights published for it are by {result.backbone.recipe}')
     return found

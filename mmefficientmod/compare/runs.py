@@ -127,6 +127,7 @@ class Job:
 
     def prepare(self) -> None:
         """Writes the config; refuses a folder in which the job ran with other settings, and leaves it as it is."""
+        self._check_processes()
         if self.state.commands and self.config_file.exists():
             try:
                 same = Config.fromfile(self.config_file).to_dict() == self.config.to_dict()
@@ -142,6 +143,17 @@ class Job:
                 )
         replace_file(self.config_file, self.config.pretty_text)
 
+    def _check_processes(self) -> None:
+        """Refuses to continue a training with another number of processes: a step would have other images."""
+        state = self.state
+        before = [entry.get('processes') for entry in state.commands if entry.get('step') == 'train']
+        continued = 'train' not in state.done and last_checkpoint(self.folder / 'train')
+        if continued and before and before[-1] not in (None, self.launcher.gpus):
+            raise CompareError(
+                f'{self.folder} holds a training with {before[-1]} processes, not {self.launcher.gpus}: continue it '
+                f'with --gpus {before[-1]}, or delete that folder to run it anew'
+            )
+
     def run_step(self, step: str, lock: int, tick: Callable[[], None]) -> None:
         """Runs one step to its end; calls ``tick`` about every second.
 
@@ -153,6 +165,7 @@ class Job:
             step=step,
             command=shlex.join(argv),
             directory=os.getcwd(),
+            processes=self.launcher.gpus,
             started=_now(),
             ended=None,
             exit_code=None,
@@ -243,8 +256,9 @@ def _run_step(job: Job, step: str, lock: int, progress: Progress) -> None:
 
     def tick() -> None:
         if step == 'train':
-            share, note = training_progress(job.folder / 'train', job.config)
-            progress.update(bar, completed=share, note=note)
+            with contextlib.suppress(Exception):  # whatever the log holds: a bar must not end a training
+                share, note = training_progress(job.folder / 'train', job.config)
+                progress.update(bar, completed=share, note=note)
 
     try:
         job.run_step(step, lock, tick)

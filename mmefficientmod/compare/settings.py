@@ -186,8 +186,8 @@ def find_weights_file(backbone: Backbone, places: Sequence[str], option: str, de
     Raises:
         CompareError: If there is no such file.
     """
-    folders = [place for place in places if '=' not in place]
-    for place in places:
+    folders = [place for place in places if '=' not in place or Path(place).is_dir()]
+    for place in (place for place in places if place not in folders):
         name, _, path = place.partition('=')
         if path and normalise(name) == normalise(backbone.key):
             if not Path(path).is_file():

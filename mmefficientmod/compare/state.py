@@ -21,7 +21,8 @@ class State:
     name: str  # name of the job, that of the backbone in a comparison
     done: list[str] = field(default_factory=list)  # steps that ended well, out of 'train' and 'test'
     error: str | None = None  # why the newest command failed
-    # every command: step, command, directory, started, ended, exit_code, and the command of the comparison: started_by
+    # every command: step, command, directory, processes, started, ended, exit_code, and the command of the comparison:
+    # started_by
     commands: list[dict] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:

@@ -23,6 +23,7 @@ SETTINGS = {  # name in Setting -> name in the report
     'dataset': 'data set',
     'val_images': 'validation images',
     'schedule': 'schedule',
+    'learning_rate_schedule': 'learning rate schedule',
     'batch': 'images a step',
     'size': 'training size',
     'test_size': 'test size',
@@ -151,11 +152,11 @@ def _describe_setting(comparison: Comparison, measured: Mapping[str, Result], sa
         comparison.setting.append((label, _with_names(values)))
         if len(values) > 1:
             comparison.warnings.append(f'The backbones were not run alike: see {label}.')
-    unfinished = [f'{result.backbone.name} ({result.trained})' for result in measured.values() if not result.finished]
+    unfinished = [f'{each.backbone.name} ({each.unfinished})' for each in measured.values() if each.unfinished]
     if unfinished:
         comparison.warnings.append(f'Not at the end of their training: {", ".join(unfinished)}.')
     found = {key: deviations(result, comparison.task) for key, result in measured.items()}
-    comparison.comparable = {key for key, deviation in found.items() if not deviation and measured[key].finished}
+    comparison.comparable = {key for key, deviation in found.items() if not deviation and not measured[key].unfinished}
     apart = _group((text, comparison.name(key)) for key, deviation in found.items() for text in deviation)
     if apart:
         hint = f'The published accuracy, on {comparison.task.dataset}, stands beside it for orientation only.'
@@ -207,9 +208,10 @@ def _add_latency(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
         except ValueError as error:
             raise CompareError(str(error)) from None
         machine = {name: value for name, value in content['machine'].items() if name != 'load'}
-        if comparison.machine not in (None, machine):
+        known = comparison.machine or {}
+        if any(known[name] != machine[name] for name in known.keys() & machine.keys()):
             raise CompareError('the benchmark files come from different machines: report each machine by itself')
-        comparison.machine = machine
+        comparison.machine = {**known, **machine}  # only a file with exported modes has the runtimes' versions
         for case, measurements in results.items():
             if case in cases:
                 raise CompareError(f'two benchmark files hold {case}: backbones are only comparable within one run')

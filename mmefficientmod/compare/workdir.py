@@ -48,7 +48,7 @@ class Run:
     def test_metrics(self) -> dict:
         """What a test wrote, empty if this was none."""
         path = self.folder / f'{self.folder.name}.json'
-        return _parse(path.read_text()) if path.exists() else {}
+        return _parse(path.read_text(errors='replace')) if path.exists() else {}
 
     def scalars(self) -> list[dict]:
         """Every line of ``scalars.json``: the losses and metrics of a training; empty if this was none."""
@@ -94,7 +94,7 @@ def last_checkpoint(work_dir: Path) -> Path | None:
 
 def checkpoint_step(checkpoint: Path | None) -> int:
     """The epoch or iteration in a checkpoint's name, 0 if there is none."""
-    step = re.search(r'_(\d+)\.pth$', checkpoint.name) if checkpoint else None
+    step = re.search(r'(?:epoch|iter)_(\d+)\.pth$', checkpoint.name) if checkpoint else None
     return int(step[1]) if step else 0
 
 
@@ -136,11 +136,13 @@ def last_line(log: Path, begin: int = 0) -> str:
 
 def _scalars(run: Path) -> Iterator[dict]:
     path = run / 'vis_data' / 'scalars.json'
-    return map(_parse, path.read_text().splitlines() if path.exists() else [])
+    return map(_parse, path.read_text(errors='replace').splitlines() if path.exists() else [])
 
 
 def _parse(text: str) -> dict:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:  # being written, or cut off by a kill
+        # Every process of a test writes the same file: behind the shorter text is the end of the longer one.
+        entry, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError:  # being written, or cut off by a kill
         return {}
+    return entry if isinstance(entry, dict) else {}

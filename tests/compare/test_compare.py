@@ -6,7 +6,7 @@ import csv
 import html.parser
 import json
 import os
-import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,17 +16,21 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from rich.console import Console
 
-from helpers import REPO, load_tool
+from helpers import REPO, file_size_limit, load_tool
 from mmefficientmod.compare import CompareError
+from mmefficientmod.compare.plots import RED, styles
 from mmefficientmod.compare.report import html as render
+from mmefficientmod.compare.report import make_figures
 from mmefficientmod.compare.results import collect
-from mmefficientmod.compare.runs import Job
+from mmefficientmod.compare.runs import Job, Launcher, run_jobs
 from mmefficientmod.compare.settings import Settings, backbone_config
+from mmefficientmod.compare.state import State
 from mmefficientmod.compare.table import compare
-from mmefficientmod.compare.workdir import last_checkpoint, last_line
+from mmefficientmod.compare.workdir import Run, last_checkpoint, last_line, training_progress
 from mmefficientmod.measure.records import Case, Measurement, records
-from mmefficientmod.zoo.backbones import task_backbones
+from mmefficientmod.zoo.backbones import NAMES, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 from scenes import make_dataset
 
@@ -123,6 +127,7 @@ def test_what_is_done_is_skipped(arguments, work_dir, capsys):
     load_tool('compare').main([*arguments, '--backbones', 'resnet-18'])
     printed = capsys.readouterr().out
     assert 'resnet-18: train is done already' in printed and 'resnet-18: test is done already' in printed
+    assert shlex.split(printed.splitlines()[-1])[-2:] == ['report', str(work_dir)]  # its name has spaces
     assert state_of(work_dir, 'resnet-18') == before
 
 
@@ -164,12 +169,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def run_limited(arguments: list[str], size: int) -> subprocess.CompletedProcess:
-    """`compare run` with a limit on the size of files, which is as real as a full disk and needs no mount."""
+    """`compare run` with a limit on the size of files."""
     return subprocess.run(
         [sys.executable, TOOL, *arguments],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        preexec_fn=file_size_limit(size),
     )
 
 
@@ -463,6 +468,133 @@ def test_a_backbone_in_the_published_setting_is_comparable(tmp_path):
     assert 'class="difference better" data-value="0.5' in page and 'class="difference worse"' not in page
 
 
+def test_a_test_of_an_intermediate_checkpoint_is_not_the_end(tmp_path):
+    """Although the training went on to its end; a released checkpoint, which has no step in its name, is one."""
+    config, folder = Config.fromfile(task_backbones(TASKS['segmentation'])['resnet-18'].config), tmp_path / 'resnet-18'
+    make_run(folder, '20260101_000000', config, '{"loss": 2, "step": 100}\n{"mIoU": 32, "step": 40000}\n')
+    for checkpoint, expected in (('iter_20000.pth', 'ResNet-18 (test of iter_20000.pth).'), ('resnet_18.pth', None)):
+        config.load_from = f'x/{checkpoint}'
+        make_run(folder / 'test', '20260102_000000', config, '{"mIoU": 33}')
+        warnings = compare([tmp_path]).warnings
+        said = [line.partition(': ')[2] for line in warnings if line.startswith('Not at the end of their training')]
+        assert said == ([expected] if expected else [])
+        shutil.rmtree(folder / 'test')
+
+
+def test_a_training_continued_by_another_number_of_processes(tmp_path):
+    """It is refused, and a report of one says it."""
+    config, folder = Config.fromfile(task_backbones(TASKS['segmentation'])['resnet-18'].config), tmp_path / 'resnet-18'
+    job = Job('resnet-18', folder, config, 'config.py', launcher=Launcher('pytorch', 4))
+    state = State('resnet-18', commands=[dict(step='train', processes=8, command='', started='')])
+    (folder / 'train').mkdir(parents=True)
+    state.write(folder)
+    job.prepare()  # nothing of the training is left
+    (folder / 'train' / 'iter_4000.pth').touch()
+    with pytest.raises(CompareError, match='holds a training with 8 processes, not 4: continue it with --gpus 8, or'):
+        job.prepare()
+    state.done.append('train')
+    state.write(folder)
+    job.prepare()
+    make_run(folder / 'train', '20260101_000000', config, '{"loss": 2, "step": 100}\n', 'GPU number: 8\n')
+    config.resume = True
+    make_run(folder / 'train', '20260102_000000', config, '{"mIoU": 32, "step": 40000}\n', 'GPU number: 4\n')
+    assert 'trained by 8 and 4 processes in turn' in compare([tmp_path]).warnings[0]
+
+
+def test_another_learning_rate_schedule_and_accumulated_steps_are_said(tmp_path):
+    config = Config.fromfile(task_backbones(TASKS['detection'])['resnet-18'].config)
+    config.merge_from_dict({'param_scheduler.1.milestones': [6, 9], 'optim_wrapper.accumulative_counts': 2})
+    text = '{"loss": 2, "step": 100}\n{"coco/bbox_mAP": 0.3, "step": 12}\n'
+    make_run(tmp_path / 'resnet-18', '20260101_000000', config, text, 'GPU number: 8\n')
+    (warning,) = (line for line in compare([tmp_path]).warnings if line.startswith('This is not the published'))
+    assert (
+        'learning rate schedule LinearLR, MultiStepLR at 6 and 9 instead of LinearLR, MultiStepLR at 8 and 11; '
+        'batch 64 instead of 32'
+    ) in warning
+
+
+def test_scalars_that_cannot_be_read_do_not_end_a_training(tmp_path):
+    class Short(Job):
+        """Another command in place of the tools."""
+
+        def command(self, step):
+            return [sys.executable, '-c', 'import time; time.sleep(1.5)']
+
+    config = Config(dict(train_cfg=dict(max_iters=4)))
+    scalars = tmp_path / 'train' / '20260101_000000' / 'vis_data' / 'scalars.json'
+    scalars.mkdir(parents=True)  # reading it is an OSError
+    assert run_jobs([Short('short', tmp_path, config, 'config.py')], Console(quiet=True)) == {'short': None}
+    scalars.rmdir()
+    scalars.write_bytes(b'{"loss": 1.0, "step": 2}\n[1]\n5\n{"loss": \xff')
+    assert training_progress(tmp_path / 'train', config) == (0.5, 'iteration 2/4, loss 1.000')
+
+
+def test_what_cannot_be_read_is_said_where_nothing_else_is_found(tmp_path):
+    config = Config.fromfile(task_backbones(TASKS['segmentation'])['resnet-18'].config)
+    make_run(tmp_path / 'resnet-18', '20260101_000000', config, '{"loss": 2, "step": 100}')
+    make_run(tmp_path / 'cut', '20260101_000000', config, '{"mIoU": 3}')
+    (tmp_path / 'cut' / '20260101_000000' / 'vis_data' / 'config.py').write_text('model = dict(')
+    with pytest.raises(
+        CompareError, match=r'nothing was validated or tested; .*/cut/.* cannot be read \(SyntaxError\)'
+    ):
+        collect([tmp_path])
+
+
+def test_benchmark_files_of_one_machine_with_and_without_exported_modes(tmp_path):
+    config = Config.fromfile(task_backbones(TASKS['segmentation'])['resnet-18'].config)
+    make_run(tmp_path / 'resnet-18', '20260101_000000', config, '{"mIoU": 3}')
+    files = []
+    for i, runtimes in enumerate(({}, dict(onnx='1'), dict(onnx='2'))):
+        found = records({Case('segmentor', (64 * (i + 1),) * 2): [Measurement('resnet-18', 'ResNet-18')]})
+        content = dict(machine=dict(torch='2', **runtimes), measurements=list(found))
+        files.append(tmp_path / f'{i}.json')
+        files[-1].write_text(json.dumps(content))
+    assert compare([tmp_path], files[:2]).machine == compare([tmp_path], files[1::-1]).machine
+    with pytest.raises(CompareError, match='different machines'):
+        compare([tmp_path], files)
+
+
+def test_the_page_names_the_tables_and_machines_of_its_task(tmp_path):
+    for task, key, metrics, source in (
+        ('segmentation', 'resnet-18', '{"mIoU": 3}', 'Tables 7 and 11; their latency was measured on A100.'),
+        (
+            'classification',
+            'deit-t',
+            '{"accuracy/top1": 3}',
+            'Tables 1 and 10; their latency was measured on P100, Xeo',
+        ),
+    ):
+        config = Config.fromfile(task_backbones(TASKS[task])[key].config)
+        make_run(tmp_path / task / key, '20260101_000000', config, metrics)
+        assert source in render(compare([tmp_path / task]), {})
+
+
+def test_one_epoch_is_drawn_by_epoch(tmp_path):
+    config = Config.fromfile(task_backbones(TASKS['classification'])['deit-t'].config)
+    config.train_cfg.max_epochs = 1
+    text = '{"loss": 2, "step": 100}\n{"accuracy/top1": 3, "step": 1}\n'
+    make_run(tmp_path / 'deit-t', '20260101_000000', config, text)
+    assert make_figures(compare([tmp_path]))['training'][1].axes[1].get_xlabel() == 'epoch'
+
+
+def test_no_two_backbones_look_the_same():
+    looks = styles(['one', 'another', 'EfficientMod-of-mine'])
+    assert {'one', 'another', 'EfficientMod-of-mine', *NAMES} == set(looks)
+    for parts in (('color', 'marker'), ('color', 'linestyle', 'marker')):
+        assert len({tuple(look[part] for part in parts) for look in looks.values() if look['color'] != RED}) == len(
+            [name for name in looks if not name.startswith('EfficientMod')]
+        )
+    lines = [(look['color'], look['linestyle']) for name, look in looks.items() if not name.startswith('Eff')]
+    assert len(set(lines)) == len(lines)
+
+
+def test_a_system_without_sighup():
+    code = 'import runpy, signal, sys; del signal.SIGHUP; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], {}, '
+    command = [sys.executable, '-c', f"{code}'__main__')", TOOL, '--help']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_validated_and_tested_backbones_side_by_side(tmp_path):
     """On CamVid the two are different images."""
     task = TASKS['segmentation']
@@ -578,3 +710,12 @@ def test_the_last_checkpoint_is_found_without_its_note(note, tmp_path):
     if note is not None:
         (tmp_path / 'last_checkpoint').write_text(note)
     assert last_checkpoint(tmp_path) == tmp_path / 'iter_10.pth'
+
+
+def test_what_two_processes_wrote_into_one_file_is_read(tmp_path):
+    """MMEngine's processes write a test's metrics at the same time; the end of the longer text stays behind."""
+    run = tmp_path / '20261128_092300'
+    (run / 'vis_data').mkdir(parents=True)
+    (run / 'vis_data/config.py').write_text('')
+    (run / f'{run.name}.json').write_text('{"mIoU": 24.92, "time": 0.04}}')
+    assert Run(run).test_metrics() == dict(mIoU=24.92, time=0.04)

@@ -66,6 +66,11 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
         ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
         ('--rows resnet-18', 'error: --rows is now called --backbones'),
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
+        ('--dry', 'unrecognized arguments: --dry'),  # a job array would hand it on
+        ('--workers -3', 'error: --workers must be 0 or more'),
+        ('--cfg-options foo', 'error: --cfg-options takes KEY=VALUE pairs ('),
+        ('--cfg-options foo=(1,2', 'error: --cfg-options takes KEY=VALUE pairs (Imbalanced brackets'),
+        ("--launcher slurm --launcher-args='gpu", 'cannot be split into words (No closing quotation)'),
         (
             '--pretrained resnet19=x.pth',
             "resnet19=x.pth: there is no backbone 'resnet19': did you mean resnet-18?",
@@ -127,6 +132,16 @@ def test_weights(tmp_path):
         find_weights_file(backbones['resnet-18'], [str(tmp_path)], '--checkpoints')
     with pytest.raises(CompareError, match=r'--checkpoints: gone\.pth does not exist'):
         find_weights_file(backbones['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'lr=0.1'
+    folder.mkdir()
+    (folder / 'resnet-18.pth').touch()
+    arguments = ['run', 'detection', '--backbones', 'resnet-18', '--work-dir', 'work', '--dry-run']
+    load_tool('compare').main([*arguments, '--checkpoints', 'lr=0.1'])
+    assert 'lr=0.1/resnet-18.pth' in capsys.readouterr().out
 
 
 def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
