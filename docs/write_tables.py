@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,7 @@ from mmefficientmod.zoo.tasks import DETECTION, SEGMENTATION, Task
 
 REPO = Path(__file__).resolve().parents[1]
 COUNTED = REPO / 'docs/results/complexity.csv'
+DEPLOYED = REPO / 'docs/results/deploy'
 TABLE = re.compile(r'(?<=<!-- table: )(?P<name>[\w-]+) -->\n(?P<text>.*?)(?=<!-- end of table -->)', re.DOTALL)
 ACCURACY = {'box AP': 'ap_box', 'mask AP': 'ap_mask', 'mIoU': 'miou'}  # column -> name in published.yml
 OWN = [f'EfficientMod-{arch}' for arch in ('xxs', 'xs', 's', 's-Conv')]
@@ -280,9 +281,9 @@ def speed() -> Iterator[dict]:
         }
 
 
-def deployed() -> Iterator[dict]:
-    """The files of docs/results/deploy, in which tools/benchmark.py measured one backbone each on one machine."""
-    runs = map(read_benchmark, sorted((REPO / 'docs/results/deploy').glob('*.json')))
+def deployed(folder: Path) -> Iterator[dict]:
+    """A folder of docs/results/deploy: runs of tools/benchmark.py in one setting on one machine, one backbone each."""
+    runs = map(read_benchmark, sorted(folder.glob('*.json')))
     frames = [mode_table(results, max(content['peaks'].values())) for results, content in runs]
     frame = pd.concat(frames).fillna('-')
     own = frame['backbone'].isin(OWN)
@@ -294,7 +295,8 @@ TABLES: dict[str, Callable[[], Iterator[dict]]] = {
     each.__name__.replace('_', '-'): each
     for each in (archs, levels, stages, results, backbones, table7_cost, classifiers)
 }
-TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid, speed=speed, deployed=deployed)
+TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid, speed=speed)
+TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})
 
 
 def main() -> None:
