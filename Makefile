@@ -5,7 +5,9 @@
 #                                     (Python 3.8, torch 2.1, MMCV without operators)
 STACK ?= openmmlab
 TESTS ?=
+MARKS ?=
 PYTEST_ARGS ?=
+WORKERS ?=
 BENCH_ARGS ?=
 PYTHON ?=
 export PYTHON
@@ -15,14 +17,20 @@ $(error unknown STACK '$(STACK)'; choose STACK=openmmlab, STACK=onedl, STACK=cor
 endif
 ifeq ($(STACK),oldest)
 # what a user of the backbone needs; the other backbones and stock configs are for the newer environments
-CHOICE := -m 'not ops and not compiled and not export' --ignore=tests/models/test_baselines.py --ignore=tests/test_swap.py
+POSSIBLE := not ops and not compiled and not export
+LEFT_OUT := --ignore=tests/models/test_baselines.py --ignore=tests/test_swap.py
 endif
 ifeq ($(STACK),core)
 # the network, its checkpoints and the rules of the house
-CHOICE := -m 'not libraries and not ops and not compiled'
+POSSIBLE := not libraries and not ops and not compiled
 TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/test_checkpoint.py tests/test_architecture.py tests/test_contributing.py)
 endif
+# A file's tests share what its first one made. A process that dies fails the run at once: with another one in its place,
+# pytest-xdist may wait for ever. A test that takes a quarter of an hour hangs, and ends its process (from pytest 9 on).
+PARALLEL := $(if $(WORKERS),-n $(WORKERS) --dist loadfile --max-worker-restart 0 \
+	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true)
 VENV := .venv/$(STACK)
+CHOICE := $(if $(POSSIBLE),$(if $(MARKS),$(POSSIBLE) and ($(MARKS)),$(POSSIBLE)),$(MARKS))
 
 .PHONY: help env demo bench test test-core lint docs package clean
 
@@ -39,8 +47,8 @@ demo: env  ## train and evaluate both tasks on a small generated data set, on th
 bench: env  ## measure EfficientMod's speed against the reference, on the CPU; BENCH_ARGS='--modes all ...' in place of the default
 	$(VENV)/bin/python tools/benchmark.py $(or $(BENCH_ARGS),--backbones efficientmod --parts backbone --modes all --sizes 512x512)
 
-test: env  ## run the tests; TESTS=tests/test_x.py chooses, PYTEST_ARGS='-x -k name' goes to pytest
-	$(VENV)/bin/python -m pytest $(CHOICE) $(PYTEST_ARGS) $(TESTS)
+test: env  ## run the tests; TESTS=tests/test_x.py or MARKS='not slow' chooses, WORKERS=2 takes two files at a time, PYTEST_ARGS='-x -k name' goes to pytest
+	$(VENV)/bin/python -m pytest $(if $(CHOICE),-m '$(CHOICE)') $(LEFT_OUT) $(PARALLEL) $(PYTEST_ARGS) $(TESTS)
 
 test-core:  ## run the tests that need torch and MMEngine alone, minutes from a fresh clone; nothing is compiled
 	@$(MAKE) test STACK=core
