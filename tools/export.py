@@ -7,8 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from mmefficientmod.export.description import ExportError
+from mmefficientmod.export.description import Description, ExportError
 from mmefficientmod.export.formats import FORMATS, OPSET
+from mmefficientmod.pictures import PICTURES, is_wanted
 
 CHECKS = f"""
 Checks, of the eager inference form against the MM library's own result, then of each file against it:
@@ -55,18 +56,28 @@ def main() -> None:
         parser.error('--batch-size has to be 1 or more')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, which removes what is half written
     out = Path(args.out or f'{Path(args.checkpoint).with_suffix("")}-export')
+    try:
+        description = write_folder(args, out)
+    except KeyboardInterrupt:
+        print('error: stopped; nothing was left', file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f'{out}: {", ".join(description.files.values())}, export.json')
 
+
+def write_folder(args: argparse.Namespace, out: Path) -> Description:
+    """Exports what the command line asks for; ends the program with one line where that cannot work."""
     # Here, so that the help and the list of formats need no torch.
     from mmefficientmod.checkpoint import CheckpointError
-    from mmefficientmod.checks import LaunchError
+    from mmefficientmod.codebases import LaunchError
     from mmefficientmod.export.making import export
     from mmefficientmod.export.source import read_source
 
     try:
         if out.exists():
             raise ExportError(f'{out} exists: remove it or name another folder')
+        pictures, calibration = find_pictures(args.check, '--check'), find_pictures(args.int8, '--int8')
         source = read_source(args.config, args.checkpoint, args.part)
-        description = export(
+        return export(
             source,
             out,
             args.format,
@@ -74,29 +85,27 @@ def main() -> None:
             tuple(args.size) if args.size else None,
             args.dynamic,
             args.batch_size,
-            find_pictures(args.check),
-            find_pictures(args.int8),
+            pictures,
+            calibration,
             dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
             lambda line: print(line, flush=True),
         )
     except (ExportError, LaunchError, CheckpointError, OSError) as error:
         place = f'{out}: ' if isinstance(error, OSError) and not error.filename else ''  # a full disk names no file
         raise SystemExit(f'error: {place}{error}') from None
-    print(f'{out}: {", ".join(description.files.values())}, export.json')
 
 
-def find_pictures(paths: list[str]) -> list[str]:
-    """The files named, and those in the folders named.
+def find_pictures(paths: list[str], option: str) -> list[str]:
+    """The files named, and the pictures in the folders named and below, without hidden ones.
 
     Raises:
-        ExportError: If there is none under a name.
+        ExportError: If there is none under a name, with the command line's option.
     """
     found: list[str] = []
     for path in map(Path, paths):
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        files = [file for file in files if file.is_file() and not file.name.startswith('.')]
+        files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if is_wanted(file, path))
         if not files:
-            raise ExportError(f'{path}: there is no picture')
+            raise ExportError(f'{option} {path}: there is no picture; known are {", ".join(PICTURES)}')
         found += map(str, files)
     return found
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .description import Description
+from ..measure.records import FILE_LIMIT
+from ..pictures import SourceError, read_picture
+from .description import Description, ExportError
 
-LEVEL_LIMIT = 1e-4  # largest difference, as a share of the level's largest value
 CLASS_LIMIT = 1e-4  # share of pixels of another class
 PROBABILITY_LIMIT = 1e-4
 SCORE_LIMIT = 1e-3
 IOU_LIMIT = 0.99  # of boxes and of masks
 SIZES = ((1, 224, 224), (1, 320, 192), (2, 96, 160), (1, 333, 517), (3, 32, 32), (1, 65, 47))  # batch, height, width
 
-Outputs = typing.Mapping[str, np.ndarray]  # that of collections.abc needs Python 3.9
+Outputs = typing.Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,27 +56,44 @@ def generated_samples(description: Description, fill: Sequence[float]) -> list[S
     return [*samples, Sample('one colour', empty, (height, width))]
 
 
-def picture_samples(paths: Sequence[str], description: Description, fill: Sequence[float]) -> list[Sample]:
-    """The user's pictures, each resized and padded as the file wants it."""
-    import cv2
+class PictureSamples(typing.Sequence[Sample]):  # that of collections.abc needs Python 3.9
+    """The user's pictures, resized and padded as the file wants them; read when asked for, as many are large.
 
-    from .description import ExportError
+    Args:
+        paths (Sequence[str]): The pictures.
+        description (Description): Of the file.
+        fill (Sequence[float]): Values of the padding.
+        option (str): The command line's option that named them, for messages.
+    """
 
-    samples = []
-    for path in paths:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise ExportError(f'{path} is no picture that OpenCV can read: leave it out of --check')
+    def __init__(self, paths: Sequence[str], description: Description, fill: Sequence[float], option: str) -> None:
+        self.paths, self.description, self.fill, self.option = paths, description, fill, option
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """Reads a picture.
+
+        Raises:
+            ExportError: If it cannot be read.
+        """
+        import cv2
+
+        path, description = self.paths[index], self.description
+        try:
+            picture = read_picture(Path(path))
+        except SourceError as error:
+            raise ExportError(f'{path} {error}: leave it out of {self.option}') from None
         height, width = description.fit(*picture.shape[:2])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
         if description.resize.get('crop'):
             image = _centre(image, description)
             height, width = image.shape[2:]
-        image = pad(image, *description.padded(height, width), fill)
+        image = pad(image, *description.padded(height, width), self.fill)
         batch = description.size.get('batch') or 1
-        samples.append(Sample(str(path), np.repeat(image, batch, 0), (height, width)))
-    return samples
+        return Sample(str(path), np.repeat(image, batch, 0), (height, width))
 
 
 def _centre(image: np.ndarray, description: Description) -> np.ndarray:
@@ -137,12 +157,28 @@ def library_result(model: nn.Module, task: str, sample: Sample) -> Outputs:
 
 
 def compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_thr: float | None = None) -> list[dict]:
-    """The checks of one result: dicts with ``name``, ``figure``, ``limit`` and ``passed``."""
+    """The checks of one result: dicts with ``name``, ``figure``, ``limit`` and ``passed``.
+
+    Where a value on either side is NaN or infinite, each figure is infinite: a comparison would pass NaN over.
+    """
+    with np.errstate(invalid='ignore'):
+        checks = _compare(task, expected, found, sample, mask_thr)
+    if is_finite(expected) and is_finite(found):
+        return checks
+    return [_check(check['name'], math.inf, check['limit']) for check in checks]
+
+
+def is_finite(outputs: Outputs) -> bool:
+    """Whether no value of a result is NaN or infinite."""
+    return all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == 'f')
+
+
+def _compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_thr: float | None) -> list[dict]:
     if task == 'segmentation':
         share = float((expected['classes'] != found['classes']).mean())
         return [_check('share of pixels of another class', share, CLASS_LIMIT)]
     if task == 'backbone':
-        return [_check('largest difference of a level, as a share', level_difference(expected, found), LEVEL_LIMIT)]
+        return [_check('largest difference of a level, as a share', level_difference(expected, found), FILE_LIMIT)]
     if task == 'classification':
         difference = float(np.abs(expected['scores'] - found['scores']).max())
         return [_check('largest difference of a probability', difference, PROBABILITY_LIMIT)]
@@ -150,11 +186,16 @@ def compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_t
 
 
 def level_difference(expected: Outputs, found: Outputs) -> float:
-    """The largest difference of any output of these, as a share of the largest value of that output."""
+    """The largest difference of any output of these, as a share of the largest value of that output.
+
+    Infinite where shapes differ or a value is NaN or infinite.
+    """
+    if not is_finite(expected) or not is_finite(found):
+        return math.inf
     shares = []
     for name, value in expected.items():
         if value.shape != found[name].shape:
-            return float('inf')
+            return math.inf
         shares.append(float(np.abs(value - found[name]).max() / max(np.abs(value).max(), 1e-12)))
     return max(shares)
 
@@ -238,6 +279,6 @@ def worst(checks: Sequence[dict]) -> list[dict]:
         kinds.setdefault((check['form'], check['name'].partition(', of ')[0]), []).append(check)
     found = []
     for group in kinds.values():
-        largest = max(group, key=lambda check: check['figure'])
+        largest = max(group, key=lambda check: (not check['passed'], check['figure']))  # NaN is above nothing
         found.append({**largest, 'samples': len(group)})
     return found

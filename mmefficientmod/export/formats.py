@@ -5,6 +5,7 @@ Loading and running need numpy and the format's own runtime alone; torch is impo
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import io
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 INPUT, SIZE_INPUT = 'image', 'image_size'
+IN_MODULE = '/'  # in names of ONNX nodes, between a module and its operation; a form's own work has no module
 
 
 @dataclass(frozen=True)
@@ -103,22 +106,28 @@ def write_form(
     """
     path = folder / FORMATS[name].file
     metadata = metadata or {}
+    with one_line(f'{name}: this model cannot be written'), quiet():
+        if name == 'onnx':
+            write_onnx(form, inputs, names, path, dynamic, metadata)
+        elif name == 'openvino':
+            write_openvino(folder / FORMATS['onnx'].file, path, metadata)
+        else:
+            write_torch(form, inputs, path, metadata)
+    return path
+
+
+@contextmanager
+def one_line(problem: str) -> Iterator[None]:
+    """Turns what exporters and runtimes raise, which may be anything, into an ExportError: ``problem`` and why."""
     try:
-        with quiet():
-            if name == 'onnx':
-                write_onnx(form, inputs, names, path, dynamic, metadata)
-            elif name == 'openvino':
-                write_openvino(folder / FORMATS['onnx'].file, path, metadata)
-            else:
-                write_torch(form, inputs, path, metadata)
-    except (ExportError, OSError, KeyboardInterrupt):
+        yield
+    except (ExportError, OSError):
         raise
-    except Exception as error:  # exporters raise what they like
+    except Exception as error:
         cause: BaseException = error
         while cause.__cause__:  # what is raised in the end says in which step, not why
             cause = cause.__cause__
-        raise ExportError(f'{name}: this model cannot be written ({describe_error(cause)})') from error
-    return path
+        raise ExportError(f'{problem} ({describe_error(cause)})') from error
 
 
 @contextmanager
@@ -165,8 +174,11 @@ def write_onnx(
         verbose=False,
     )
     program.model.metadata_props.update(metadata)
-    # What the exporter notes of each node - stack traces with this machine's paths - is of no use to a reader.
+    # The exporter notes much of each node, paths of this machine among it; the module that it belongs to is of use.
     for node in program.model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', '[]'))  # '', modules, operation
+        if len(scopes) > 2:
+            node.name = f'{scopes[-2]}{IN_MODULE}{node.name}'
         node.metadata_props.clear()
     program.save(str(path))
 
@@ -260,10 +272,14 @@ def open_file(path: Path, format: str, outputs: list[str], threads: int | None =
 
     Returns:
         Callable: Takes the inputs by name, in order, and returns the outputs by name.
+
+    Raises:
+        ExportError: If the runtime is missing or refuses the file.
     """
     kind = format.partition('-')[0]
     require((FORMATS[kind].runtime,), f'running {path.name}')
-    return {'onnx': _open_onnx, 'openvino': _open_openvino, 'torch': _open_torch}[kind](path, outputs, threads)
+    with one_line(f'{path} cannot be opened: export again'):
+        return {'onnx': _open_onnx, 'openvino': _open_openvino, 'torch': _open_torch}[kind](path, outputs, threads)
 
 
 def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Any:
@@ -276,18 +292,28 @@ def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Any:
 
 
 def _open_openvino(path: Path, outputs: list[str], threads: int | None) -> Any:
-    import openvino
-
     # On a CPU with bfloat16 instructions OpenVINO computes in bfloat16 unless told not to.
     settings = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     settings['INFERENCE_NUM_THREADS'] = str(threads or usable_cpus())
-    request = openvino.Core().compile_model(path, 'CPU', settings).create_infer_request()
+    request = _openvino_core().compile_model(path, 'CPU', settings).create_infer_request()
 
     def run(feeds: dict) -> dict:
         found = request.infer(list(feeds.values()), share_inputs=True)
         return {name: np.array(found[i]) for i, name in enumerate(outputs)}
 
     return run
+
+
+@lru_cache(maxsize=None)
+def _openvino_core() -> Any:
+    """One for the whole process.
+
+    A core's CPU plugin replaces the stack that signals are handled on. Two of them that end in the order they were made
+    leave a stack that is freed, and the next signal ends the process (seen with OpenVINO 2026.4 on Linux).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _open_torch(path: Path, outputs: list[str], threads: int | None) -> Any:

@@ -18,6 +18,9 @@ class Preprocess(nn.Module):
 
     Args:
         preprocessor (nn.Module): The model's own, of MMEngine.
+
+    Raises:
+        ExportError: If it is for pictures of another number of channels than three.
     """
 
     def __init__(self, preprocessor: nn.Module) -> None:
@@ -27,8 +30,13 @@ class Preprocess(nn.Module):
         self.swap = any(getattr(preprocessor, name, False) for name in names)
         normalises = getattr(preprocessor, '_enable_normalize', False)
         mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
-        self.register_buffer('mean', mean.detach().clone().float().view(3, 1, 1))
-        self.register_buffer('std', std.detach().clone().float().view(3, 1, 1))
+        for name, value in (('mean', mean), ('std', std)):
+            if value.numel() != 3:
+                raise ExportError(
+                    f'the {name} in data_preprocessor has the length {value.numel()}: a model is exported for pictures '
+                    'of three channels, with a value for each'
+                )
+            self.register_buffer(name, value.detach().clone().float().view(3, 1, 1))
 
     @property
     def fill(self) -> list[float]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,20 @@ from torch import nn
 
 from ..measure.machine import vector_extensions
 from ..version import __version__
-from .check import Sample, compare, generated_samples, library_result, picture_samples, worst
+from .check import PictureSamples, Sample, compare, generated_samples, library_result, worst
 from .description import Description, ExportError
-from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, open_file, quiet, require, usable_cpus, write_form
+from .formats import (
+    FORMATS,
+    INPUT,
+    INT8,
+    SIZE_INPUT,
+    open_file,
+    require,
+    usable_cpus,
+    write_form,
+)
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
-from .quantize import compare_int8, has_int8_instructions, quantize
+from .quantize import PACKAGES, compare_int8, has_int8_instructions, write_int8
 from .source import Source, resize_rule
 from .surroundings import cpu_name, measure, versions
 
@@ -59,29 +69,32 @@ def export(
         raise ExportError(f'{out} exists: remove it or name another folder')
     for name in formats:
         require(FORMATS[name].packages, f'the {name} format')
+    if int8:
+        require(PACKAGES, '--int8')
     task = 'backbone' if part == 'backbone' else source.task
     rule = resize_rule(source.config)
     size = choose_size(source, task, size, dynamic, batch, rule)
     if size is None and 'torch' in formats:
         # torch.export tells maps of one pixel, which pictures of 32 have, from all others.
         raise ExportError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
-    if int8 and (task == 'detection' or not set(formats) & set(INT8)):
-        raise ExportError('--int8 is for backbones, segmentors and classifiers, in the formats onnx and openvino')
+    if int8 and not set(formats) & set(INT8):
+        raise ExportError('--int8 is for the formats onnx and openvino')
     form = make_form(source, task, size)
     description = describe(source, form, part, size, batch, rule, names or {})
     fill = form.preprocess.fill
-    samples = picture_samples(pictures, description, fill) if pictures else generated_samples(description, fill)
+    samples = list(PictureSamples(pictures, description, fill, '--check')) or generated_samples(description, fill)
+    calibration = PictureSamples(int8, description, fill, '--int8')
+    for _ in calibration:  # so that a damaged one is refused before anything is written
+        pass
 
     say(f'checking the inference form against {source.codebase} ({len(samples)} samples)')
-    compared = [(sample, library_result(source.model, task, sample)) for sample in samples]
-    run_form = as_runner(form)
-    expected = [run_form(feeds(description, sample)) for sample in samples]
-    thr = description.mask_thr
-    checks = [
-        dict(check, form='eager', sample=sample.name)
-        for (sample, reference), found in zip(compared, expected)
-        for check in compare(task, reference, found, sample, thr)
-    ]
+    run_form, thr = as_runner(form), description.mask_thr
+    checks: list[dict] = []
+    expected = []  # by the form; the library's masks, of the picture's size, are too large to be kept
+    for sample in samples:
+        expected.append(run_form(feeds(description, sample)))
+        found = compare(task, library_result(source.model, task, sample), expected[-1], sample, thr)
+        checks += [dict(check, form='eager', sample=sample.name) for check in found]
     note(description, checks, say)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,15 +115,14 @@ def export(
                 description.files[name] = path.name
             note(description, checks, say)
         if int8:
-            calibration = [feeds(description, sample) for sample in picture_samples(int8, description, fill)]
-            for name in [name for name in INT8 if name in description.files]:
+            for name in INT8 if 'openvino' in formats else ['onnx']:  # OpenVINO's is made from the ONNX file
                 say(f'writing {name}-int8, calibrated with {len(calibration)} pictures')
-                path = draft / INT8[name]
-                with quiet():
-                    quantize(draft / description.files[name], path, name, calibration)
+                path = write_int8(name, draft, calibration, partial(feeds, description), essentials(description))
+                if name not in formats:
+                    continue
                 runner = runners[f'{name}-int8'] = open_file(path, name, description.outputs)
-                found = [runner(feeds(description, sample)) for sample in samples]
-                change = dict(compare_int8(task, expected, found, samples), form=f'{name}-int8', limit=None)
+                changed = [runner(feeds(description, sample)) for sample in samples]
+                change = dict(compare_int8(task, expected, changed, samples), form=f'{name}-int8', limit=None)
                 description.files[f'{name}-int8'] = path.name
                 description.checks.append(dict(change, passed=None, samples=len(samples)))
                 say(f'  {name}-int8 against float32: {change["name"]}: {change["figure"]:.3g}')
@@ -123,7 +135,8 @@ def export(
             note_cpu = '' if has_int8_instructions() else '; this CPU lacks VNNI: no gain is to be expected on it'
             say(f'{name} is {gain:.2f} times as fast as float32 on this CPU{note_cpu}')
         if 'onnx' not in formats:
-            (draft / FORMATS['onnx'].file).unlink(missing_ok=True)
+            for file in (FORMATS['onnx'].file, INT8['onnx']):
+                (draft / file).unlink(missing_ok=True)
         description.write(draft)
         os.chmod(draft, 0o755)
         os.rename(draft, out)
@@ -246,7 +259,12 @@ def write(name: str, form: nn.Module, description: Description, folder: Path) ->
     dynamic = description.size['dynamic']
     inputs = example_inputs(description)
     names = [INPUT, *([SIZE_INPUT] if description.size_input else [])]
-    essentials = dict(
+    write_form(name, form, inputs, names, folder, dynamic, essentials(description))
+
+
+def essentials(description: Description) -> dict[str, str]:
+    """What a file's own metadata say."""
+    return dict(
         task=description.task,
         classes=json.dumps(description.classes),
         input=json.dumps(description.input),
@@ -254,7 +272,6 @@ def write(name: str, form: nn.Module, description: Description, folder: Path) ->
         outputs=json.dumps(description.outputs),
         mmefficientmod=__version__,
     )
-    write_form(name, form, inputs, names, folder, dynamic, essentials)
 
 
 def example_inputs(description: Description) -> tuple:

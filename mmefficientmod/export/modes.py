@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..measure.records import FILES, Case
 from . import formats
-from .formats import FORMATS, INPUT, INT8, quiet, write_form
-from .quantize import quantize
+from .formats import FORMATS, INPUT, INT8, write_form
+from .quantize import PACKAGES, write_int8
 from .surroundings import versions
 
 
@@ -68,19 +68,20 @@ def _write(name: str, form: NamedOutputs, images: Tensor, folder: Path) -> Path:
     if path.exists():
         return path
     if int8:
-        source = _write(kind, form, images, folder)
-        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of progress
-            quantize(source, path, kind, [{INPUT: images.numpy()}])
-        return path
-    if kind == 'openvino':
-        _write('onnx', form, images, folder)
-    return write_form(kind, form, (images,), [INPUT], folder)
+        _write('onnx' if kind == 'onnx' else 'onnx-int8', form, images, folder)
+        with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of progress
+            write_int8(kind, folder, [images], lambda images: {INPUT: images.numpy()}, {})
+    else:
+        if name == 'openvino':
+            _write('onnx', form, images, folder)
+        write_form(kind, form, (images,), [INPUT], folder)
+    return path
 
 
 def packages(mode: str) -> tuple[str, ...]:
     """Import names of what an exported mode needs."""
     kind, _, int8 = FILES[mode.rpartition('reference-')[2]].partition('-')
-    return FORMATS[kind].packages + (('nncf',) if int8 else ())
+    return FORMATS[kind].packages + (PACKAGES if int8 else ())
 
 
 def check_packages(modes: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from ..checkpoint import (
@@ -18,11 +18,12 @@ from ..checkpoint import (
     load_pretrained,
     read_checkpoint,
 )
-from ..checks import check_mmcv_ops
+from ..codebases import check_mmcv_ops
 from ..launch import find_codebase, find_config, load_config
 from ..measure.models import build_quietly
 from ..models import EfficientMod
 from ..names import BACKBONE_PREFIX
+from ..utils import describe_error
 from .description import ExportError
 
 
@@ -59,11 +60,16 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     check_mmcv_ops(codebase)
     content = read_checkpoint(checkpoint)
     weights = find_weights(content, checkpoint)
-    settings = config.model
-    if 'backbone' not in settings:
+    settings = config.get('model')
+    if not isinstance(settings, ConfigDict) or 'type' not in settings:
+        raise ExportError(f'{path} has no model: give the config that the checkpoint was trained with')
+    if not isinstance(settings.get('backbone'), ConfigDict):
         raise ExportError(
             f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config'
         )
+    channels = settings.backbone.get('in_channels', 3)
+    if channels != 3:
+        raise ExportError(f'{path}: its backbone has in_channels={channels}; only those of three channels are exported')
     if config.get('data_preprocessor'):  # MMPreTrain's configs have it beside the model
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     settings.backbone.init_cfg = None
@@ -75,15 +81,15 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
             f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint '
             'of its own training'
         )
-    is_ours = str(settings.backbone.type).endswith('EfficientMod')
+    is_ours = str(settings.backbone.get('type')).endswith('EfficientMod')
     if is_ours and is_deploy_form(weights):
         settings.backbone.deploy = True
     try:
         model = build_quietly(settings, codebase)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f'{path}: its model cannot be built ({type(error).__name__}: {error})') from error
+    except Exception as error:  # whatever the parts of a model raise about their settings
+        raise ExportError(f'{path}: its model cannot be built ({describe_error(error)})') from error
     _load(model, weights, checkpoint, part, whole)
-    classes, palette = _classes(content, config)
+    classes, palette = find_classes(content, config)
     return Source(model.eval(), config, codebase, classes, palette)
 
 
@@ -108,13 +114,14 @@ def _load(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, part
         )
 
 
-def _classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
+def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
     """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
     meta = content.get('meta')
     found: Any = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
     if not found.get('classes'):
         found = dataset_meta(config)
     classes, palette = found.get('classes') or [], found.get('palette') or []
+    classes = [classes] if isinstance(classes, str) else classes
     palette = palette if isinstance(palette, (list, tuple)) else []
     return [str(name) for name in classes], [[int(value) for value in color] for color in palette]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import REPO, load_tool
+from helpers import REPO, file_size_limit, load_tool
 from mmefficientmod.export.check import _pictures
-from mmefficientmod.export.description import read_description
+from mmefficientmod.export.description import ExportError, read_description
 from mmefficientmod.export.formats import Session
 
 
@@ -60,19 +61,64 @@ def test_from_a_checkpoint_to_float_and_int8_files(trained, export, tmp_path, ca
     assert 'times as fast as float32 on this CPU' in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.ops
+@pytest.mark.export
+def test_a_detector_in_int8_keeps_its_post_processing_in_float(trained, export, tmp_path):
+    import onnx
+
+    picture = tmp_path / 'picture.png'
+    cv2.imwrite(str(picture), _pictures(1, 96, 128, 0)[0].transpose(1, 2, 0).astype(np.uint8))
+    out = tmp_path / 'out'
+    arguments = [*trained('detector'), out, '--size', 96, 128, '--check', picture, '--int8', picture]
+    export(*arguments, '--format', 'openvino')
+    described = read_description(out)
+    assert described.files == {'openvino': 'model.xml', 'openvino-int8': 'model-int8.xml'}
+    assert not list(out.glob('*.onnx')), 'what the files are made from is not left'
+    change = next(item for item in described.checks if item['form'] == 'openvino-int8')
+    assert 'detections (score >= 0.3) that the other lacks' in change['name'] and 0 <= change['figure'] <= 1
+
+    shutil.rmtree(out)
+    export(*arguments)
+    nodes = onnx.load(str(out / 'model-int8.onnx')).graph.node
+    quantized = {name for node in nodes if node.op_type == 'DequantizeLinear' for name in node.output}
+    products = [node for node in nodes if node.op_type in ('Conv', 'Gemm', 'MatMul') and quantized & set(node.input)]
+    modules = {node.name.split('.')[0].split('/')[0] for node in products}
+    assert {'backbone', 'neck', 'rpn_head', 'roi_head'} <= modules
+    outside = [node for node in nodes if not node.name.startswith(tuple(modules)) and 'Linear' not in node.op_type]
+    assert any(node.op_type == 'NonMaxSuppression' for node in outside)
+    assert not [node.name for node in outside if quantized & set(node.input)]
+
+
 @pytest.mark.export
 def test_a_full_disk_leaves_nothing(trained, tmp_path):
-    """Writing fails by a limit on the size of files, which is as real as a full disk and needs no mount."""
     tool = [sys.executable, str(REPO / 'tools/export.py'), *map(str, trained('segmentor')), str(tmp_path / 'out')]
     done = subprocess.run(
         [*tool, '--part', 'backbone', '--size', '64', '64'],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        preexec_fn=file_size_limit(10_000),
     )
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and 'writing onnx' in done.stdout and not list(tmp_path.iterdir())
     assert last.startswith('error: ') and 'File too large' in last and 'Traceback' not in done.stderr
+
+
+@pytest.mark.export
+def test_ctrl_c_leaves_nothing_and_is_one_line(trained, tmp_path):
+    tool = [sys.executable, str(REPO / 'tools/export.py'), *map(str, trained('segmentor')), str(tmp_path / 'out')]
+    with subprocess.Popen(
+        [*tool, '--part', 'backbone', '--size', '64', '64'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    ) as process:
+        assert any('writing onnx' in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.splitlines()[-1] == 'error: stopped; nothing was left'
+    assert 'Traceback' not in said and not list(tmp_path.iterdir())
 
 
 def test_formats_are_listed(export, capsys):
@@ -118,6 +164,38 @@ def test_what_does_not_fit_the_model_is_refused(trained, export, tmp_path):
     assert 'exists' in refused(export, config, checkpoint, out)
 
 
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('decode_head=dict(feature_strides=[8, 4, 16, 32])', 'its model cannot be built (AssertionError'),
+        ('decode_head=dict(type="NoHead")', 'its model cannot be built (KeyError'),
+        ('backbone=dict(in_channels=1)', 'its backbone has in_channels=1'),
+        ('data_preprocessor=dict(mean=[128.0], std=[64.0])', 'the mean in data_preprocessor has the length 1'),
+        ('backbone=None', 'its model has no backbone of its own'),
+    ],
+)
+def test_a_model_that_cannot_be_exported_is_refused(change, message, trained, export, tmp_path):
+    config, checkpoint = trained('segmentor')
+    changed = tmp_path / 'changed.py'
+    changed.write_text(f'_base_ = {str(config)!r}\nmodel = dict({change})\n')
+    assert message in refused(export, changed, checkpoint, tmp_path / 'out', '--part', 'backbone')
+
+
+@pytest.mark.export
+def test_a_config_without_a_model_is_refused(trained, export, tmp_path):
+    config = REPO / 'configs/_base_/default_runtime_seg.py'
+    assert 'has no model' in refused(export, config, trained('segmentor')[1], tmp_path / 'out')
+
+
+@pytest.mark.export
+def test_a_missing_codebase_is_named_with_the_command(trained, export, tmp_path, monkeypatch):
+    config, checkpoint = trained('segmentor')
+    monkeypatch.setitem(sys.modules, 'mmseg', None)  # it is not found then
+    message = refused(export, config, checkpoint, tmp_path / 'out')
+    assert 'mmseg is not installed: "mim install' in message and 'mmsegmentation' in message
+
+
 @pytest.mark.ops
 @pytest.mark.export
 def test_what_a_detector_cannot_have_is_refused(trained, export, tmp_path):
@@ -125,12 +203,52 @@ def test_what_a_detector_cannot_have_is_refused(trained, export, tmp_path):
     out = tmp_path / 'out'
     assert 'at a fixed size' in refused(export, config, checkpoint, out, '--dynamic')
     assert 'multiples of 32' in refused(export, config, checkpoint, out, '--size', 100, 128)
-    assert '--int8 is for backbones' in refused(export, config, checkpoint, out, '--int8', REPO / 'docs/images')
     soft = tmp_path / 'soft.py'
     nms = "nms=dict(type='soft_nms', iou_threshold=0.5)"
     soft.write_text(f'_base_ = {str(config)!r}\nmodel = dict(test_cfg=dict(rcnn=dict({nms})))\n')
     assert 'has to be plain nms' in refused(export, soft, checkpoint, out)
     assert not out.exists()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with two pictures, one of them below, among what is none."""
+    folder = tmp_path / 'pictures'
+    for name in ('a.png', 'below/b.JPG', '.hidden/c.png'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), _pictures(1, 70, 90, 0)[0].transpose(1, 2, 0).astype(np.uint8))
+    (folder / 'README.txt').write_text('Pictures to calibrate with.')
+    return folder
+
+
+def test_folders_are_searched_for_pictures(pictures):
+    find = load_tool('export').find_pictures
+    found = [str(pictures / name) for name in ('a.png', 'below/b.JPG')]
+    assert find([str(pictures), found[0]], '--int8') == [*found, found[0]]
+    with pytest.raises(ExportError, match=r'--int8 .*\.hidden/none: there is no picture'):
+        find([str(pictures / '.hidden/none')], '--int8')
+
+
+@pytest.mark.export
+@pytest.mark.parametrize('option', ['--check', '--int8'])
+@pytest.mark.parametrize('damage', ['cut', 'text'])
+def test_a_damaged_picture_is_refused_before_anything_is_written(
+    damage, option, pictures, trained, export, tmp_path, capsys
+):
+    path = pictures / 'below/b.JPG'
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3] if damage == 'cut' else b'no picture')
+    message = refused(export, *trained('segmentor'), tmp_path / 'out', option, pictures)
+    assert 'b.JPG is ' in message and message.endswith(f': leave it out of {option}')
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.export
+def test_a_missing_nncf_is_named_before_anything_is_written(pictures, trained, export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    message = refused(export, *trained('segmentor'), tmp_path / 'out', '--int8', pictures)
+    assert '--int8 needs nncf: pip install nncf' in message
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.export

@@ -1,0 +1,48 @@
+"""Whether an MM library is installed, with the operators that it needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+from .lite import allow_missing_operators
+
+
+class LaunchError(RuntimeError):
+    """A run that cannot start; the message is one line that says why and what to do."""
+
+
+def find_package(codebase: str) -> str:
+    """The path of an installed codebase's ``__init__.py``; raises LaunchError where there is none."""
+    path = getattr(importlib.util.find_spec(codebase), 'origin', None)  # None for a mere folder of that name
+    if path is None:
+        package = MODULE2PACKAGE.get(codebase, codebase)
+        raise LaunchError(f'{codebase} is not installed: "mim install {package}", or see "Install" in the README')
+    return path
+
+
+def check_mmcv_ops(codebase: str) -> None:
+    """Raises LaunchError where the codebase is missing, or the compiled operators of MMCV that it needs are."""
+    find_package(codebase)
+    try:
+        import mmcv.ops  # noqa: F401
+    except ImportError:
+        try:
+            _import_models(codebase)  # some codebases import the operators only where they use them
+        except ImportError as error:
+            raise LaunchError(
+                f'MMCV with compiled operators is needed by {codebase} ({error}): remove mmcv-lite if it is installed '
+                'and build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
+            ) from error
+
+
+def _import_models(codebase: str) -> None:
+    try:
+        importlib.import_module(f'{codebase}.models')
+    except ImportError:
+        if codebase != 'mmseg' or not allow_missing_operators():
+            raise
+        importlib.import_module('mmseg.models')
+        print("MMCV has no compiled operators: a model that calls one ends with that operator's name", file=sys.stderr)
