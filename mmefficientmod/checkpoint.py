@@ -110,7 +110,7 @@ def is_deploy_form(names: Iterable[str]) -> bool:
     These have no LayerScale.
     """
     names = list(names)
-    modulates = any('.context.f.' in name or '.context_layer.f.' in name for name in names)
+    modulates = any(name.endswith(('.context.f.weight', '.context_layer.f.weight')) for name in names)
     return modulates and not any(name.endswith(('.gamma', '.gamma_1')) for name in names)
 
 
@@ -296,28 +296,41 @@ def load_pretrained(
         weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
         if not weights:
             raise CheckpointError(f'{checkpoint} names nothing that starts with {prefix!r}')
-    notes = []
     try:
-        stem = next((name for name in weights if to_project_name(name) == STEM), None)
-        in_channels = backbone.patch_embeds[0].proj.in_channels
-        if stem and in_channels != 3 and weights[stem].shape[1:2] == (3,):
-            check_values({STEM: weights[stem]})
-            weights[stem] = adapt_stem(weights[stem], in_channels)
-            notes.append(f'stem adapted from 3 to {in_channels} input channels')
-        form = _form_of(weights, backbone)
-        fit = fit_all(weights, form)
-        if form is not backbone:
-            backbone.switch_to_deploy()
+        fit, notes = meet(weights, backbone)
         backbone.load_state_dict(fit.weights)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
+    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {COPY[is_average]}'
+    print_log('; '.join([message, *notes]), logger='current')
+
+
+def meet(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[Fit, list[str]]:
+    """Makes weights of either form and a backbone fit: adapts the stem to its channels, switches it to their form.
+
+    Returns:
+        tuple[Fit, list[str]]: The weights, and for the log what was done to them.
+
+    Raises:
+        CheckpointError: If anything else does not fit. The backbone is left as it is.
+    """
+    notes = []
+    stem = next((name for name in weights if to_project_name(name) == STEM), None)
+    in_channels = backbone.patch_embeds[0].proj.in_channels
+    if stem and in_channels != 3 and weights[stem].shape[1:2] == (3,):
+        check_values({STEM: weights[stem]})
+        weights = {**weights, stem: adapt_stem(weights[stem], in_channels)}
+        notes.append(f'stem adapted from 3 to {in_channels} input channels')
+    form = _form_of(weights, backbone)
+    fit = fit_all(weights, form)
+    if form is not backbone:
+        backbone.switch_to_deploy()
     if fit.left_out:
         parts = dict.fromkeys(re.sub(r'^(\w+\.\d+|\w+).*', r'\1', name) for name in fit.left_out)
         notes.append(f'left out: {", ".join(parts)}')
     if backbone.deploy:
         notes.append('inference form, which is not trained')
-    message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {COPY[is_average]}'
-    print_log('; '.join([message, *notes]), logger='current')
+    return fit, notes
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:

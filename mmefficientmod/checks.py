@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os.path as osp
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from .annotations import check_classes, check_content
+from .annotations import check_classes, check_content, type_name
 from .checkpoint import find_weights, is_deploy_form, read_checkpoint
-from .classifier_checks import find_head_problem, find_label_problem, find_teacher_problem
-from .lite import allow_missing_operators
+from .classifier_checks import find_head_problem, find_label_problem, find_teacher_problem, is_classifier
+from .codebases import LaunchError
 from .resume import find_newest_whole
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
@@ -27,34 +25,6 @@ NECKS = {
 IMAGE_PREFIXES = ('img', 'img_path', 'sub_data_root')  # read by every pipeline; other folders only by some
 DOWNLOADED_DATASETS = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 KNOWN_PACKAGES = ('mmcv', 'mmdet', 'mmefficientmod', 'mmengine', 'mmpretrain', 'mmseg')
-
-
-class LaunchError(RuntimeError):
-    """A run that cannot start; the message is one line that says why and what to do."""
-
-
-def check_mmcv_ops(codebase: str) -> None:
-    """Raises LaunchError where the codebase needs MMCV's compiled operators and they are missing or broken."""
-    try:
-        import mmcv.ops  # noqa: F401
-    except ImportError:
-        try:
-            _import_models(codebase)  # some codebases import the operators only where they use them
-        except ImportError as error:
-            raise LaunchError(
-                f'MMCV with compiled operators is needed by {codebase} ({error}): remove mmcv-lite if it is installed '
-                'and build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
-            ) from error
-
-
-def _import_models(codebase: str) -> None:
-    try:
-        importlib.import_module(f'{codebase}.models')
-    except ImportError:
-        if codebase != 'mmseg' or not allow_missing_operators():
-            raise
-        importlib.import_module('mmseg.models')
-        print("MMCV has no compiled operators: a model that calls one ends with that operator's name", file=sys.stderr)
 
 
 def choose_checkpoint(config: Config) -> list[str]:
@@ -77,7 +47,7 @@ def choose_checkpoint(config: Config) -> list[str]:
 
 
 def drop_needless_pretrained(config: Config) -> list[str]:
-    """Removes ``init_cfg`` from backbones whose file is missing, if the training starts from a checkpoint anyway.
+    """Removes each ``init_cfg`` whose file is missing, if the training starts from a checkpoint anyway.
 
     Args:
         config (Config): As the codebase's script hands it to the runner; changed in place.
@@ -85,14 +55,19 @@ def drop_needless_pretrained(config: Config) -> list[str]:
     Returns:
         list[str]: One line for each file that is not needed.
     """
-    missing = [backbone for _, _, backbone in _backbones(config) if not _exists(_pretrained(backbone))]
+    missing = [
+        (node, path)
+        for place, node in _pretrained_parts(config)
+        for _, path in _pretrained_files(place, node)
+        if not _exists(path)
+    ]
     start = find_start(config) if missing else None
     if start is None or not _exists(start):
         return []
     lines = []
-    for backbone in missing:
-        lines.append(f'{_pretrained(backbone)} is missing and not needed: the weights come from {start}')
-        backbone['init_cfg'] = None
+    for node, path in missing:
+        lines.append(f'{path} is missing and not needed: the weights come from {start}')
+        node['init_cfg'] = None
     return lines
 
 
@@ -117,8 +92,8 @@ def check_run(script: str, config: Config) -> None:
         datasets = _datasets(config.get('train_dataloader'), 'train_dataloader')
         check_classes([item for item in datasets if _is_known(item[1])], _dicts(config.get('model'), 'model'))
         check_precision(config)
-        for place, _, backbone in _backbones(config):
-            check_pretrained(place, backbone)
+        for place, node in _pretrained_parts(config):
+            check_pretrained(place, node)
 
 
 def find_start(config: Config) -> str | None:
@@ -127,13 +102,19 @@ def find_start(config: Config) -> str | None:
 
 
 def check_backbones(config: Config, training: bool) -> None:
-    """Raises LaunchError for arguments that EfficientMod refuses and for a neck that takes other channels."""
+    """Raises LaunchError for what EfficientMod refuses and for a neck that takes other channels."""
     from .models import EfficientMod
     from .registry import MODELS
 
     for place, model, backbone in _backbones(config):
         if not _is_efficientmod(backbone):
             continue
+        parent = place.rpartition('.')[0]
+        if model.get('pretrained') and type_name(model).endswith('EncoderDecoder'):  # which hands it to the backbone
+            raise LaunchError(
+                f"{parent}.pretrained is another backbone's: set {parent}.pretrained=None; EfficientMod takes weights "
+                f"by {place}.init_cfg=dict(type='Pretrained', checkpoint=PATH)"
+            )
         if training and backbone.get('deploy'):
             raise LaunchError(f'{place}.deploy=True is for inference alone: train without it')
         try:
@@ -141,7 +122,7 @@ def check_backbones(config: Config, training: bool) -> None:
         except (ValueError, TypeError) as error:
             raise LaunchError(f'{place}: {error}') from error
         if not _has_own_code(config):
-            check_neck(place.rpartition('.')[0], model, list(channels))
+            check_neck(parent, model, list(channels))
 
 
 def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
@@ -149,9 +130,9 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
     neck = model.get('neck')
     if isinstance(neck, Sequence) and neck:
         neck = neck[0]
-    if not isinstance(neck, Mapping) or _type_name(neck) not in NECKS or not _is_known(neck, ('mmdet', 'mmseg')):
+    if not isinstance(neck, Mapping) or type_name(neck) not in NECKS or not _is_known(neck, ('mmdet', 'mmseg')):
         return
-    taken, needed = neck.get('in_channels'), NECKS[_type_name(neck)](channels)
+    taken, needed = neck.get('in_channels'), NECKS[type_name(neck)](channels)
     if taken is None:
         return
     if isinstance(needed, list) and isinstance(taken, Sequence) and len(taken) == len(needed):
@@ -176,21 +157,21 @@ def check_data(config: Config, splits: Iterable[str]) -> None:
         return
     for split in splits:
         for place, dataset in _datasets(config.get(f'{split}_dataloader'), f'{split}_dataloader'):
-            _check_dataset(place, dataset)
+            _check_dataset(place, dataset, split == 'train')
         for place, metric in _dicts(config.get(f'{split}_evaluator'), f'{split}_evaluator'):
             if _is_known(metric) and _is_local(metric):
                 _require('annotation file', metric.get('ann_file'), place, 'ann_file')
 
 
-def _check_dataset(place: str, dataset: Mapping) -> None:
-    if not _is_known(dataset) or not _is_local(dataset) or _type_name(dataset) in DOWNLOADED_DATASETS:
+def _check_dataset(place: str, dataset: Mapping, training: bool) -> None:
+    if not _is_known(dataset) or not _is_local(dataset) or type_name(dataset) in DOWNLOADED_DATASETS:
         return
     paths = {}  # option -> what it names and where that is
     if dataset.get('ann_file'):
         paths['ann_file'] = 'annotation file', dataset['ann_file']
     prefixes = dataset.get('data_prefix')
     if isinstance(prefixes, Mapping):
-        loads_labels = any('LoadAnnotations' in _type_name(node) for _, node in _dicts(dataset.get('pipeline')))
+        loads_labels = any('LoadAnnotations' in type_name(node) for _, node in _dicts(dataset.get('pipeline')))
         needed = (*IMAGE_PREFIXES, 'seg_map_path') if loads_labels else IMAGE_PREFIXES
         paths.update({f'data_prefix.{key}': ('data folder', prefixes[key]) for key in needed if key in prefixes})
     else:
@@ -199,7 +180,7 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
 
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
-    if _type_name(dataset) == 'ImageNet' and dataset.get('split'):
+    if type_name(dataset) == 'ImageNet' and dataset.get('split'):
         folder = osp.join(osp.expanduser(root), str(dataset.get('data_prefix') or dataset['split']))
         _refuse(find_label_problem(folder, root, dataset))
     if not paths or not all('://' in path or osp.isabs(osp.expanduser(path)) for _, path in paths.values()):
@@ -207,7 +188,7 @@ def _check_dataset(place: str, dataset: Mapping) -> None:
     for option, (kind, path) in paths.items():
         _require(kind, osp.join(root, osp.expanduser(path)), place, option)
     found = {option: osp.join(root, osp.expanduser(path)) for option, (_, path) in paths.items()}
-    check_content(place, _type_name(dataset), dataset, found)
+    check_content(place, type_name(dataset), dataset, found, training)
 
 
 def _refuse(problem: str | None) -> None:
@@ -216,7 +197,7 @@ def _refuse(problem: str | None) -> None:
 
 
 def _require(kind: str, path: object, place: str, option: str) -> None:
-    if isinstance(path, str) and path and not _exists(osp.expanduser(path)):
+    if isinstance(path, str) and path and not _exists(path):
         raise LaunchError(
             f'{kind} {path} does not exist: put or link the data there, or point to it by '
             f'--cfg-options {place}.{option}=PATH'
@@ -226,40 +207,41 @@ def _require(kind: str, path: object, place: str, option: str) -> None:
 def check_checkpoint(path: str, config: Config, training: bool) -> None:
     """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
 
+    Folders are left to MMEngine: a sharded training writes one in place of a file.
+
     Raises:
         LaunchError: If a training is to start from the inference form, or a classifier that is tested has another head.
         CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
     """
-    if '://' in path:
+    if '://' in path or osp.isdir(osp.expanduser(path)):
         return
     weights = find_weights(read_checkpoint(path, mmap=True), path)
     _refuse(None if training else find_head_problem(path, weights, config.get('model') or {}))
-    if (
-        training
-        and is_deploy_form(weights)
-        and any(_is_efficientmod(backbone) for _, _, backbone in _backbones(config))
-    ):
+    if training and is_deploy_form(weights) and any(_is_efficientmod(backbone) for *_, backbone in _backbones(config)):
         raise LaunchError(f'{path} is in the inference form: train on from the one that it was made of')
 
 
-def check_pretrained(place: str, backbone: Mapping) -> None:
-    """Opens the file that ``init_cfg`` names; raises as :func:`check_checkpoint` does."""
-    path = _pretrained(backbone)
-    if not path or '://' in path:
-        return
-    if not osp.isfile(path):
-        raise LaunchError(
-            f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
-            f'{place}.init_cfg.checkpoint=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
-        )
-    if _is_efficientmod(backbone) and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
-        raise LaunchError(f'{path} is in the inference form, which cannot be trained: take the one that it was made of')
+def check_pretrained(place: str, node: Mapping) -> None:
+    """Opens the files that ``init_cfg`` names; raises as :func:`check_checkpoint` does."""
+    for option, path in _pretrained_files(place, node):
+        if '://' in path:
+            continue
+        if not osp.isfile(osp.expanduser(path)):
+            raise LaunchError(
+                f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
+                f'{option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
+            )
+        ours = _is_efficientmod(node) or is_classifier(node)
+        if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
+            raise LaunchError(
+                f'{path} is in the inference form, which cannot be trained: take the one that it was made of'
+            )
 
 
 def check_precision(config: Config) -> None:
     """Raises LaunchError for mixed precision where MMEngine has none."""
     device = get_device()
-    wrappers = [_type_name(node) for _, node in _dicts(config.get('optim_wrapper'))]
+    wrappers = [type_name(node) for _, node in _dicts(config.get('optim_wrapper'))]
     if 'AmpOptimWrapper' in wrappers and device in ('cpu', 'mps'):
         raise LaunchError(
             f'MMEngine trains in mixed precision (--amp, AmpOptimWrapper) on a GPU or an NPU, not on {device}: '
@@ -277,22 +259,30 @@ def _backbones(config: Config) -> Iterator[tuple[str, ConfigDict, ConfigDict]]:
 
 
 def _is_efficientmod(backbone: Mapping) -> bool:
-    return _package(backbone) == 'mmefficientmod' and _type_name(backbone) == 'EfficientMod'
+    return _package(backbone) == 'mmefficientmod' and type_name(backbone) == 'EfficientMod'
 
 
-def _pretrained(backbone: Mapping) -> str:
-    """The file that ``init_cfg`` names, '' without one."""
-    init_cfg = backbone.get('init_cfg')
-    return (
-        init_cfg.get('checkpoint') or ''
-        if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
-        else ''
-    )
+def _pretrained_parts(config: Config) -> Iterator[tuple[str, ConfigDict]]:
+    """Every part of this package that may start from a file, with its dotted place: backbones and a classifier."""
+    yield from ((place, backbone) for place, _, backbone in _backbones(config))
+    model = config.get('model') or {}
+    model = model.get('module') or model
+    if is_classifier(model) and _package(model) == 'mmefficientmod':
+        yield 'model', model
+
+
+def _pretrained_files(place: str, node: Mapping) -> Iterator[tuple[str, str]]:
+    """The files that ``init_cfg``, one or a list, names, each after the option that sets it."""
+    init_cfg = node.get('init_cfg') or []
+    listed = {f'.{i}': each for i, each in enumerate(init_cfg)} if isinstance(init_cfg, Sequence) else {'': init_cfg}
+    for number, each in listed.items():
+        if isinstance(each, Mapping) and type_name(each) in ('Pretrained', 'PretrainedInit') and each.get('checkpoint'):
+            yield f'{place}.init_cfg{number}.checkpoint', each['checkpoint']
 
 
 def _exists(path: str) -> bool:
-    """Whether a file or folder exists; addresses and '' count as existing."""
-    return not path or '://' in path or osp.exists(path)
+    """Whether a file or folder exists; addresses count as existing."""
+    return '://' in path or osp.exists(osp.expanduser(path))
 
 
 def _is_local(node: Mapping) -> bool:
@@ -304,11 +294,6 @@ def _has_own_code(config: Config) -> bool:
     imports = (config.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else imports
     return any(name.partition('.')[0] not in KNOWN_PACKAGES for name in imports)
-
-
-def _type_name(node: Mapping) -> str:
-    kind = node.get('type') or ''
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
 
 def _package(node: Mapping) -> str:

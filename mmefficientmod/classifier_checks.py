@@ -8,18 +8,26 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .annotations import type_name
 from .names import to_classifier_names
+
+LINEAR_HEADS = ('LinearClsHead', 'MultiLabelLinearClsHead')  # those whose weights are `head.fc.*`, as in the files
+
+
+def is_classifier(model: Mapping) -> bool:
+    """Whether a model's settings are of one of this package's classifiers."""
+    return type_name(model) in ('EfficientModClassifier', 'DistilledClassifier')
 
 
 def find_head_problem(path: str, weights: dict[str, Tensor], model: Mapping) -> str | None:
-    """Why the weights of a checkpoint cannot be tested as a classifier: no head, or one for other classes."""
-    kind = model.get('type') or ''
-    if (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2] not in (
-        'EfficientModClassifier',
-        'DistilledClassifier',
-    ):
+    """Why the weights of a checkpoint cannot be tested as a classifier: no head, or one for other classes.
+
+    Heads other than a single linear layer are not judged: their weights have other names.
+    """
+    own = model.get('head') or {}
+    if not is_classifier(model) or type_name(own) not in LINEAR_HEADS:
         return None
-    head, classes = to_classifier_names(weights).get('head.fc.weight'), model['head'].get('num_classes')
+    head, classes = to_classifier_names(weights).get('head.fc.weight'), own.get('num_classes')
     if head is not None and len(head) == classes:
         return None
     found = f'a head for {len(head)} classes' if head is not None else 'no head'
@@ -55,7 +63,8 @@ def find_teacher_problem(model: Mapping) -> str | None:
             'model.teacher_checkpoint=PATH'
         )
     head = teacher.get('head') or teacher
-    theirs, own = head.get('num_classes', 1000), model['head'].get('num_classes')
+    theirs = head.get('num_classes', 1000)
+    own = (model.get('head') or {}).get('num_classes', theirs)
     if theirs != own:
         return f'the teacher has {theirs} classes, the student {own}: distillation needs a teacher of the same classes'
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def convert_checkpoint(
         state = {n: v for n, v in state.items() if not (n.startswith(prefix) and n[len(prefix) :] in trained)}
         state.update((prefix + name, value) for name, value in _fold(backbone, short).items())
     form = 'deploy' if deploy or backbone.deploy else 'training'
-    meta = dict(checkpoint.get('meta', {}))
+    meta = checkpoint.get('meta')
+    meta = dict(meta) if isinstance(meta, Mapping) else {}  # a file may hold anything there
     if form == 'deploy':
         meta['mmefficientmod'] = dict(form=form, version=__version__)
     _write(dict(meta=meta, state_dict=state), target)

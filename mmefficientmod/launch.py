@@ -20,7 +20,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from .annotations import DataError
 from .checkpoint import CheckpointError
-from .checks import LaunchError, check_mmcv_ops, check_run, choose_checkpoint, drop_needless_pretrained
+from .checks import check_run, choose_checkpoint, drop_needless_pretrained
+from .codebases import LaunchError, check_mmcv_ops, find_package
 from .cpu_processes import start_on_cpu
 from .utils import describe_error
 
@@ -66,10 +67,11 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
     if hasattr(tool, 'RUNNERS'):
         tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
-    try:
-        tool.main()
-    except CheckpointError as error:  # weights are compared with the model when it is there
-        raise SystemExit(f'error: {error}') from None
+    with _refusing():  # weights are read, and compared with the model, when it is there
+        try:
+            tool.main()
+        except FileNotFoundError as error:  # one that loads data in a process of its own comes behind its traceback
+            raise LaunchError(str(error).strip().rpartition('\n')[2]) from None
 
 
 def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
@@ -192,10 +194,7 @@ def find_script(codebase: str, script: str) -> str:
     Raises:
         LaunchError: If the codebase is not installed, or without its scripts.
     """
-    spec = importlib.util.find_spec(codebase)
-    if spec is None or spec.origin is None:
-        raise LaunchError(f'{codebase} is not installed; see "Install" in the README')
-    root = osp.dirname(spec.origin)
+    root = osp.dirname(find_package(codebase))
     for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
         path = osp.join(place, 'tools', f'{script}.py')
         if osp.isfile(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from mmengine.logging import print_log
@@ -27,7 +28,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg (dict): As MMEngine takes it, and ``layer_decay_rate`` (float), above 0 and at most 1.
 
     Raises:
-        ValueError: If ``layer_decay_rate`` is missing or out of range, or no part of the model knows depths.
+        ValueError: If ``layer_decay_rate`` is missing or out of range, the optimizer has no learning rate, or no part
+            of the model knows depths.
 
     Example:
         >>> optim_wrapper = dict(
@@ -41,6 +43,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ValueError(f'paramwise_cfg needs layer_decay_rate, above 0 and at most 1, got {rate!r}')
+        if self.base_lr is None:
+            raise ValueError('layer-wise decay scales the learning rate: add lr to the optimizer')
         self.decay_rate = rate
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
@@ -50,7 +54,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self._scale_rates(params, module)
 
     def _scale_rates(self, params: list[dict], model: nn.Module) -> None:
-        parts = {name: part for name, part in model.named_modules() if name and hasattr(part, 'get_layer_depth')}
+        parts = {name: part for name, part in model.named_modules() if name and _knows_depths(part)}
         if not parts:
             raise ValueError(
                 f'layer-wise decay needs a backbone with get_layer_depth(); no part of {type(model).__name__} has it'
@@ -60,7 +64,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (param,) = group['params']
             name = names[id(param)]
-            part = next((part for part in parts if name.startswith(f'{part}.')), None)
+            part = max((part for part in parts if name.startswith(f'{part}.')), key=len, default=None)
             if part is None:
                 continue
             depth, num_layers = parts[part].get_layer_depth(name, f'{part}.')
@@ -68,3 +72,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             rates.setdefault((part, depth), group['lr'])
         listed = ', '.join(f'{rate:.3g}' for _, rate in sorted(rates.items()))
         print_log(f'learning rates of the layers of {", ".join(parts)}: {listed}', logger='current')
+
+
+def _knows_depths(part: nn.Module) -> bool:
+    """Whether it is a backbone that can be asked; a wrapper that passes the question on knows other names."""
+    method = getattr(type(part), 'get_layer_depth', None)
+    return method is not None and 'prefix' in inspect.signature(method).parameters

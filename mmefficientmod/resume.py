@@ -98,6 +98,8 @@ def _read_age(path: Path) -> tuple[str, int]:
     Raises:
         CheckpointError: If it cannot be read, or a training cannot be resumed from it.
     """
+    if path.is_dir():  # by DeepSpeed, or by FSDP where each process writes its part
+        raise CheckpointError(f'{path} is a folder of a sharded training: name it by --resume PATH')
     checkpoint = read_checkpoint(str(path), mmap=True, check=False)
     missing = [key for key in NEEDED if not isinstance(checkpoint.get(key), Mapping)]
     if missing:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
+import os.path as osp
 import pickle
 import re
 import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -20,6 +22,8 @@ from mmengine.fileio import get_local_path, isfile
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import serialization
+
+from .utils import describe_error
 
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 _TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
@@ -193,11 +197,30 @@ def check_archive(path: str, name: str | None = None) -> None:
         raise CheckpointError(f'{name or path} is damaged: {damaged} in it does not fit its check sum')
 
 
+@contextlib.contextmanager
+def _fetch(path: str) -> Iterator[str]:
+    """Gives the local file of a path or an address; raises as :func:`read_checkpoint` does."""
+    if '://' not in path:
+        local_path = osp.expanduser(path)  # as MMEngine does
+        if not isfile(local_path):
+            raise FileNotFoundError(f'checkpoint {path} does not exist')
+        yield local_path
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            local_path = stack.enter_context(get_local_path(path))
+        except KeyError as error:  # of the scheme
+            raise CheckpointError(f'{path} cannot be read: MMEngine has no file client for {error}') from error
+        except Exception as error:  # each file client has its own
+            raise CheckpointError(f'{path} cannot be read ({describe_error(error)})') from error
+        yield local_path
+
+
 def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     """Reads a checkpoint to the CPU without running code from it.
 
     Args:
-        path (str): A local file or any address that MMEngine's file clients take.
+        path (str): A local file, where ``~`` is the home folder, or any address that MMEngine's file clients take.
         mmap (bool): From torch 2.10 on, map the weights instead of reading them, where the file's format allows it.
             Defaults to False.
         check (bool): Compare all bytes with their check sums first. Defaults to True.
@@ -208,13 +231,12 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     Raises:
         FileNotFoundError: If ``path`` is a local file that does not exist.
         PermissionError: If it may not be read.
-        CheckpointError: If the file is no complete PyTorch checkpoint, or asks for more than the allow-list holds.
+        CheckpointError: If an address gives no file, or the file is no complete PyTorch checkpoint or asks for more
+            than the allow-list holds.
     """
     allow_safe_globals()  # again: torch's own context manager, where another library uses it, takes them off the list
     path = str(path)
-    if '://' not in path and not isfile(path):
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
-    with get_local_path(path) as local_path:
+    with _fetch(path) as local_path:
         try:
             if check:
                 check_archive(local_path, path)

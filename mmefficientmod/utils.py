@@ -9,8 +9,13 @@ import re
 from pathlib import Path
 
 
-def replace_file(path: Path, content: str | bytes) -> None:
+def replace_file(path: Path, content: str | bytes, durable: bool = True) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old content or the new one, never half of it.
+
+    Args:
+        path (Path): The file.
+        content (str or bytes): Text is written as UTF-8.
+        durable (bool): Wait until the disk has it, against a loss of power. Defaults to True.
 
     Raises:
         OSError: If it cannot be written. The old content is left.
@@ -19,12 +24,15 @@ def replace_file(path: Path, content: str | bytes) -> None:
     try:
         with open(draft, 'wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             draft.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
 
 
@@ -51,6 +59,14 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match or min(int(side) for side in match.groups() if side) < 32:
         raise argparse.ArgumentTypeError(f'{text!r} is no size: give HEIGHTxWIDTH in pixels, at least 32 each')
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_with_config_options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parses a command line with ``--cfg-options``; what MMEngine's DictAction raises is an error of the parser."""
+    try:
+        return parser.parse_args(argv)
+    except (ValueError, AssertionError, RecursionError) as error:
+        parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
 
 
 class RenamedOption(argparse.Action):

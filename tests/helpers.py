@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, DefaultScope, Registry
@@ -36,6 +40,11 @@ def load_tool(name: str) -> ModuleType:
     return _load_module(REPO / f'tools/{name}.py')
 
 
+def file_size_limit(size: int) -> Callable[[], None]:
+    """For ``preexec_fn``: no file of the process gets larger, which is as real as a full disk and needs no mount."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
     """The network with parameters that all matter, as after training."""
     torch.manual_seed(0)
@@ -55,6 +64,17 @@ def build_model(config: Config) -> torch.nn.Module:
     """The model of a config, built in its codebase's scope."""
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return MODELS.build(config.model)
+
+
+def end_process(code: int = 0) -> None:
+    """Ends one of several connected processes, at once: neither leaves while another one still needs it.
+
+    Without freeing a data-parallel model behind its process group: torch may wait for ever there, for a thread of gloo
+    that waits for Python's lock.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(code)
 
 
 HEIGHT, WIDTH = 121, 157  # of a batch's images; no multiples of 32: padding is left to the model

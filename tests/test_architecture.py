@@ -14,11 +14,11 @@ from helpers import REPO
 
 PACKAGE = 'mmefficientmod'
 FLOORS = (
-    ('utils', 'version', 'names', 'annotations'),
+    ('utils', 'version', 'names', 'annotations', 'pictures'),
     ('safe_load', 'registry'),
     ('checkpoint', 'lite', 'cpu_processes', 'sharded'),
     ('resume',),
-    ('models', 'optim', 'zoo', 'hooks', 'classifier_checks'),
+    ('models', 'optim', 'zoo', 'hooks', 'classifier_checks', 'codebases'),
     ('checks', 'conversion'),
     ('launch', 'measure', 'visualization'),
     ('compare', 'export'),

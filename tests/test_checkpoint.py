@@ -308,6 +308,26 @@ def test_missing_file_names_both_ways_out(tmp_path):
         model.init_weights()
 
 
+def test_the_home_folder_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(dict(weight=torch.ones(1)), tmp_path / 'w.pth')
+    assert read_checkpoint('~/w.pth') == dict(weight=torch.ones(1))
+    with pytest.raises(FileNotFoundError, match=r'checkpoint ~/none\.pth does not exist'):
+        read_checkpoint('~/none.pth')
+
+
+@pytest.mark.parametrize(
+    ('address', 'reason'),
+    [
+        ('http://127.0.0.1:1/w.pth', r'\(URLError: .*\)'),
+        ('torchvision://resnet18', "MMEngine has no file client for 'torchvision'"),
+    ],
+)
+def test_an_address_that_gives_no_file(address, reason):
+    with pytest.raises(CheckpointError, match=f'^{address} cannot be read:? {reason}$'):
+        read_checkpoint(address)
+
+
 def convert(*args):
     return subprocess.run(
         [sys.executable, str(REPO / 'tools/convert_checkpoint.py'), *map(str, args)], capture_output=True, text=True

@@ -188,6 +188,13 @@ def test_bad_input_is_one_line(options, message, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
 
 
+@pytest.mark.parametrize('meta', [None, 'a note'])
+def test_what_is_no_dict_in_the_place_of_meta_is_left_out(meta, tmp_path):
+    source = save(tmp_path / 'in.pth', EfficientMod('xxs'), meta=meta)
+    convert([source, str(tmp_path / 'out.pth')])
+    assert torch.load(tmp_path / 'out.pth', weights_only=True)['meta'] == {}
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits the size of a file')
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
     source = save(tmp_path / 'in.pth', EfficientMod('xxs'))

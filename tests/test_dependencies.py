@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Sequence
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from helpers import REPO
 
@@ -50,3 +53,23 @@ def test_a_missing_package_is_named_where_it_is_needed(tmp_path):
     assert done.returncode != 0
     assert 'needs mmengine>=' in done.stderr and 'but mmengine is not installed: pip install' in done.stderr
     assert 'ModuleNotFoundError' not in done.stderr
+
+
+@pytest.mark.export  # whose pins are installed there
+@pytest.mark.parametrize('python', ['3.10', '3.12', '3.13'])
+def test_pins_of_every_python_can_be_installed_on_each(python):
+    """A pin that newer Pythons alone can install needs a marker and a line for the older ones."""
+    refused = []
+    for name in ('torch', 'runtime', 'export', 'tests'):
+        for line in (REPO / f'requirements/{name}.txt').read_text().splitlines():
+            text = line.partition('#')[0].strip()
+            if not text:
+                continue
+            pin = Requirement(text)
+            marker = pin.marker
+            if marker and not (marker.evaluate({'python_version': python}) and marker.evaluate()):
+                continue  # not for that Python, or another version than the one installed here
+            needed = metadata(pin.name).get('Requires-Python') or ''
+            if not SpecifierSet(needed).contains(f'{python}.99'):
+                refused.append(f'{name}.txt: {text} needs Python {needed}')
+    assert not refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from mmengine.config import Config
 
 from helpers import REPO
 from mmefficientmod.checkpoint import find_weights, read_checkpoint
-from mmefficientmod.checks import LaunchError, check_backbones, check_data, check_run, drop_needless_pretrained
+from mmefficientmod.checks import check_backbones, check_data, check_run, drop_needless_pretrained
+from mmefficientmod.codebases import LaunchError
 from mmefficientmod.launch import find_config, find_config_argument, find_script, is_main_process, launch
 from mmefficientmod.models import EfficientMod
 
@@ -209,8 +211,6 @@ def test_bad_backbone(option, message, roots):
     ],
 )
 def test_missing_data(missing, config, message, roots):
-    import re
-
     (roots / missing).rename(roots / 'away')
     assert re.search(message.format(re.escape(str(roots))), refused('train', config, '--cfg-options', FROM_SCRATCH))
 
@@ -596,6 +596,7 @@ def test_stock_configs_take_the_backbone(name):
         first.in_channels = levels if stock == sorted(stock) else levels[::-1]
     elif 'in_channels' in first:
         first.in_channels = LEVELS[-1]
+    config.model.pretrained = None  # in MMSegmentation's, the weights of the stock backbone
     config.model.backbone = dict(EFFICIENTMOD, out_indices=tuple(range(4 - len(levels), 4)))
     check_backbones(config, training=True)
 
@@ -630,6 +631,47 @@ def test_a_missing_file_is_named_for_every_backbone_of_the_package():
     with pytest.raises(LaunchError, match=r'no-such\.pth does not exist: .*model\.detector\.backbone\.init_cfg=None'):
         check_run('train', config)
     check_run('test', config)
+
+
+@pytest.mark.parametrize('part', ['model', 'model.backbone'])
+@pytest.mark.parametrize('number', ['', '.0'])
+def test_every_file_that_init_cfg_names_is_looked_for(part, number, tmp_path):
+    """That of a whole classifier too, alone or in a list; none of them where the weights come from a checkpoint."""
+    torch.save(dict(state_dict=dict(a=torch.ones(1))), tmp_path / 'whole.pth')
+
+    def config(**parts: object) -> Config:
+        init_cfg = dict(type='Pretrained', checkpoint='no-such.pth')
+        init_cfg = dict(init_cfg=[init_cfg] if number else init_cfg)
+        model = dict(type='mmefficientmod.EfficientModClassifier', backbone=EFFICIENTMOD)
+        model = {**model, **init_cfg} if part == 'model' else {**model, 'backbone': {**EFFICIENTMOD, **init_cfg}}
+        return config_of(model=model, **parts)
+
+    with pytest.raises(LaunchError, match=rf'^checkpoint no-such\.pth .* {part}\.init_cfg{number}\.checkpoint=PATH'):
+        check_run('train', config())
+    check_run('test', config())
+    started = config(load_from=str(tmp_path / 'whole.pth'))
+    assert len(drop_needless_pretrained(started)) == 1
+    check_run('train', started)
+
+
+def test_files_in_the_home_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(EfficientMod('s').state_dict(), tmp_path / 'w.pth')
+    backbone = dict(EFFICIENTMOD, init_cfg=dict(type='Pretrained', checkpoint='~/w.pth'))
+    check_run('train', config_of(model=dict(backbone=backbone), load_from='~/w.pth'))
+    backbone['init_cfg']['checkpoint'] = '~/no-such.pth'
+    assert drop_needless_pretrained(config_of(model=dict(backbone=backbone), load_from='~/w.pth'))
+
+
+@pytest.mark.both_stacks
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_picture_that_is_missing_ends_in_one_line(workers, classification, tmp_path):
+    """From a process that loads data it comes with that one's traceback."""
+    (tmp_path / 'list.txt').write_text('a/none.png 0\na/gone.png 0\n')
+    options = (FROM_SCRATCH, 'train_dataloader.dataset.ann_file=list.txt', f'train_dataloader.num_workers={workers}')
+    done = run('train', classification, '--work-dir', tmp_path / 'out', '--cfg-options', *options)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert re.fullmatch(r'error: .*No such file or directory: .*\.png.*', done.stderr.strip().splitlines()[-1])
 
 
 def test_the_inference_form_is_not_trained(tmp_path):

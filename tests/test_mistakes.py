@@ -140,6 +140,10 @@ MISTAKES = {
         r'checkpoint no\.pth does not exist: download it .*init_cfg=None',
     ),
     'a missing checkpoint to start from': (*(SEGMENTATION, None, ['load_from=no.pth']), r'no\.pth does not exist'),
+    "the stock backbone's weights": (
+        *(SEGMENTATION, None, ['model.pretrained=open-mmlab://resnet50_v1c']),
+        r"model\.pretrained is another backbone's: set model\.pretrained=None",
+    ),
     'an inference form to train on': (
         SEGMENTATION,
         lambda root: weights(root, 'deploy.pth', deploy=True, prefix='backbone.'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -78,6 +79,28 @@ def test_rates_of_every_codebase(codebase):
     assert decays == {0.0, 0.05}  # what the default constructor does is kept
 
 
+def test_a_wrapped_backbone_is_asked_by_its_own_names():
+    """Not its wrapper, which passes the question on, nor a classifier around it, which takes it without a prefix."""
+    config = Config(CLASSIFIER)
+    backbone = config.model.backbone
+    config.model.backbone = dict(type='LoRAModel', module=backbone, rank=2, targets=[dict(type='fc1')])
+    model = torch.nn.ModuleDict(dict(student=build_model(config)))
+    model.requires_grad_(True)
+    settings = dict(optimizer=dict(type='SGD', lr=1), constructor=CONSTRUCTOR, paramwise_cfg=dict(layer_decay_rate=0.5))
+    rates = rates_by_name(model, build_optim_wrapper(model, settings))
+    for name, above in LAYERS_ABOVE.items():
+        found = [rate for other, rate in rates.items() if other.startswith(f'student.backbone.module.{name[9:-6]}')]
+        assert found and all(rate == pytest.approx(0.5**above) for rate in found), name
+
+
+def test_an_optimizer_without_a_rate_is_refused():
+    with pytest.raises(ValueError, match='add lr to the optimizer'):
+        build_optim_wrapper(
+            build_model(Config(CLASSIFIER)),
+            dict(optimizer=dict(type='AdamW'), constructor=CONSTRUCTOR, paramwise_cfg=dict(layer_decay_rate=0.5)),
+        )
+
+
 @pytest.mark.parametrize('rate', [None, 0, 1.5, 'high'])
 def test_a_wrong_rate_is_refused(rate):
     with pytest.raises(ValueError, match='needs layer_decay_rate, above 0 and at most 1, got'):
@@ -85,8 +108,6 @@ def test_a_wrong_rate_is_refused(rate):
 
 
 def test_a_backbone_without_depths_is_refused():
-    import torch
-
     with pytest.raises(ValueError, match=r'needs a backbone with get_layer_depth\(\); no part of Sequential has it'):
         build_optim_wrapper(
             torch.nn.Sequential(torch.nn.Linear(1, 1)),

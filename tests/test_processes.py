@@ -17,14 +17,12 @@ import pytest
 import torch
 
 from helpers import REPO
+from mmefficientmod.compare.workdir import Run, find_runs
 from mmefficientmod.cpu_processes import SHARDS_ON_CPU
 from mmefficientmod.safe_load import read_checkpoint
 from scenes import make_dataset
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU, MMEngine connects the processes itself'),
-]
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU, MMEngine connects the processes itself')
 CONFIG = REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
 OPTIONS = [
     *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
@@ -95,6 +93,7 @@ def test_gradients_are_those_of_one_process_with_the_whole_batch(root):
     print([line for line in output.splitlines() if line.startswith('rank ')])
 
 
+@pytest.mark.slow
 def test_training_resuming_and_evaluating(root, tmp_path):
     code, output = train(root, tmp_path / 'whole')
     assert code == 0, output[-3000:]
@@ -114,34 +113,37 @@ def test_training_resuming_and_evaluating(root, tmp_path):
     }.items():
         code, output = run([*command, '--work-dir', tmp_path / name, '--cfg-options', *OPTIONS, GLOO], root)
         assert code == 0, output[-3000:]
-        (file,) = (tmp_path / name).glob('*/*.json')
-        metrics.append({key: value for key, value in json.loads(file.read_text()).items() if 'time' not in key})
+        (folder,) = find_runs(tmp_path / name)
+        metrics.append({key: value for key, value in Run(folder).test_metrics().items() if 'time' not in key})
     assert metrics[0] == metrics[1] and 'mIoU' in metrics[0]
+
+
+def flexible_config(path: Path, strategy: dict) -> Path:
+    """Writes the demo's config for MMEngine's FlexibleRunner with this strategy."""
+    path.write_text(f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = {strategy}\n')
+    return path
+
+
+SHARDED = dict(type='mmefficientmod.FSDPStrategy')
 
 
 @pytest.mark.skipif(SHARDS_ON_CPU, reason='this torch can do it')
 def test_sharded_training_is_refused_where_torch_cannot(root, tmp_path):
-    strategy = dict(type='mmefficientmod.FSDPStrategy')
-    text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = {strategy}\n'
-    (tmp_path / 'sharded.py').write_text(text)
-    code, output = train(root, tmp_path / 'run', config=tmp_path / 'sharded.py', options=(GLOO,))
+    code, output = train(root, tmp_path / 'run', config=flexible_config(tmp_path / 'sharded.py', SHARDED))
     assert code != 0 and 'error: torch 2.1' in output and 'cannot share weights out among processes on a CPU' in output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARDS_ON_CPU, reason='this torch refuses it on a CPU')
 def test_sharded_training(root, tmp_path):
     """MMEngine's FlexibleRunner with FSDP: the losses of DDP, one whole checkpoint, from which it goes on exactly."""
     ddp = dict(type='mmefficientmod.CpuDistributedDataParallel', broadcast_buffers=False)
-    strategies = dict(
-        sharded=dict(type='mmefficientmod.FSDPStrategy'), whole=dict(type='DDPStrategy', model_wrapper=ddp)
-    )
-    for name, strategy in strategies.items():
-        text = f'_base_ = {str(CONFIG)!r}\nrunner_type = "FlexibleRunner"\nstrategy = {strategy}\n'
-        (tmp_path / f'{name}.py').write_text(text)
+    strategies = dict(sharded=SHARDED, whole=dict(type='DDPStrategy', model_wrapper=ddp))
     options = (GLOO, 'model.decode_head.norm_cfg.type=BN')
     losses = []
-    for name in strategies:
-        code, output = train(root, tmp_path / name, config=tmp_path / f'{name}.py', options=options)
+    for name, strategy in strategies.items():
+        config = flexible_config(tmp_path / f'{name}.py', strategy)
+        code, output = train(root, tmp_path / name, config=config, options=options)
         assert code == 0, output[-3000:]
         (scalars,) = (tmp_path / name).glob('*/vis_data/scalars.json')
         lines = [json.loads(line) for line in scalars.read_text().splitlines()]
@@ -164,6 +166,7 @@ def test_sharded_training(root, tmp_path):
     assert code == 0 and 'mIoU' in output, output[-3000:]
 
 
+@pytest.mark.slow
 def test_the_death_of_one_process_ends_the_job(root, tmp_path):
     script = ['bash', REPO / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'run']
     output = tmp_path / 'output'

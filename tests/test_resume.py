@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,9 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import IterBasedTrainLoop
 
-from helpers import REPO
+from helpers import REPO, file_size_limit
+from mmefficientmod.checks import check_run
 from mmefficientmod.resume import find_newest_whole
 from mmefficientmod.safe_load import CheckpointError, read_checkpoint
 from scenes import make_dataset
@@ -153,14 +154,13 @@ def training(tmp_path_factory):
 
 
 EACH = [
-    pytest.param('detection', 0, marks=pytest.mark.ops),
-    pytest.param('detection', 2, marks=pytest.mark.ops),
     ('segmentation', 0),
-    ('segmentation', 2),
+    pytest.param('segmentation', 2, marks=pytest.mark.slow),
+    pytest.param('detection', 0, marks=(pytest.mark.ops, pytest.mark.slow)),
+    pytest.param('detection', 2, marks=(pytest.mark.ops, pytest.mark.slow)),
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(('task', 'workers'), EACH)
 def test_killed_and_resumed(task, workers, training, tmp_path):
     """Five kills in one training: in iterations, while a checkpoint is written, in an evaluation."""
@@ -198,7 +198,6 @@ def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
     assert re.search(r'Epoch\(train\) +\[2\]\[3/3\]', output), 'the loop counts on from the third batch'
 
 
-@pytest.mark.slow
 @pytest.mark.both_stacks
 def test_without_a_seed_in_the_config(training, tmp_path):
     """The seed is drawn at the first start; a resumed run goes on with it."""
@@ -212,7 +211,6 @@ def test_without_a_seed_in_the_config(training, tmp_path):
     assert_equal(tmp_path / 'second' / run.last, tmp_path / 'first' / run.last)
 
 
-@pytest.mark.slow
 @pytest.mark.both_stacks
 @pytest.mark.skipif(
     'fast_forward_on_resume' not in inspect.signature(IterBasedTrainLoop).parameters,
@@ -226,17 +224,12 @@ def test_resumed_where_the_loop_does_not_skip(training, tmp_path):
     assert_equal(tmp_path / run.last, uninterrupted / run.last)
 
 
-@pytest.mark.slow
 def test_full_disk_leaves_the_last_checkpoint(training, tmp_path):
-    """Writing fails by a limit on the size of files, which is as real as a full disk and needs no mount."""
     run, uninterrupted = training('segmentation', 0)
     shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
     size = (tmp_path / 'iter_9.pth').stat().st_size
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    code, output = run.run(tmp_path, 'default_hooks.checkpoint.max_keep_ckpts=1', resume=True, preexec_fn=limit)
+    options = ('default_hooks.checkpoint.max_keep_ckpts=1',)
+    code, output = run.run(tmp_path, *options, resume=True, preexec_fn=file_size_limit(size // 2))
     last = output.strip().splitlines()[-1]
     assert code == 1 and 'Traceback' not in output, output[-3000:]
     assert f'error: checkpoint {tmp_path}/iter_12.pth cannot be written: File too large' in last and '--resume' in last
@@ -244,7 +237,6 @@ def test_full_disk_leaves_the_last_checkpoint(training, tmp_path):
     assert find_newest_whole(tmp_path).path == str(tmp_path / 'iter_9.pth')
 
 
-@pytest.mark.slow
 def test_nan_stops_the_run(training, tmp_path):
     run, uninterrupted = training('segmentation', 0)
     shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
@@ -290,6 +282,14 @@ def test_damaged_checkpoints_are_never_overwritten_by_a_new_start(work_dir):
         path.write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'no checkpoint in .* can be resumed from .*iter_12.pth.*; name|remove'):
         find_newest_whole(work_dir)
+
+
+def test_folders_of_a_sharded_training_are_not_said_to_be_missing(tmp_path):
+    """FSDP, where each process writes its part, and DeepSpeed write a folder in place of a file."""
+    (tmp_path / 'epoch_1.pth').mkdir()
+    with pytest.raises(CheckpointError, match=r'epoch_1\.pth is a folder of a sharded training: name it by --resume'):
+        find_newest_whole(tmp_path)
+    check_run('train', Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))))
 
 
 def test_weights_alone_are_no_checkpoint_to_resume_from(work_dir):

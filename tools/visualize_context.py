@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
@@ -16,9 +19,11 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmefficientmod.checkpoint import COPY, CheckpointError, pick_weights, read_checkpoint
-from mmefficientmod.checks import LaunchError, check_checkpoint
+from mmefficientmod.checks import check_checkpoint
+from mmefficientmod.codebases import LaunchError
 from mmefficientmod.launch import find_codebase, find_config, load_config
 from mmefficientmod.measure.models import build_quietly
+from mmefficientmod.utils import first_line, parse_with_config_options
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
 
@@ -42,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='changes of the config; vis_backends of its visualizer say where pictures go, TensorBoard for example',
     )
-    return parser.parse_args(argv)
+    return parse_with_config_options(parser, argv)
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -57,7 +62,19 @@ def find_pictures(path: Path) -> list[Path]:
     return found
 
 
-def load_model(config: Config, checkpoint: str | None, ema: bool, device: str) -> nn.Module:
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        LaunchError: If there is none.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise LaunchError(f'device {name} cannot be used: {first_line(error)}') from error
+
+
+def load_model(config: Config, checkpoint: str | None, ema: bool, device: torch.device) -> nn.Module:
     """The config's model in evaluation mode, with the weights of the checkpoint or of its ``init_cfg``."""
     if not checkpoint:
         model = build_quietly(config.model, config.get('default_scope'))
@@ -92,34 +109,40 @@ def read_picture(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.nd
     return image, model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
 
 
-def draw(path: Path, pipeline: Compose, model: nn.Module, visualizer: Visualizer, single: bool) -> None:
-    """Draws the sheets of one picture, and with ``single`` every map of them."""
+def name_pictures(pictures: Sequence[Path]) -> dict[Path, str]:
+    """How each picture's sheets are called: as its file, with the suffix where two differ in that alone."""
+    stems = Counter(path.stem for path in pictures)
+    return {path: path.stem if stems[path.stem] == 1 else path.name for path in pictures}
+
+
+def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer: Visualizer, single: bool) -> None:
+    """Draws the sheets of one picture under a name, and with ``single`` every map of them."""
     image, inputs = read_picture(path, pipeline, model)
     (maps,) = context_maps(find_backbone(model), inputs)
     side = inputs.shape[-2], inputs.shape[-1]
-    for name, rows in (('context', context_rows(image, maps, side)), ('products', product_rows(image, maps, side))):
+    for kind, rows in (('context', context_rows(image, maps, side)), ('products', product_rows(image, maps, side))):
         if rows:
-            visualizer.add_image(f'{path.stem}_{name}', sheet(rows))
+            visualizer.add_image(f'{name}_{kind}', sheet(rows))
         for i, row in enumerate(rows if single else ()):
             for label, tile in row:
-                visualizer.add_image(f'{path.stem}_{name}_{i + 1}_{label.replace(" ", "-")}', tile)
+                visualizer.add_image(f'{name}_{kind}_{i + 1}_{label.replace(" ", "-")}', tile)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        pictures = find_pictures(args.pictures)
+        pictures, device = find_pictures(args.pictures), find_device(args.device)
         config = load_config(find_config(args.config), args.cfg_options)
         codebase = find_codebase(config, args.config)
         importlib.import_module(f'{codebase}.datasets')
         with DefaultScope.overwrite_default_scope(codebase):
-            model = load_model(config, args.checkpoint, args.ema, args.device)
+            model = load_model(config, args.checkpoint, args.ema, device)
             find_backbone(model)
             backends = (config.get('visualizer') or {}).get('vis_backends') or [dict(type='LocalVisBackend')]
             visualizer = Visualizer(vis_backends=backends, save_dir=str(args.out_dir), name='context')
             pipeline = make_pipeline(config)
-            for path in pictures:
-                draw(path, pipeline, model, visualizer, args.single)
+            for path, name in name_pictures(pictures).items():
+                draw(path, name, pipeline, model, visualizer, args.single)
     except (LaunchError, CheckpointError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
     visualizer.close()

@@ -111,7 +111,7 @@ def place_batches(loader: DataLoader, settings: object, seed: int, sampler_seed:
 
     Args:
         loader (DataLoader): Changed in place.
-        settings (dict): The data loader in the config.
+        settings (dict or DataLoader): What the runner was given.
         seed (int): Of the data's random numbers.
         sampler_seed (int): Of the order of the data, alike in all processes.
 
@@ -136,6 +136,8 @@ def _build_samplers(loader: DataLoader, settings: object, seed: int) -> tuple[An
     """The sampler and the batch sampler of a data loader, built anew from its settings as MMEngine does it."""
     old = getattr(loader.batch_sampler, 'inner', loader.batch_sampler)
     if not isinstance(settings, Mapping) or not isinstance(settings.get('sampler'), Mapping):
+        if hasattr(loader.sampler, '_indices_of_rank'):  # InfiniteSampler's numbers end with their first reader
+            loader.sampler.indices = loader.sampler._indices_of_rank()
         return loader.sampler, old
     defaults = dict(dataset=loader.dataset, seed=seed)
     sampler = DATA_SAMPLERS.build(copy.deepcopy(settings['sampler']), default_args=defaults)

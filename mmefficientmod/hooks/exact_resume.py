@@ -69,11 +69,9 @@ class ExactResumeHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         loop, rank = runner.train_loop, get_rank()
-        settings = runner.cfg.get('train_dataloader')
         own_seeds = bool(runner._randomness_cfg.get('diff_rank_seed'))
-        self._batches = place_batches(
-            loop.dataloader, settings, runner.seed, sampler_seed=runner.seed - rank if own_seeds else runner.seed
-        )
+        sampler_seed = runner.seed - rank if own_seeds else runner.seed
+        self._batches = place_batches(loop.dataloader, runner._train_dataloader, runner.seed, sampler_seed)
         resumed = loop.iter > 0
         if resumed and self._state is None:
             runner.logger.warning(

@@ -32,7 +32,7 @@ class FiniteLossHook(Hook):
             _stop(runner, f'the loss is no finite number at iteration {runner.iter + 1}: {listed}')
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        weights = checkpoint.get('state_dict') or {}
+        weights = {name: x for name, x in (checkpoint.get('state_dict') or {}).items() if isinstance(x, torch.Tensor)}
         bad = [name for name, value in weights.items() if not all(map(_is_finite, _parts(value)))]
         if bad:
             _stop(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -73,3 +75,59 @@ def test_seeding_covers_every_generator_and_is_the_place_alone():
 
     assert draw(3, 0, 1) == draw(3, 0, 1)
     assert all(one != other for one, other in zip(draw(3, 0, 1), draw(3, 1, 0)))
+
+
+# In a process of its own: MMEngine's runner sets up the whole process.
+RUNNER = """
+import sys
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)])
+
+class Mean(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=self.weight * inputs.mean())
+
+settings = dict(
+    dataset=Numbers(),
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=2,
+    num_workers=1,
+    collate_fn=dict(type='default_collate'),
+)
+built = sys.argv[2] == 'built'
+model = Mean()
+model.data_preprocessor.forward = lambda data, training: dict(inputs=data)
+runner = Runner(
+    model=model,
+    work_dir=sys.argv[1],
+    train_dataloader=Runner.build_dataloader(settings) if built else settings,
+    train_cfg=dict(by_epoch=False, max_iters=6),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+    custom_hooks=[dict(type='mmefficientmod.ExactResumeHook')],
+    randomness=dict(seed=0),
+)
+runner.train()
+assert runner.iter == 6
+"""
+
+
+@pytest.mark.parametrize('loader', ['built', 'settings'])
+def test_a_runner_without_a_config_trains(loader, tmp_path):
+    """Its data loader is built already, or stands in the runner alone; the loop has begun with an endless sampler."""
+    command = [sys.executable, '-W', 'ignore', '-c', RUNNER, str(tmp_path), loader]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    assert done.returncode == 0, done.stdout

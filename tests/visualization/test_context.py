@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -136,11 +138,18 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
         ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is no picture that OpenCV reads'),
         ([picture, 'no-config.py'], 'config no-config.py does not exist'),
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
+        ([picture, config, '--device', 'abacus'], 'device abacus cannot be used: '),
+        ([picture, config, '--device', 'cuda:99'], 'device cuda:99 cannot be used: '),
         ([picture, other, *NO_WEIGHTS], 'has no EfficientMod: there is no context to look at'),
     ):
         with pytest.raises(SystemExit) as error:
             tool.main(['--out-dir', str(tmp_path / 'out'), *map(str, argv)])
         assert str(error.value).startswith('error: ') and message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_pictures_that_differ_in_the_suffix_alone_keep_it():
+    named = load_tool('visualize_context').name_pictures([Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png')])
+    assert list(named.values()) == ['a.jpg', 'a.png', 'b']
 
 
 def test_a_model_without_efficientmod_is_refused():
