@@ -92,6 +92,9 @@ if [ "$mmcv" ] && [ -z "$wheel" ]; then
         fail "$base lacks Python.h, which building $mmcv needs; on Debian: apt install $("$base" -c "$name")-dev"
 fi
 
+free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1e6) }')
+((free >= 9)) || echo "warning: $free GB of disk are free here; the set-up takes up to 9, 3 of them for a while" >&2
+
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 quiet=()
 [ -t 1 ] || quiet=(--quiet)  # pip's progress is for a terminal
