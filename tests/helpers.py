@@ -6,6 +6,7 @@ import importlib.util
 import os
 import resource
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ from mmefficientmod.models import EfficientMod
 ARCHS = ('xxs', 'xs', 's', 's_conv')
 REPO = Path(__file__).parents[1]
 DATA = REPO / 'tests/data'
+ON_CONTINUATION = any(distributions(name='onedl-mmengine'))
 
 
 def _load_module(path: Path) -> ModuleType:

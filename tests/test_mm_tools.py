@@ -12,7 +12,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from helpers import REPO
+from helpers import ON_CONTINUATION, REPO
 from mmefficientmod.launch import find_script
 from scenes import make_dataset
 
@@ -365,12 +365,13 @@ def test_browsing_a_segmentation_data_set_as_documented(root):
 @pytest.mark.ops
 def test_analyze_logs(detector, segmentor):
     pytest.importorskip('seaborn', reason='both analyze_logs need it')
-    for codebase, task, keys, folder in (
-        ('mmdet', ['plot_curve'], ('loss', 'bbox_mAP'), detector[0]),
+    curve = ['plot_curve', *(['--style', 'default'] if ON_CONTINUATION else [])]
+    for codebase, options, keys, folder in (
+        ('mmdet', curve, ('loss', 'bbox_mAP'), detector[0]),
         ('mmseg', [], ('loss', 'mIoU'), segmentor[0]),
     ):
         (log,) = folder.glob('*/vis_data/scalars.json')
-        tool(codebase, 'analysis_tools/analyze_logs', *task, log, '--out', f'{codebase}.png', '--keys', *keys)
+        tool(codebase, 'analysis_tools/analyze_logs', *options, log, '--out', f'{codebase}.png', '--keys', *keys)
         assert Path(f'{codebase}.png').stat().st_size > 1000
 
 
