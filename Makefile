@@ -18,12 +18,12 @@ endif
 ifeq ($(STACK),oldest)
 # what a user of the backbone needs; the other backbones and stock configs are for the newer environments
 POSSIBLE := not ops and not compiled and not export
-LEFT_OUT := --ignore=tests/models/test_baselines.py --ignore=tests/test_swap.py
+LEFT_OUT := --ignore=tests/models/test_baselines.py --ignore=tests/codebases/test_swap.py
 endif
 ifeq ($(STACK),core)
 # the network, its checkpoints and the rules of the house
 POSSIBLE := not libraries and not ops and not compiled
-TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/test_checkpoint.py tests/test_architecture.py tests/test_contributing.py)
+TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/checkpoints/test_loading.py tests/test_architecture.py tests/test_contributing.py)
 endif
 # A file's tests share what its first one made. A process that dies fails the run at once: with another one in its place,
 # pytest-xdist may wait for ever. A test that takes a quarter of an hour hangs, and ends its process (from pytest 9 on).
@@ -53,14 +53,15 @@ test: env  ## run the tests; TESTS=tests/test_x.py or MARKS='not slow' chooses, 
 test-core:  ## run the tests that need torch and MMEngine alone, minutes from a fresh clone; nothing is compiled
 	@$(MAKE) test STACK=core
 
-lint: .venv/lint/complete  ## check style and types; needs ruff and mypy alone, not the environment
+lint: .venv/lint/complete  ## check style, types and the floors of the house; needs only ruff, mypy and import-linter, not the environment
 	.venv/lint/bin/ruff check .
 	.venv/lint/bin/ruff format --check .
 	.venv/lint/bin/mypy
+	PYTHONPATH=. .venv/lint/bin/lint-imports --no-logo
 
 .venv/lint/complete: requirements/tests.txt
 	@$(or $(PYTHON),python3) -m venv .venv/lint
-	@.venv/lint/bin/pip install --quiet --disable-pip-version-check $$(sed -nE 's/^((ruff|mypy)==[^ ]+).*/\1/p' $<)
+	@.venv/lint/bin/pip install --quiet --disable-pip-version-check $$(sed -nE 's/^((ruff|mypy|import-linter)==[^ ;]+).*/\1/p' $<)
 	@touch $@
 
 docs: .venv/docs/complete  ## build the documentation as a site into build/site; needs none of the environment

@@ -9,17 +9,17 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPP
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmefficientmod', locations=['mmefficientmod.hooks'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmefficientmod', locations=['mmefficientmod.training.hooks'])
 MODEL_WRAPPERS = Registry(
-    'model wrapper', parent=MMENGINE_MODEL_WRAPPERS, scope='mmefficientmod', locations=['mmefficientmod.cpu_processes']
+    'model wrapper', parent=MMENGINE_MODEL_WRAPPERS, scope='mmefficientmod', locations=['mmefficientmod.training.cpu']
 )
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmefficientmod', locations=['mmefficientmod.models'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmefficientmod',
-    locations=['mmefficientmod.optim'],
+    locations=['mmefficientmod.training.optim'],
 )
 STRATEGIES = Registry(
-    'strategy', parent=MMENGINE_STRATEGIES, scope='mmefficientmod', locations=['mmefficientmod.sharded']
+    'strategy', parent=MMENGINE_STRATEGIES, scope='mmefficientmod', locations=['mmefficientmod.training.sharded']
 )

@@ -13,7 +13,7 @@ import torch
 from mmengine.utils import ManagerMixin
 
 from helpers import DATA
-from mmefficientmod.lite import allow_missing_operators
+from mmefficientmod.codebases.lite import allow_missing_operators
 
 allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
 

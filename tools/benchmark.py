@@ -119,7 +119,7 @@ def find_runtimes(modes: list[str], device: torch.device) -> tuple[Callable | No
         return None, {}
     if device.type != 'cpu':
         raise SystemExit(f'error: --modes {exported[0]} is for a CPU: leave out --device {device}')
-    from mmefficientmod.export.modes import check_packages, open_file
+    from mmefficientmod.measure.exported import check_packages, open_file
 
     try:
         return open_file, check_packages(exported)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mmefficientmod.checkpoint import CheckpointError
-from mmefficientmod.conversion import convert_checkpoint, publish
+from mmefficientmod.checkpoints.loading import CheckpointError
+from mmefficientmod.models.conversion import convert_checkpoint, publish
 
 
 def main(argv: list[str] | None = None) -> None:

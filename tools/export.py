@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmefficientmod.export.description import Description, ExportError
 from mmefficientmod.export.formats import FORMATS, OPSET
-from mmefficientmod.pictures import PICTURES, is_wanted
+from mmefficientmod.export.inputs import PICTURES, is_wanted
 
 CHECKS = f"""
 Checks, of the eager inference form against the MM library's own result, then of each file against it:
@@ -67,8 +67,8 @@ def main() -> None:
 def write_folder(args: argparse.Namespace, out: Path) -> Description:
     """Exports what the command line asks for; ends the program with one line where that cannot work."""
     # Here, so that the help and the list of formats need no torch.
-    from mmefficientmod.checkpoint import CheckpointError
-    from mmefficientmod.codebases import LaunchError
+    from mmefficientmod.checkpoints.loading import CheckpointError
+    from mmefficientmod.codebases.packages import LaunchError
     from mmefficientmod.export.making import export
     from mmefficientmod.export.source import read_source
 

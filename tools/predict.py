@@ -67,9 +67,9 @@ def load(args: argparse.Namespace) -> Model:
     if args.format:
         raise PredictError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
     try:
-        from mmefficientmod.codebases import LaunchError
+        from mmefficientmod.checkpoints.reading import CheckpointError
+        from mmefficientmod.codebases.packages import LaunchError
         from mmefficientmod.predict.inferencers import InferencerModel
-        from mmefficientmod.safe_load import CheckpointError
     except ImportError as error:
         raise PredictError(
             f'a checkpoint needs torch and an MM library ({error}); an exported folder does not'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmefficientmod.launch import launch
+from mmefficientmod.training.launch import launch
 
 if __name__ == '__main__':
     launch('test')

@@ -18,11 +18,12 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmefficientmod.checkpoint import COPY, CheckpointError, pick_weights, read_checkpoint
-from mmefficientmod.checks import check_checkpoint
-from mmefficientmod.codebases import LaunchError
-from mmefficientmod.launch import find_codebase, find_config, load_config
-from mmefficientmod.measure.models import build_quietly
+from mmefficientmod.checkpoints.loading import CheckpointError, read_checkpoint
+from mmefficientmod.checkpoints.weights import COPY, pick_weights
+from mmefficientmod.codebases.building import build_quietly
+from mmefficientmod.codebases.config import find_codebase, find_config, load_config
+from mmefficientmod.codebases.packages import LaunchError
+from mmefficientmod.training.checks.run import check_checkpoint
 from mmefficientmod.utils import first_line, parse_with_config_options
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet

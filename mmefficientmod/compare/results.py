@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..annotations import class_names
+from ..codebases.config import class_names, innermost_dataset
+from ..compare import CompareError
 from ..utils import describe_error
 from ..zoo.backbones import Backbone, task_backbones
 from ..zoo.tasks import TASKS, Task
-from . import CompareError
-from .workdir import Run, checkpoint_step, find_runs, innermost_dataset, last_checkpoint, training_length
+from .workdir import Run, checkpoint_step, find_runs, last_checkpoint, training_length
 
 # The fields of a Setting, beside the data, in which a run may differ from the published one.
 PUBLISHED_SETTINGS = ('schedule', 'learning_rate_schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')

@@ -19,8 +19,8 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..compare import CompareError
 from ..utils import describe_error, replace_file
-from . import CompareError
 from .state import State
 from .workdir import last_checkpoint, last_line, training_progress
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..codebases.config import innermost_dataset
+from ..compare import CompareError
 from ..utils import describe_error
 from ..zoo.backbones import Backbone, normalise
 from ..zoo.tasks import Task
-from . import CompareError
-from .workdir import IDENTITY, innermost_dataset, training_length
+from .workdir import IDENTITY, training_length
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 

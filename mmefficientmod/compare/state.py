@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..compare import CompareError
 from ..utils import replace_file
-from . import CompareError
 
 NAME = 'state.json'
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 from mmengine.utils import import_modules_from_strings
 
+from ..compare import CompareError
 from ..measure.records import Case, read_benchmark
 from ..utils import describe_error
 from ..zoo.backbones import task_backbones
 from ..zoo.published import published
 from ..zoo.tasks import Task
-from . import CompareError
 from .results import PUBLISHED_SETTINGS, Result, collect, deviations, on_published_data
 from .state import State, read_states
 
@@ -182,7 +182,7 @@ def _with_names(groups: Mapping[str, Sequence[str]], total: int | None = None) -
 
 def _complexity(result: Result, task: Task) -> tuple[float, float]:
     """Parameters (M) and multiply-accumulates (G) of the very model that was measured."""
-    from ..measure.complexity import measure_config  # needs torch, which the rest of a report does not
+    from ..measure.complexity import measure_config
 
     config = deepcopy(result.config)
     config.model.backbone.init_cfg = None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 IDENTITY = 'mmefficientmod'  # the key of a config under which `compare run` writes the task, the backbone, the settings
 
@@ -108,15 +108,6 @@ def training_progress(work_dir: Path, config: Config) -> tuple[float, str]:
     step = losses[-1]['epoch' if unit == 'epoch' else 'step']
     done = step - 1 if unit == 'epoch' else step
     return done / total, f'{unit} {step}/{total}, loss {losses[-1]["loss"]:.3f}'
-
-
-def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
-    """The dotted place and the dict of a split's data set, below whatever wraps it."""
-    place = f'{split}_dataloader.dataset'
-    dataset = config[f'{split}_dataloader'].dataset
-    while 'dataset' in dataset:
-        place, dataset = f'{place}.dataset', dataset.dataset
-    return place, dataset
 
 
 def last_line(log: Path, begin: int = 0) -> str:

@@ -6,17 +6,14 @@ import copy
 import math
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..measure.records import FILE_LIMIT
-from ..pictures import SourceError, read_picture
-from .description import Description, ExportError
+from .description import FILE_LIMIT, Description
+from .inputs import Sample, pad
 
 CLASS_LIMIT = 1e-4  # share of pixels of another class
 PROBABILITY_LIMIT = 1e-4
@@ -25,15 +22,6 @@ IOU_LIMIT = 0.99  # of boxes and of masks
 SIZES = ((1, 224, 224), (1, 320, 192), (2, 96, 160), (1, 333, 517), (3, 32, 32), (1, 65, 47))  # batch, height, width
 
 Outputs = typing.Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is put in: ``image`` (B, 3, H, W) float32 and the height and width in it that are picture."""
-
-    name: str
-    image: np.ndarray
-    picture: tuple[int, int]
 
 
 def generated_samples(description: Description, fill: Sequence[float]) -> list[Sample]:
@@ -54,62 +42,6 @@ def generated_samples(description: Description, fill: Sequence[float]) -> list[S
     ]
     empty = np.full((batch, 3, height, width), np.reshape(fill, (1, 3, 1, 1)), np.float32)
     return [*samples, Sample('one colour', empty, (height, width))]
-
-
-class PictureSamples(typing.Sequence[Sample]):  # that of collections.abc needs Python 3.9
-    """The user's pictures, resized and padded as the file wants them; read when asked for, as many are large.
-
-    Args:
-        paths (Sequence[str]): The pictures.
-        description (Description): Of the file.
-        fill (Sequence[float]): Values of the padding.
-        option (str): The command line's option that named them, for messages.
-    """
-
-    def __init__(self, paths: Sequence[str], description: Description, fill: Sequence[float], option: str) -> None:
-        self.paths, self.description, self.fill, self.option = paths, description, fill, option
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        """Reads a picture.
-
-        Raises:
-            ExportError: If it cannot be read.
-        """
-        import cv2
-
-        path, description = self.paths[index], self.description
-        try:
-            picture = read_picture(Path(path))
-        except SourceError as error:
-            raise ExportError(f'{path} {error}: leave it out of {self.option}') from None
-        height, width = description.fit(*picture.shape[:2])
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
-        image = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
-        if description.resize.get('crop'):
-            image = _centre(image, description)
-            height, width = image.shape[2:]
-        image = pad(image, *description.padded(height, width), self.fill)
-        batch = description.size.get('batch') or 1
-        return Sample(str(path), np.repeat(image, batch, 0), (height, width))
-
-
-def _centre(image: np.ndarray, description: Description) -> np.ndarray:
-    """Cuts the square that the test pipeline cuts, or the fixed size, out of the centre of (B, 3, H, W)."""
-    side = description.resize['crop']
-    size = (side, side) if description.size['dynamic'] else (description.size['height'], description.size['width'])
-    top, left = (max(have - want, 0) // 2 for have, want in zip(image.shape[2:], size))
-    return image[:, :, top : top + size[0], left : left + size[1]]
-
-
-def pad(image: np.ndarray, height: int, width: int, fill: Sequence[float]) -> np.ndarray:
-    """Pads (B, 3, h, w) at its right and bottom to (B, 3, height, width)."""
-    padded = np.empty((*image.shape[:2], height, width), np.float32)
-    padded[:] = np.reshape(fill, (1, 3, 1, 1))
-    padded[:, :, : image.shape[2], : image.shape[3]] = image
-    return padded
 
 
 def _pictures(batch: int, height: int, width: int, seed: int) -> np.ndarray:

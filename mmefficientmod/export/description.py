@@ -29,6 +29,9 @@ from pathlib import Path
 
 from ..utils import replace_file
 
+FILE_LIMIT = 1e-4  # how far an exported file's level may be off from eager float32, as a share of its largest value
+
+
 FILE = 'export.json'
 TASKS = ('detection', 'segmentation', 'classification', 'backbone')
 

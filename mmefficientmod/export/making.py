@@ -14,24 +14,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..measure.machine import vector_extensions
 from ..version import __version__
-from .check import PictureSamples, Sample, compare, generated_samples, library_result, worst
+from .check import compare, generated_samples, library_result, worst
 from .description import Description, ExportError
-from .formats import (
-    FORMATS,
-    INPUT,
-    INT8,
-    SIZE_INPUT,
-    open_file,
-    require,
-    usable_cpus,
-    write_form,
-)
+from .environment import cpu_name, measure, vector_extensions, versions
+from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, open_file, require, usable_cpus, write_form
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
+from .inputs import PictureSamples, Sample
 from .quantize import PACKAGES, compare_int8, has_int8_instructions, write_int8
 from .source import Source, resize_rule
-from .surroundings import cpu_name, measure, versions
 
 
 def export(

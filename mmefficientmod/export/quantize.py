@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from .check import Sample, box_ious, is_finite, level_difference
+from .check import box_ious, is_finite, level_difference
 from .description import ExportError
 from .formats import FORMATS, IN_MODULE, INT8, one_line, quiet, write_openvino
+from .inputs import Sample
 
 T = TypeVar('T')
 PACKAGES = ('nncf',)  # import names, to write an INT8 file, beside those for the float32 one

@@ -10,19 +10,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from ..checkpoint import (
-    CheckpointError,
-    enumerate_names,
-    find_weights,
-    is_deploy_form,
-    load_pretrained,
-    read_checkpoint,
-)
-from ..codebases import check_mmcv_ops
-from ..launch import find_codebase, find_config, load_config
-from ..measure.models import build_quietly
+from ..checkpoints.loading import CheckpointError, load_pretrained, read_checkpoint
+from ..checkpoints.names import BACKBONE_PREFIX
+from ..checkpoints.weights import enumerate_names, find_weights, is_deploy_form
+from ..codebases.building import build_quietly
+from ..codebases.config import find_classes, find_codebase, find_config, load_config
+from ..codebases.packages import check_mmcv_ops
 from ..models import EfficientMod
-from ..names import BACKBONE_PREFIX
 from ..utils import describe_error
 from .description import ExportError
 
@@ -112,34 +106,6 @@ def _load(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, part
             f'{path} does not fit the config: {len(missing)} missing: {enumerate_names(missing)}; '
             f'{len(unexpected)} unexpected: {enumerate_names(unexpected)}'
         )
-
-
-def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
-    """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
-    meta = content.get('meta')
-    found: Any = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
-    if not found.get('classes'):
-        found = dataset_meta(config)
-    classes, palette = found.get('classes') or [], found.get('palette') or []
-    classes = [classes] if isinstance(classes, str) else classes
-    palette = palette if isinstance(palette, (list, tuple)) else []
-    return [str(name) for name in classes], [[int(value) for value in color] for color in palette]
-
-
-def dataset_meta(config: Config) -> Mapping:
-    """The classes and palette of the config's test data, without opening the data."""
-    from mmengine.registry import DATASETS, DefaultScope
-
-    dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    found: dict[str, Any] = {}
-    if isinstance(dataset.get('type'), str):
-        with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-            kind = DATASETS.get(dataset['type'])
-        found.update(getattr(kind, 'METAINFO', {}))
-    found.update(dataset.get('metainfo') or {})
-    return found
 
 
 def resize_rule(config: Config) -> dict:

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models import build_quietly, detection_samples
+from ..codebases.building import build_quietly
+from .models import detection_samples
 
 
 @dataclass(frozen=True)

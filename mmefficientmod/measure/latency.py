@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..export.description import FILE_LIMIT
 from ..models import EfficientMod
 from ..utils import describe_error, first_line
 from ..zoo.backbones import task_backbones
@@ -26,7 +27,7 @@ from ..zoo.tasks import TASKS
 from .complexity import measure_model
 from .machine import peak_memory, time_once
 from .models import build_part, detection_samples, make_images
-from .records import FILE_LIMIT, PARTS, Case, Measurement, add_speed_ups
+from .records import PARTS, Case, Measurement, add_speed_ups
 from .reference import Reference
 from .training import gradients, prepare_for_training, saved_bytes, training_step
 
@@ -96,7 +97,7 @@ def measure(
         baseline (str): Key of the backbone that the others are compared with. Defaults to none.
         backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
         tick (Callable): Called with what is being done.
-        open_file (Callable, optional): :func:`mmefficientmod.export.modes.open_file`, for the exported modes.
+        open_file (Callable, optional): :func:`mmefficientmod.measure.exported.open_file`, for the exported modes.
     """
     if open_file is None and any(case.file for case in cases):
         raise ValueError('the exported modes need open_file')

@@ -22,6 +22,8 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from ..export.environment import vector_extensions
+
 CPU = torch.device('cpu')
 
 
@@ -51,14 +53,6 @@ def describe_machine(device: torch.device) -> dict:
             tf32_products=torch.backends.cuda.matmul.allow_tf32,
         )
     return facts
-
-
-def vector_extensions() -> str:
-    """The vector instructions that torch's own CPU kernels use, e.g. ``'AVX2'`` or ``'AVX512'``."""
-    if hasattr(torch.backends, 'cpu'):
-        return torch.backends.cpu.get_cpu_capability()
-    found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
-    return found[1] if found else 'unknown'
 
 
 def time_once(run: Callable[[], object], device: torch.device) -> float:

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-
 import torch
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ..lite import allow_missing_operators
+from ..codebases.building import build_quietly
 from ..zoo.backbones import task_backbones
 from ..zoo.tasks import TASKS
 from .records import PARTS, Case
-
-
-def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
-    """A model in evaluation mode, without what the libraries warn of while they build it.
-
-    Args:
-        settings (Mapping): The model's dict in a config.
-        scope (str, optional): The codebase in which its parts are found. Defaults to none: their names tell.
-    """
-    if scope == 'mmseg':
-        allow_missing_operators()  # those that MMSegmentation imports, its models here do not call
-    if scope == 'mmpretrain':
-        settings = dict(settings, train_cfg=None)  # mixup and CutMix, which announce themselves
-    with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        model = revert_sync_batchnorm(MODELS.build(settings))
-    model.eval()  # some backbones return nothing here
-    return model
 
 
 def build_part(key: str, part: str) -> nn.Module:

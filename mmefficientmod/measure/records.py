@@ -29,7 +29,6 @@ FILES = {
     'onnx-int8': 'onnx-int8',
     'openvino-int8': 'openvino-int8',
 }
-FILE_LIMIT = 1e-4  # how far an exported file's level may be off from eager float32, as a share of its largest value
 EXPORTED = tuple(f'{form}{file}' for file in FILES for form in ('reference-', ''))
 MODES = IN_TORCH + EXPORTED
 MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import check_dependencies
+from ..version import check_dependencies
 
 check_dependencies()
 

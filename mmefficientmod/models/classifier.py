@@ -10,8 +10,9 @@ from mmengine.model import PretrainedInit
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from ..checkpoint import COPY, CheckpointError, check_values, is_called_by_mmengine, meet, read_pretrained
-from ..names import BACKBONE_PREFIX, to_classifier_names
+from ..checkpoints.loading import CheckpointError, is_called_by_mmengine, meet, read_pretrained
+from ..checkpoints.names import BACKBONE_PREFIX, to_classifier_names
+from ..checkpoints.weights import COPY, check_values
 from ..registry import MODELS
 from .efficientmod import EfficientMod
 

@@ -10,9 +10,10 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, find_weights
+from ..checkpoints.loading import CheckpointError
+from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.weights import find_weights
 from ..registry import MODELS
-from ..safe_load import read_checkpoint
 from .classifier import EfficientModClassifier
 
 

@@ -13,7 +13,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import load_pretrained, rename_for_loading
+from ..checkpoints.loading import load_pretrained, rename_for_loading
 from ..registry import MODELS
 from .deploy import fold_blocks
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
@@ -223,7 +223,7 @@ class EfficientMod(BaseModule):
         return tuple(outputs)
 
     def init_weights(self) -> None:
-        """Initialises the weights as ``init_cfg`` says; a checkpoint is read by :mod:`mmefficientmod.checkpoint`."""
+        """Initialises the weights as ``init_cfg`` says; see :func:`load_pretrained`."""
         init_cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
         pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
         if not pretrained:

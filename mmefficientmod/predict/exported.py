@@ -10,7 +10,7 @@ import numpy as np
 
 from ..export.description import Description, ExportError
 from ..export.formats import Session
-from . import PredictError
+from ..predict import PredictError
 from .results import Detections, Result, Segmentation, paste_mask
 
 

@@ -15,14 +15,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from ..checkpoint import enumerate_names, find_weights
-from ..codebases import check_mmcv_ops
-from ..export.source import find_classes
-from ..launch import find_codebase, find_config, load_config
-from ..names import BACKBONE_PREFIX, to_project_name
-from ..safe_load import read_checkpoint
+from ..checkpoints.names import BACKBONE_PREFIX, to_project_name
+from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.weights import enumerate_names, find_weights
+from ..codebases.config import find_classes, find_codebase, find_config, load_config
+from ..codebases.packages import check_mmcv_ops
+from ..predict import PredictError
 from ..utils import describe_error
-from . import PredictError
 from .results import Classification, Detections, Result, Segmentation, cut_mask
 
 BOXES_ALONE = 'predicts no boxes: only detectors of boxes, with masks or without, are supported'

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..pictures import SourceError, read_picture
+from ..export.inputs import SourceError, read_picture
 from .results import Result
 from .sources import Source, Video
 from .writer import Writer

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..pictures import PICTURES, SourceError, is_wanted
-from . import PredictError
+from ..export.inputs import PICTURES, SourceError, is_wanted
+from ..predict import PredictError
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
 KNOWN = PICTURES + VIDEOS

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..pictures import SourceError
+from ..export.inputs import SourceError
+from ..predict import PredictError
 from ..utils import replace_file
-from . import PredictError
 from .drawing import draw, make_palette
 from .results import Classification, Detections, Result, Segmentation, encode
 from .sources import Source

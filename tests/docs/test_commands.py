@@ -24,7 +24,7 @@ from mmengine.registry import MODELS
 
 from helpers import REPO
 from mmefficientmod import registry
-from mmefficientmod.launch import CODEBASES
+from mmefficientmod.codebases.config import CODEBASES
 from pages import NEEDS, PAGES, Block, blocks, read, spans
 
 pytestmark = pytest.mark.ops  # the tools' parsers are the MM libraries' own

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import REPO, randomised
-from mmefficientmod.measure.models import build_quietly
+from mmefficientmod.codebases.building import build_quietly
 
 ARCH = dict(
     embed_dims=(8, 16, 24, 32),

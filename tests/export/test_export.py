@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from mmefficientmod.export import check
-from mmefficientmod.export.check import Sample, compare, library_result, pad
+from mmefficientmod.export.check import compare, library_result
 from mmefficientmod.export.description import ExportError, read_description
 from mmefficientmod.export.formats import Session, write_form
+from mmefficientmod.export.inputs import Sample, pad
 
 pytestmark = pytest.mark.export
 

@@ -35,7 +35,7 @@ RUNTIMES = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
     """Measures modes of the smallest backbone or classifier, and sees that no file is left."""
-    from mmefficientmod.export.modes import open_file
+    from mmefficientmod.measure.exported import open_file
 
     def run(*modes: str, part: str = 'backbone') -> dict[str, Measurement]:
         monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
@@ -147,7 +147,7 @@ def test_the_tool_notes_the_versions_of_what_took_part(tmp_path):
 def test_other_modes_import_no_runtime(tmp_path):
     """In a process of its own, in which none of them can be imported."""
     code = f'import sys; sys.modules.update(dict.fromkeys({RUNTIMES})); sys.path.insert(0, "tools"); import benchmark; '
-    code += f'benchmark.main({[*OPTIONS, str(tmp_path)]}); assert "mmefficientmod.export.modes" not in sys.modules'
+    code += f'benchmark.main({[*OPTIONS, str(tmp_path)]}); assert "mmefficientmod.measure.exported" not in sys.modules'
     done = subprocess.run([sys.executable, '-c', code], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -9,11 +9,11 @@ from mmengine.config import Config
 from torch.testing import assert_close
 
 from helpers import REPO, randomised
-from mmefficientmod.checks import check_backbones
-from mmefficientmod.codebases import LaunchError
+from mmefficientmod.codebases.packages import LaunchError
 from mmefficientmod.measure.complexity import measure_config
 from mmefficientmod.models import EfficientMod, ModulationVariant, SeparateMlpBlock
 from mmefficientmod.models.layers import ModulationBlock
+from mmefficientmod.training.checks.run import check_backbones
 from mmefficientmod.zoo.published import published
 
 CONFIGS = REPO / 'configs/ablations'

@@ -19,13 +19,13 @@ from mmengine.runner import Runner, load_checkpoint
 from torch.testing import assert_close
 
 from helpers import ARCHS, REPO, build_model, randomised
-from mmefficientmod.checkpoint import CheckpointError
-from mmefficientmod.checks import check_checkpoint
-from mmefficientmod.conversion import convert_checkpoint
-from mmefficientmod.hooks import WeightCopyHook
-from mmefficientmod.launch import launch
+from mmefficientmod.checkpoints.loading import CheckpointError
+from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
-from mmefficientmod.safe_load import read_checkpoint
+from mmefficientmod.models.conversion import convert_checkpoint
+from mmefficientmod.training.checks.run import check_checkpoint
+from mmefficientmod.training.hooks import WeightCopyHook
+from mmefficientmod.training.launch import launch
 
 pytestmark = pytest.mark.libraries
 

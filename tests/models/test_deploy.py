@@ -14,8 +14,8 @@ from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
 from helpers import ARCHS, REPO, build_model, trained
-from mmefficientmod.launch import find_script
 from mmefficientmod.models import EfficientMod
+from mmefficientmod.training.launch import find_script
 
 
 def assert_close(levels, expected, tolerance=1e-5):

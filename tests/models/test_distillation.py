@@ -18,9 +18,9 @@ from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from torch.testing import assert_close
 
 from helpers import REPO, build_model, end_process, randomised
-from mmefficientmod.launch import launch
+from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
-from mmefficientmod.safe_load import read_checkpoint
+from mmefficientmod.training.launch import launch
 
 pytestmark = pytest.mark.libraries
 

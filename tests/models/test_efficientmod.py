@@ -13,9 +13,9 @@ from mmengine.utils import digit_version
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import ARCHS, REPO, build_model
+from mmefficientmod.checkpoints.names import to_released_name
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import Attention
-from mmefficientmod.names import to_released_name
 
 DETECTOR = 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py'
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from helpers import REPO, build_model
-from mmefficientmod.checkpoint import CheckpointError
+from mmefficientmod.checkpoints.loading import CheckpointError
 from mmefficientmod.models import TimmLogits
 
 pytestmark = pytest.mark.libraries

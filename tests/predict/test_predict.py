@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers import REPO, load_tool
-from mmefficientmod.conversion import convert_checkpoint
+from mmefficientmod.models.conversion import convert_checkpoint
 from scenes import make_scene
 
 DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmefficientmod.pictures import SourceError
+from mmefficientmod.export.inputs import SourceError
 from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.sources import Source, Video, find_sources
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import file_size_limit
-from mmefficientmod.pictures import SourceError
+from mmefficientmod.export.inputs import SourceError
 from mmefficientmod.predict.results import Detections, Segmentation
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import Writer

@@ -7,7 +7,8 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from ...checkpoint import CheckpointError, enumerate_names, is_called_by_mmengine
+from ...checkpoints.loading import CheckpointError, is_called_by_mmengine
+from ...checkpoints.weights import enumerate_names
 from ...registry import MODELS
 from .timm_backbone import TIMM_SCHEME, TimmModule, published_weights
 

@@ -1,0 +1,105 @@
+"""Finds the weights in a checkpoint and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .reading import CheckpointError
+
+# Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
+WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
+
+
+WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+
+COPY = {False: 'plain copy', True: 'moving average (EMA)'}
+
+
+def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Tensor]:
+    """Picks the weights out of a checkpoint and drops a ``module.`` prefix.
+
+    Args:
+        checkpoint (dict): The content of a file.
+        path (str): Its name, for the message.
+        ema (bool): Take the moving average. Defaults to False: the plain copy where there is one.
+
+    Raises:
+        CheckpointError: If the file holds no weights, or no moving average though one was asked for.
+    """
+    return pick_weights(checkpoint, path, ema)[0]
+
+
+def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
+    """The weights of a checkpoint, and whether they are a moving average."""
+    averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
+    if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
+        averages.add('state_dict')
+    keys = [key for key in WEIGHT_KEYS if key in averages or not ema]
+    key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
+    found = checkpoint[key] if key else {} if ema else checkpoint
+    weights = {_strip(str(name), 'module.'): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not weights:
+        kind = 'moving average of the weights' if ema else 'weights'
+        raise CheckpointError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
+    nested = [name for name, value in weights.items() if value.is_nested]
+    if nested:  # they have no shape to compare
+        raise CheckpointError(f'{path} holds nested tensors, which are no weights: {enumerate_names(nested)}')
+    return weights, key in averages
+
+
+def _strip(name: str, prefix: str) -> str:
+    return name[len(prefix) :] if name.startswith(prefix) else name
+
+
+def enumerate_names(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '') if names else 'none'
+
+
+def check_values(weights: dict[str, Tensor]) -> None:
+    """Raises CheckpointError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
+    found: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        problem = _find_problem(value)
+        if problem:
+            found.setdefault(problem, []).append(name)
+    if found:
+        listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
+        raise CheckpointError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
+
+
+def _find_problem(value: Tensor) -> str | None:
+    if value.is_meta:
+        return 'on the meta device'
+    if value.layout != torch.strided:
+        return f'in the layout {value.layout}'
+    if value.is_quantized or value.dtype not in WEIGHT_DTYPES:
+        return f'of the type {value.dtype}'
+    if _overlaps(value):
+        return 'with elements that share their storage'
+    # in parts, as isfinite() takes several times the memory of what it looks at
+    return None if all(part.isfinite().all() for part in value.reshape(-1).split(2**20)) else 'with NaN or Inf'
+
+
+def _overlaps(value: Tensor) -> bool:
+    """Whether two elements of a strided tensor may be the same place in memory; slices and transpositions are not."""
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(value.shape, value.stride()) if size > 1):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def is_deploy_form(names: Iterable[str]) -> bool:
+    """Whether names, of either form and with any prefix, are of modulation blocks after ``switch_to_deploy()``.
+
+    These have no LayerScale.
+    """
+    names = list(names)
+    modulates = any(name.endswith(('.context.f.weight', '.context_layer.f.weight')) for name in names)
+    return modulates and not any(name.endswith(('.gamma', '.gamma_1')) for name in names)

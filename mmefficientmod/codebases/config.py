@@ -1,0 +1,126 @@
+"""Finds, reads and interprets configs of the MM libraries; imports no torch."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import list_from_file
+
+from ..utils import describe_error
+from .packages import LaunchError
+
+
+def class_names(dataset: Mapping) -> Sequence[str] | None:
+    """The classes that a data set's settings name, read from a file where they name one, as MMEngine does.
+
+    Returns:
+        Sequence[str] | None: The names; the text itself if it is no local file; None if the settings name none.
+    """
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return list_from_file(classes) if isinstance(classes, str) and os.path.isfile(classes) else classes
+
+
+def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
+    """The dotted place and the dict of a split's data set, below whatever wraps it."""
+    place = f'{split}_dataloader.dataset'
+    dataset = config[f'{split}_dataloader'].dataset
+    while 'dataset' in dataset:
+        place, dataset = f'{place}.dataset', dataset.dataset
+    return place, dataset
+
+
+def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
+    """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
+    meta = content.get('meta')
+    found: Any = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
+    if not found.get('classes'):
+        found = dataset_meta(config)
+    classes, palette = found.get('classes') or [], found.get('palette') or []
+    classes = [classes] if isinstance(classes, str) else classes
+    palette = palette if isinstance(palette, (list, tuple)) else []
+    return [str(name) for name in classes], [[int(value) for value in color] for color in palette]
+
+
+def dataset_meta(config: Config) -> Mapping:
+    """The classes and palette of the config's test data, without opening the data."""
+    from mmengine.registry import DATASETS, DefaultScope
+
+    dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    found: dict[str, Any] = {}
+    if isinstance(dataset.get('type'), str):
+        with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+            kind = DATASETS.get(dataset['type'])
+        found.update(getattr(kind, 'METAINFO', {}))
+    found.update(dataset.get('metainfo') or {})
+    return found
+
+
+CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
+
+
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+def find_config(name: str) -> str:
+    """The path of a config: ``name`` itself, or the installed config of that bare name.
+
+    Raises:
+        LaunchError: If there is neither.
+    """
+    path = name if osp.isfile(name) else find_installed_config(name)
+    if path is None:
+        raise LaunchError(f'config {name} does not exist: the first argument is the path of a config file')
+    return path
+
+
+def find_installed_config(name: str) -> str | None:
+    """The config of that name among those installed with the package; a name with a folder is never one of them."""
+    if osp.basename(name) != name:
+        return None
+    file = name if name.endswith('.py') else f'{name}.py'
+    found = sorted((Path(__file__).parents[1] / '.mim' / 'configs').rglob('*.py'))
+    return next((str(path) for path in found if path.name == file and '_base_' not in path.parts), None)
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Reads a config and the overrides of the command line.
+
+    Raises:
+        LaunchError: If one of them cannot be used.
+    """
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(options or {})
+    except Exception as error:  # a config is a program: whatever it raises is about the config
+        raise LaunchError(f'config {path} cannot be read: {describe_error(error)}') from error
+    return config
+
+
+def find_codebase(config: Config, path: str, script: str = 'train') -> str:
+    """The codebase that a config is for: its ``default_scope``, else the package of its model's type.
+
+    Raises:
+        LaunchError: If it is none of the supported ones.
+    """
+    scope = config.get('default_scope')
+    if scope is None:  # as in configs in pure Python, which name the classes themselves
+        model_type = (config.get('model') or {}).get('type') or ''
+        scope = (model_type if isinstance(model_type, str) else model_type.__module__).partition('.')[0]
+    if scope in CODEBASES:
+        return scope
+    if scope in MODULE2PACKAGE:
+        raise LaunchError(
+            f'config {path} belongs to {scope}, whose own tools/{script}.py takes it, e.g. by "mim {script} '
+            f'{MODULE2PACKAGE[scope]} {path}"; the backbone needs no more than this package installed beside it'
+        )
+    raise LaunchError(
+        f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {config.get("default_scope")!r}'
+    )

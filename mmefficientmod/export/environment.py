@@ -1,0 +1,59 @@
+"""What an export is made on - versions and processor - and the times of its forms there."""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..version import __version__
+
+
+def vector_extensions() -> str:
+    """The vector instructions that torch's own CPU kernels use, e.g. ``'AVX2'`` or ``'AVX512'``."""
+    if hasattr(torch.backends, 'cpu'):
+        return torch.backends.cpu.get_cpu_capability()
+    found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
+    return found[1] if found else 'unknown'
+
+
+LATENCY_SECONDS = 2.0  # of timing each form
+
+
+def measure(runners: dict[str, Callable], inputs: dict[str, np.ndarray]) -> dict[str, float]:
+    """The median time of a pass of each form in ms, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for run in runners.values():
+        run(inputs)
+    end = time.perf_counter() + LATENCY_SECONDS * len(runners)
+    while time.perf_counter() < end or not times['eager']:
+        for name, run in runners.items():
+            start = time.perf_counter()
+            run(inputs)
+            times[name].append((time.perf_counter() - start) * 1000)
+    return {name: round(statistics.median(found), 3) for name, found in times.items()}
+
+
+def versions() -> dict[str, str]:
+    """The versions of what took part."""
+    found = {'mmefficientmod': __version__, 'python': platform.python_version()}
+    for name in ('torch', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine())

@@ -1,0 +1,96 @@
+"""The exported modes of the benchmark: a backbone or a classifier as a file, run by the runtime of its format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..export import formats
+from ..export.environment import versions
+from ..export.formats import FORMATS, INPUT, INT8, write_form
+from ..export.quantize import PACKAGES, write_int8
+from .records import FILES, Case
+
+
+class NamedOutputs(nn.Module):
+    """A backbone or a classifier without preprocessing, whose outputs have names.
+
+    (B, 3, H, W) -> the maps (B, C, H / stride, W / stride) of a backbone, the logits (B, classes) of a classifier.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+        with torch.no_grad():
+            self.output_names = [f'output{i}' for i in range(len(self(images)))]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(image)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Callable[[], dict[str, np.ndarray]]:
+    """Writes the file of a case, unless the folder has it, and opens it with as many threads as torch uses.
+
+    Args:
+        model (nn.Module): The backbone or classifier, in the form that the case asks for.
+        case (Case): Its mode is one of ``EXPORTED`` of :mod:`mmefficientmod.measure.records`.
+        images (Tensor): (B, 3, H, W) float32. INT8 is calibrated with them.
+        folder (Path): For the files of this model.
+
+    Returns:
+        Callable: One pass over the images; returns the outputs by name.
+
+    Raises:
+        ExportError: If the file cannot be written, with the reason in one line.
+    """
+    form = NamedOutputs(model, images)
+    feeds = {INPUT: np.ascontiguousarray(images.numpy())}
+    folder = folder / ('reference' if case.is_reference else 'deploy')
+    folder.mkdir(exist_ok=True)
+    name = FILES[case.file or '']
+    path = _write(name, form, images, folder)
+    run = formats.open_file(path, name, form.output_names, torch.get_num_threads())
+    return lambda: run(feeds)
+
+
+def _write(name: str, form: NamedOutputs, images: Tensor, folder: Path) -> Path:
+    """The file of this format in the folder, with those that it is made from."""
+    kind, _, int8 = name.partition('-')
+    path = folder / (INT8[kind] if int8 else FORMATS[kind].file)
+    if path.exists():
+        return path
+    if int8:
+        _write('onnx' if kind == 'onnx' else 'onnx-int8', form, images, folder)
+        with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of progress
+            write_int8(kind, folder, [images], lambda images: {INPUT: images.numpy()}, {})
+    else:
+        if name == 'openvino':
+            _write('onnx', form, images, folder)
+        write_form(kind, form, (images,), [INPUT], folder)
+    return path
+
+
+def packages(mode: str) -> tuple[str, ...]:
+    """Import names of what an exported mode needs."""
+    kind, _, int8 = FILES[mode.rpartition('reference-')[2]].partition('-')
+    return FORMATS[kind].packages + (PACKAGES if int8 else ())
+
+
+def check_packages(modes: Iterable[str]) -> dict[str, str]:
+    """The versions of what these exported modes need.
+
+    Raises:
+        ExportError: If a package is missing, with the pip command.
+    """
+    for mode in modes:
+        formats.require(packages(mode), f'--modes {mode}')
+    needed = {name for mode in modes for name in packages(mode)}
+    return {name: version for name, version in versions().items() if name in needed}

@@ -1,0 +1,3 @@
+"""Checks of a config before a training or a test starts."""
+
+from __future__ import annotations

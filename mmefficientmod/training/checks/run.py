@@ -1,0 +1,209 @@
+"""Checks of a config before the start: each refuses what cannot work, in one line that says what to do."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Mapping, Sequence
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from ...checkpoints.loading import read_checkpoint
+from ...checkpoints.newest import find_newest_whole
+from ...checkpoints.weights import find_weights, is_deploy_form
+from ...codebases.packages import LaunchError
+from .classifier import find_head_problem, find_teacher_problem
+from .data import check_classes, check_data
+from .nodes import (
+    exists,
+    find_backbones,
+    find_datasets,
+    find_dicts,
+    has_own_code,
+    is_classifier,
+    is_efficientmod,
+    is_known,
+    pretrained_files,
+    pretrained_parts,
+    refuse,
+    type_name,
+)
+
+# What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
+LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
+NECKS = {
+    **dict.fromkeys(LEVEL_NECKS, list),
+    'YOLOV3Neck': lambda channels: channels[::-1],
+    'CTResNetNeck': lambda channels: channels[-1],
+    'DilatedEncoder': lambda channels: channels[-1],
+}
+
+
+def choose_checkpoint(config: Config) -> list[str]:
+    """Names the checkpoint that ``--resume`` without a path stands for: the newest one that is whole.
+
+    Args:
+        config (Config): As the codebase's script hands it to the runner; changed in place.
+
+    Returns:
+        list[str]: One line for each checkpoint that was passed over and why, and one for the choice.
+
+    Raises:
+        CheckpointError: If there are checkpoints but none is whole.
+    """
+    if not config.get('resume') or config.get('load_from'):
+        return []
+    choice = find_newest_whole(config.work_dir)
+    config.resume, config.load_from = choice.path is not None, choice.path
+    return [*choice.notes, *([f'resuming from {choice.path}'] if choice.path else [])]
+
+
+def drop_needless_pretrained(config: Config) -> list[str]:
+    """Removes each ``init_cfg`` whose file is missing, if the training starts from a checkpoint anyway.
+
+    Args:
+        config (Config): As the codebase's script hands it to the runner; changed in place.
+
+    Returns:
+        list[str]: One line for each file that is not needed.
+    """
+    missing = [
+        (node, path)
+        for place, node in pretrained_parts(config)
+        for _, path in pretrained_files(place, node)
+        if not exists(path)
+    ]
+    start = find_start(config) if missing else None
+    if start is None or not exists(start):
+        return []
+    lines = []
+    for node, path in missing:
+        lines.append(f'{path} is missing and not needed: the weights come from {start}')
+        node['init_cfg'] = None
+    return lines
+
+
+def check_run(script: str, config: Config) -> None:
+    """Checks the config of a training or a test.
+
+    Args:
+        script (str): ``'train'`` or ``'test'``.
+        config (Config): As the codebase's script hands it to the runner.
+
+    Raises:
+        LaunchError, CheckpointError, FileNotFoundError: With one line, for what cannot work.
+    """
+    training = script == 'train'
+    check_backbones(config, training)
+    check_data(config, ('train', 'val') if training else ('test',))
+    start = find_start(config)
+    if start:
+        check_checkpoint(start, config, training)
+    if training:
+        refuse(find_teacher_problem(config.get('model') or {}))
+        datasets = find_datasets(config.get('train_dataloader'), 'train_dataloader')
+        check_classes([item for item in datasets if is_known(item[1])], find_dicts(config.get('model'), 'model'))
+        check_precision(config)
+        for place, node in pretrained_parts(config):
+            check_pretrained(place, node)
+
+
+def find_start(config: Config) -> str | None:
+    """The checkpoint that the runner will load or resume from, None without one; after :func:`choose_checkpoint`."""
+    return config.get('load_from')
+
+
+def check_backbones(config: Config, training: bool) -> None:
+    """Raises LaunchError for what EfficientMod refuses and for a neck that takes other channels."""
+    from ...models import EfficientMod
+    from ...registry import MODELS
+
+    for place, model, backbone in find_backbones(config):
+        if not is_efficientmod(backbone):
+            continue
+        parent = place.rpartition('.')[0]
+        if model.get('pretrained') and type_name(model).endswith('EncoderDecoder'):  # which hands it to the backbone
+            raise LaunchError(
+                f"{parent}.pretrained is another backbone's: set {parent}.pretrained=None; EfficientMod takes weights "
+                f"by {place}.init_cfg=dict(type='Pretrained', checkpoint=PATH)"
+            )
+        if training and backbone.get('deploy'):
+            raise LaunchError(f'{place}.deploy=True is for inference alone: train without it')
+        try:
+            channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
+        except (ValueError, TypeError) as error:
+            raise LaunchError(f'{place}: {error}') from error
+        if not has_own_code(config):
+            check_neck(parent, model, list(channels))
+
+
+def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
+    """Raises LaunchError where a neck whose rule is known takes other channels than the backbone gives."""
+    neck = model.get('neck')
+    if isinstance(neck, Sequence) and neck:
+        neck = neck[0]
+    if not isinstance(neck, Mapping) or type_name(neck) not in NECKS or not is_known(neck, ('mmdet', 'mmseg')):
+        return
+    taken, needed = neck.get('in_channels'), NECKS[type_name(neck)](channels)
+    if taken is None:
+        return
+    if isinstance(needed, list) and isinstance(taken, Sequence) and len(taken) == len(needed):
+        start, end = neck.get('start_level', 0), neck.get('end_level', -1)
+        levels = range(start, end if 0 <= end < len(needed) else len(needed))  # the others have no layer in the neck
+        if all(taken[i] == needed[i] for i in levels):
+            return
+    elif taken == needed:
+        return
+    raise LaunchError(
+        f'{place}.neck.in_channels is {taken}, but EfficientMod arch {model["backbone"].get("arch", "s")!r} '
+        f'gives {channels}: set neck=dict(in_channels={needed})'
+    )
+
+
+def check_checkpoint(path: str, config: Config, training: bool) -> None:
+    """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
+
+    Folders are left to MMEngine: a sharded training writes one in place of a file.
+
+    Raises:
+        LaunchError: If a training is to start from the inference form, or a classifier that is tested has another head.
+        CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
+    """
+    if '://' in path or osp.isdir(osp.expanduser(path)):
+        return
+    weights = find_weights(read_checkpoint(path, mmap=True), path)
+    refuse(None if training else find_head_problem(path, weights, config.get('model') or {}))
+    if (
+        training
+        and is_deploy_form(weights)
+        and any(is_efficientmod(backbone) for *_, backbone in find_backbones(config))
+    ):
+        raise LaunchError(f'{path} is in the inference form: train on from the one that it was made of')
+
+
+def check_pretrained(place: str, node: Mapping) -> None:
+    """Opens the files that ``init_cfg`` names; raises as :func:`check_checkpoint` does."""
+    for option, path in pretrained_files(place, node):
+        if '://' in path:
+            continue
+        if not osp.isfile(osp.expanduser(path)):
+            raise LaunchError(
+                f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
+                f'{option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
+            )
+        ours = is_efficientmod(node) or is_classifier(node)
+        if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
+            raise LaunchError(
+                f'{path} is in the inference form, which cannot be trained: take the one that it was made of'
+            )
+
+
+def check_precision(config: Config) -> None:
+    """Raises LaunchError for mixed precision where MMEngine has none."""
+    device = get_device()
+    wrappers = [type_name(node) for _, node in find_dicts(config.get('optim_wrapper'))]
+    if 'AmpOptimWrapper' in wrappers and device in ('cpu', 'mps'):
+        raise LaunchError(
+            f'MMEngine trains in mixed precision (--amp, AmpOptimWrapper) on a GPU or an NPU, not on {device}: '
+            'leave out --amp, or set --cfg-options optim_wrapper.type=OptimWrapper if the config asks for it'
+        )

@@ -1,0 +1,173 @@
+"""Starts the training or testing script of a config's codebase, and checks the final config before anything is built.
+
+The script parses the command line and merges it into the config; :mod:`.checks.run` checks the result.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import os.path as osp
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from mmengine.config import Config
+
+from ..checkpoints.loading import CheckpointError
+from ..codebases.config import (
+    CODEBASES,
+    CONFIG_SUFFIXES,
+    find_codebase,
+    find_config,
+    find_installed_config,
+    load_config,
+)
+from ..codebases.packages import LaunchError, check_mmcv_ops, find_package
+from .checks.data import DataError
+from .checks.run import check_run, choose_checkpoint, drop_needless_pretrained
+from .cpu import start_on_cpu
+
+RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
+
+
+def launch(script: str, argv: Sequence[str] | None = None) -> None:
+    """Runs the training or testing script of the config's codebase in this process, with every argument passed on.
+
+    Args:
+        script (str): ``'train'`` or ``'test'``.
+        argv (Sequence[str], optional): The command line without the program. Defaults to ``sys.argv[1:]``.
+
+    Raises:
+        SystemExit: With one line that names the fix, if the config, the data, a checkpoint or MMCV cannot be used.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ('-h', '--help'):
+        operands = 'CONFIG CHECKPOINT' if script == 'test' else 'CONFIG'
+        print(
+            f'usage: python tools/{script}.py {operands} [ARGUMENT ...]\n\n'
+            f"Runs tools/{script}.py of the codebase that the config's default_scope names "
+            f'({", ".join(CODEBASES)}) with these very arguments.\n'
+            f'Its own help: python tools/{script}.py CONFIG --help'
+        )
+        raise SystemExit(0 if argv else 2)
+    with _refusing():
+        place = find_config_argument(argv)
+        given, argv[place] = argv[place], find_config(argv[place])
+        codebase = find_codebase(load_config(argv[place]), argv[place], script)
+        path = find_script(codebase, script)
+        check_mmcv_ops(codebase)
+        if script == 'test' and not {'-h', '--help'} & set(argv) and all(arg.startswith('-') for arg in argv[1:]):
+            raise LaunchError('tools/test.py needs a checkpoint after the config')
+        tool = _load_script(path)
+        sys.argv = [path, *argv]
+        sys.path[0] = osp.dirname(path)
+        _parse(tool, argv[place])
+    notes = [f'config {given} is {argv[place]}'] if given != argv[place] else []
+    # The scripts build their runner by one of these two, once the command line is part of the config.
+    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
+    if hasattr(tool, 'RUNNERS'):
+        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
+    with _refusing():  # weights are read, and compared with the model, when it is there
+        try:
+            tool.main()
+        except FileNotFoundError as error:  # one that loads data in a process of its own comes behind its traceback
+            raise LaunchError(str(error).strip().rpartition('\n')[2]) from None
+
+
+def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
+    """``build``, the maker of the runner, after the checks of its config.
+
+    One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
+    """
+
+    def check_and_build(config: Config) -> object:
+        with _refusing():
+            changes = [*choose_checkpoint(config), *drop_needless_pretrained(config)] if script == 'train' else []
+            if is_main_process(config.get('launcher', 'none')):
+                for line in (*notes, *changes):
+                    print(line)
+                check_run(script, config)
+            problem = start_on_cpu(config)
+            if problem:
+                raise LaunchError(problem)
+            return _build(build, config)
+
+    return check_and_build
+
+
+def _build(build: Callable, config: Config) -> object:
+    try:
+        return build(config)
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise LaunchError(f'the config names what is not there: {error.args[0]}') from error
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Ends the program with the one line of an error that says what to do."""
+    try:
+        yield
+    except (LaunchError, DataError, CheckpointError, FileNotFoundError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+def find_config_argument(argv: Sequence[str]) -> int:
+    """The place of the config in a command line whose options may come first.
+
+    It is the first config file; else the first name of an installed config; else what looks most like one.
+    """
+    looks = (
+        lambda arg: arg.endswith(CONFIG_SUFFIXES) and osp.isfile(arg),
+        lambda arg: find_installed_config(arg) is not None,
+        lambda arg: arg.endswith(CONFIG_SUFFIXES),
+        lambda arg: True,
+    )
+    operands = [i for i, arg in enumerate(argv) if not arg.startswith('-')]
+    found = next((i for look in looks for i in operands if look(argv[i])), None)
+    if found is None:
+        raise LaunchError('no config is given: the first argument is the path of a config file')
+    return found
+
+
+def find_script(codebase: str, script: str) -> str:
+    """The path of a script that an installed codebase ships.
+
+    Raises:
+        LaunchError: If the codebase is not installed, or without its scripts.
+    """
+    root = osp.dirname(find_package(codebase))
+    for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
+        path = osp.join(place, 'tools', f'{script}.py')
+        if osp.isfile(path):
+            return path
+    raise LaunchError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
+
+
+def is_main_process(launcher: str) -> bool:
+    """Whether this process is the only one, or the first of those that ``launcher`` started."""
+    return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
+
+
+def _load_script(path: str) -> Any:
+    """The script as a module, the names of which may be replaced."""
+    spec = importlib.util.spec_from_file_location('codebase_script', path)
+    assert spec and spec.loader, path  # as for every path that ends in .py
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def _parse(tool: Any, config: str) -> None:
+    """Lets the script's own parser judge ``sys.argv`` and show its help, then merges the config's overrides once."""
+    try:
+        args = tool.parse_args()
+    except (ValueError, AssertionError, RecursionError) as error:  # from DictAction
+        raise LaunchError(f'--cfg-options takes KEY=VALUE pairs, and CONFIG comes before it ({error})') from error
+    if args.config != config:
+        raise LaunchError(f'is {config} or {args.config} the config? Put it before the options')
+    load_config(args.config, args.cfg_options)

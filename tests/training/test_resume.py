@@ -1,0 +1,313 @@
+"""A training that is killed and resumed ends bit for bit as one that was not; real trainings, real SIGKILLs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import IterBasedTrainLoop
+
+from helpers import REPO, file_size_limit
+from mmefficientmod.checkpoints.newest import find_newest_whole
+from mmefficientmod.checkpoints.reading import CheckpointError, read_checkpoint
+from mmefficientmod.training.checks.run import check_run
+from scenes import make_dataset
+
+TASKS = {
+    'detection': (
+        'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        'epoch_4.pth',
+        ('train_cfg.max_epochs=4', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'),
+    ),
+    'segmentation': (
+        'fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
+        'iter_12.pth',
+        ('train_cfg.max_iters=12', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3'),
+    ),
+}
+
+
+class Training:
+    """A small deterministic training by tools/train.py.
+
+    Args:
+        root (Path): Holds the data.
+        task (str): A key of ``TASKS``.
+        workers (int): Number of processes that load data.
+    """
+
+    def __init__(self, root: Path, task: str, workers: int) -> None:
+        self.root, self.task, self.workers = root, task, workers
+        config, self.last, lengths = TASKS[task]
+        self.config = REPO / 'demo/configs' / config
+        self.options = [
+            *('--cfg-options', *lengths, 'train_dataloader.batch_size=2', 'model.backbone.init_cfg=None'),
+            f'train_dataloader.num_workers={workers}',
+            f'train_dataloader.persistent_workers={workers > 0}',
+            *('val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False'),
+            *('randomness.seed=7', 'randomness.deterministic=True', 'model.backbone.drop_path_rate=0.2'),
+            *('default_hooks.logger.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=2'),
+        ]
+
+    def command(self, work_dir: Path, *more: str, resume: bool = False) -> list[str]:
+        arguments = ['--work-dir', str(work_dir), *(['--resume'] if resume else []), *self.options, *more]
+        return [sys.executable, str(REPO / 'tools/train.py'), str(self.config), *arguments]
+
+    def start(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> subprocess.Popen:
+        """Starts the training; what it prints goes to ``output`` in its work directory."""
+        work_dir.mkdir(exist_ok=True)
+        environment = dict(os.environ, DEMO_ROOT=str(self.root), PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
+        with open(work_dir / 'output', 'w') as output:
+            return subprocess.Popen(
+                self.command(work_dir, *more, resume=resume),
+                env=environment,
+                cwd=self.root,
+                start_new_session=True,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **kwargs,
+            )
+
+    def run(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> tuple[int, str]:
+        with self.start(work_dir, *more, resume=resume, **kwargs) as process:
+            code = process.wait(timeout=600)
+        return code, (work_dir / 'output').read_text()
+
+    def kill(self, work_dir: Path, moment: str, resume: bool) -> bool:
+        """Starts or resumes the training and sends SIGKILL to all of its processes; whether it was still running."""
+        reached = {
+            'iteration': lambda: '(train)' in (work_dir / 'output').read_text(),
+            'writing': lambda: any(work_dir.glob('.*.pth')),
+            'evaluation': lambda: '(val)' in (work_dir / 'output').read_text(),
+        }[moment]
+        process = self.start(work_dir, resume=resume)
+        end = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < end and not reached():
+            time.sleep(0.0005 if moment == 'writing' else 0.02)
+        time.sleep(random.uniform(0, {'iteration': 3, 'writing': 0.01, 'evaluation': 0.3}[moment]))
+        alive = process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return alive
+
+
+def flatten(node: object, place: str = '') -> dict:
+    """Dotted place -> value, of everything in nested dicts and lists."""
+    if isinstance(node, (dict, list, tuple)):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {key: value for name, child in items for key, value in flatten(child, f'{place}.{name}').items()}
+    return {place: node}
+
+
+def content(path: Path) -> dict:
+    """Weights, optimizer and schedules of a checkpoint."""
+    checkpoint = read_checkpoint(str(path))
+    return flatten({key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers')})
+
+
+def assert_equal(path: Path, expected: Path) -> None:
+    one, other = content(path), content(expected)
+    assert one.keys() == other.keys()
+    different = [
+        key
+        for key, value in one.items()
+        if not (torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key])
+    ]
+    assert not different, f'{len(different)} of {len(one)} differ: {different[:3]}'
+
+
+def last_metrics(work_dir: Path) -> dict:
+    """The metrics of the newest validation, without times."""
+    lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json')) for line in file.open()]
+    metrics = [line for line in lines if any('mAP' in key or 'mIoU' in key for key in line)][-1]
+    return {key: value for key, value in metrics.items() if 'time' not in key}
+
+
+@pytest.fixture(scope='session')
+def training(tmp_path_factory):
+    """(task, workers) -> a training, and the work directory in which it was not stopped."""
+    root = tmp_path_factory.mktemp('resume')
+    make_dataset(root / 'data', train_images=6, val_images=3, size=(128, 96))
+
+    @lru_cache(maxsize=None)
+    def make(task: str, workers: int) -> tuple[Training, Path]:
+        made = Training(root, task, workers)
+        code, output = made.run(root / f'{task}-{workers}')
+        assert code == 0, output[-3000:]
+        return made, root / f'{task}-{workers}'
+
+    yield make
+    shutil.rmtree(root)
+
+
+EACH = [
+    ('segmentation', 0),
+    pytest.param('segmentation', 2, marks=pytest.mark.slow),
+    pytest.param('detection', 0, marks=(pytest.mark.ops, pytest.mark.slow)),
+    pytest.param('detection', 2, marks=(pytest.mark.ops, pytest.mark.slow)),
+]
+
+
+@pytest.mark.parametrize(('task', 'workers'), EACH)
+def test_killed_and_resumed(task, workers, training, tmp_path):
+    """Five kills in one training: in iterations, while a checkpoint is written, in an evaluation."""
+    run, uninterrupted = training(task, workers)
+    moments = ('iteration', 'writing', 'evaluation', 'iteration', 'writing')
+    killed = sum(run.kill(tmp_path, moment, resume=number > 0) for number, moment in enumerate(moments))
+    print(f'{task}, {workers} workers: {killed} of {len(moments)} kills came before the end')
+    assert killed >= 3
+    code, output = run.run(tmp_path, resume=True)
+    assert code == 0, output[-3000:]
+    assert_equal(tmp_path / run.last, uninterrupted / run.last)
+    assert last_metrics(tmp_path) == last_metrics(uninterrupted)
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_training(training):
+    (run, without), (_, with_two) = training('segmentation', 0), training('segmentation', 2)
+    assert_equal(without / run.last, with_two / run.last)
+
+
+@pytest.mark.slow
+@pytest.mark.both_stacks
+@pytest.mark.ops
+def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
+    """A checkpoint every 2 iterations of epochs of 3, the first run stopped after 1 epoch and 1 iteration."""
+    run, uninterrupted = training('detection', 0)
+    options = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=2')
+    code, output = run.run(tmp_path / 'first', *options, 'default_hooks.checkpoint.max_keep_ckpts=9')
+    assert code == 0, output[-3000:]
+    (tmp_path / 'second').mkdir()
+    shutil.copy(tmp_path / 'first/iter_4.pth', tmp_path / 'second')
+    code, output = run.run(tmp_path / 'second', *options, resume=True)
+    assert code == 0, output[-3000:]
+    assert_equal(tmp_path / 'second/iter_12.pth', uninterrupted / run.last)
+    assert re.search(r'Epoch\(train\) +\[2\]\[3/3\]', output), 'the loop counts on from the third batch'
+
+
+@pytest.mark.both_stacks
+def test_without_a_seed_in_the_config(training, tmp_path):
+    """The seed is drawn at the first start; a resumed run goes on with it."""
+    run, _ = training('segmentation', 0)
+    code, output = run.run(tmp_path / 'first', 'randomness.seed=None', 'default_hooks.checkpoint.max_keep_ckpts=9')
+    assert code == 0, output[-3000:]
+    (tmp_path / 'second').mkdir()
+    shutil.copy(tmp_path / 'first/iter_6.pth', tmp_path / 'second')
+    code, output = run.run(tmp_path / 'second', 'randomness.seed=None', resume=True)
+    assert code == 0, output[-3000:]
+    assert_equal(tmp_path / 'second' / run.last, tmp_path / 'first' / run.last)
+
+
+@pytest.mark.both_stacks
+@pytest.mark.skipif(
+    'fast_forward_on_resume' not in inspect.signature(IterBasedTrainLoop).parameters,
+    reason="an option of MMEngine's continuation",
+)
+def test_resumed_where_the_loop_does_not_skip(training, tmp_path):
+    run, uninterrupted = training('segmentation', 0)
+    shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
+    code, output = run.run(tmp_path, 'train_cfg.fast_forward_on_resume=True', resume=True)
+    assert code == 0, output[-3000:]
+    assert_equal(tmp_path / run.last, uninterrupted / run.last)
+
+
+def test_full_disk_leaves_the_last_checkpoint(training, tmp_path):
+    run, uninterrupted = training('segmentation', 0)
+    shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
+    size = (tmp_path / 'iter_9.pth').stat().st_size
+    options = ('default_hooks.checkpoint.max_keep_ckpts=1',)
+    code, output = run.run(tmp_path, *options, resume=True, preexec_fn=file_size_limit(size // 2))
+    last = output.strip().splitlines()[-1]
+    assert code == 1 and 'Traceback' not in output, output[-3000:]
+    assert f'error: checkpoint {tmp_path}/iter_12.pth cannot be written: File too large' in last and '--resume' in last
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_9.pth']
+    assert find_newest_whole(tmp_path).path == str(tmp_path / 'iter_9.pth')
+
+
+def test_nan_stops_the_run(training, tmp_path):
+    run, uninterrupted = training('segmentation', 0)
+    shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
+    options = ('optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None', 'param_scheduler=None')
+    code, output = run.run(tmp_path, *options, f'load_from={tmp_path}/iter_9.pth')
+    last = output.strip().splitlines()[-1]
+    assert code == 1 and 'Traceback' not in output, output[-3000:]
+    assert last.startswith('error: ') and 'iteration' in last and 'Lower optim_wrapper.optimizer.lr' in last
+    assert f'the last good checkpoint is {tmp_path}' in last
+
+
+@pytest.fixture
+def work_dir(training, tmp_path):
+    """A work directory with two checkpoints of a real training."""
+    _, uninterrupted = training('segmentation', 0)
+    for name in ('iter_9.pth', 'iter_12.pth'):
+        shutil.copy(uninterrupted / name, tmp_path)
+    (tmp_path / 'last_checkpoint').write_text(str(uninterrupted / 'iter_12.pth'))
+    return tmp_path
+
+
+@pytest.mark.parametrize('note', [None, '', '/no/such/folder/iter_12.pth', '\0\xff' * 9])
+def test_the_note_of_the_last_checkpoint_is_not_needed(note, work_dir):
+    (work_dir / 'last_checkpoint').unlink()
+    if note is not None:
+        (work_dir / 'last_checkpoint').write_text(note)
+    assert find_newest_whole(work_dir) == (str(work_dir / 'iter_12.pth'), [])
+
+
+def test_damaged_checkpoints_are_passed_over(work_dir):
+    whole = (work_dir / 'iter_12.pth').read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged, reason in ((b'', 'truncated'), (whole[:-1000], 'truncated'), (bytes(flipped), 'is damaged: ')):
+        (work_dir / 'iter_12.pth').write_bytes(damaged)
+        choice = find_newest_whole(work_dir)
+        assert choice.path == str(work_dir / 'iter_9.pth')
+        assert len(choice.notes) == 1 and 'iter_12.pth' in choice.notes[0] and reason in choice.notes[0]
+
+
+def test_damaged_checkpoints_are_never_overwritten_by_a_new_start(work_dir):
+    for path in work_dir.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(CheckpointError, match=r'no checkpoint in .* can be resumed from .*iter_12.pth.*; name|remove'):
+        find_newest_whole(work_dir)
+
+
+def test_folders_of_a_sharded_training_are_not_said_to_be_missing(tmp_path):
+    """FSDP, where each process writes its part, and DeepSpeed write a folder in place of a file."""
+    (tmp_path / 'epoch_1.pth').mkdir()
+    with pytest.raises(CheckpointError, match=r'epoch_1\.pth is a folder of a sharded training: name it by --resume'):
+        find_newest_whole(tmp_path)
+    check_run('train', Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))))
+
+
+def test_weights_alone_are_no_checkpoint_to_resume_from(work_dir):
+    checkpoint = read_checkpoint(str(work_dir / 'iter_12.pth'))
+    torch.save({'state_dict': checkpoint['state_dict'], 'meta': checkpoint['meta']}, work_dir / 'iter_99.pth')
+    choice = find_newest_whole(work_dir)
+    assert choice.path == str(work_dir / 'iter_12.pth') and 'iter_99.pth holds no message_hub' in choice.notes[0]
+
+
+def test_checkpoints_kept_elsewhere_are_found(work_dir, tmp_path_factory):
+    """CheckpointHook's ``out_dir`` puts them there."""
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    for path in work_dir.glob('*.pth'):
+        shutil.move(str(path), str(elsewhere))  # Python 3.8 moves no Path
+    (work_dir / 'last_checkpoint').write_text(str(elsewhere / 'iter_9.pth'))
+    assert find_newest_whole(work_dir).path == str(elsewhere / 'iter_12.pth')
+
+
+def test_an_empty_folder_starts_from_the_beginning(tmp_path):
+    choice = find_newest_whole(tmp_path)
+    assert choice.path is None and 'the training starts from the beginning' in choice.notes[0]
