@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...checkpoints.names import to_classifier_names
-from .nodes import is_classifier, type_name
+from ...codebases.nodes import is_classifier, type_name
 
 LINEAR_HEADS = ('LinearClsHead', 'MultiLabelLinearClsHead')  # those whose weights are `head.fc.*`, as in the files
 

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from mmengine.config import Config
 
 from ...codebases.config import class_names
+from ...codebases.nodes import exists, find_datasets, find_dicts, has_own_code, is_known, is_local, refuse, type_name
 from ...codebases.packages import LaunchError
 from .classifier import find_label_problem
-from .nodes import exists, find_datasets, find_dicts, has_own_code, is_known, is_local, refuse, type_name
 
 IMAGE_PREFIXES = ('img', 'img_path', 'sub_data_root')  # read by every pipeline; other folders only by some
 

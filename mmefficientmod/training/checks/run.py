@@ -11,10 +11,7 @@ from mmengine.device import get_device
 from ...checkpoints.loading import read_checkpoint
 from ...checkpoints.newest import find_newest_whole
 from ...checkpoints.weights import find_weights, is_deploy_form
-from ...codebases.packages import LaunchError
-from .classifier import find_head_problem, find_teacher_problem
-from .data import check_classes, check_data
-from .nodes import (
+from ...codebases.nodes import (
     exists,
     find_backbones,
     find_datasets,
@@ -28,6 +25,9 @@ from .nodes import (
     refuse,
     type_name,
 )
+from ...codebases.packages import LaunchError
+from .classifier import find_head_problem, find_teacher_problem
+from .data import check_classes, check_data
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmengine.config import Config, ConfigDict
 
-from ...codebases.packages import LaunchError
+from .packages import LaunchError
 
 
 def type_name(settings: Mapping) -> str:
