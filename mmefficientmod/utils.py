@@ -9,6 +9,10 @@ import re
 from pathlib import Path
 
 
+class UserError(RuntimeError):
+    """An error for the user; the message is one line that says what is wrong and what to do."""
+
+
 def replace_file(path: Path, content: str | bytes, durable: bool = True) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old content or the new one, never half of it.
 
@@ -67,18 +71,3 @@ def parse_with_config_options(parser: argparse.ArgumentParser, argv: list[str] |
         return parser.parse_args(argv)
     except (ValueError, AssertionError, RecursionError) as error:
         parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
-
-
-class RenamedOption(argparse.Action):
-    """An option under its former name: refused with the new one.
-
-    Example:
-        >>> parser = argparse.ArgumentParser(prog='benchmark')
-        >>> _ = parser.add_argument('--rows', action=RenamedOption, const='--backbones')
-    """
-
-    def __init__(self, option_strings: list[str], dest: str, const: str, **kwargs: object) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, '*', const, argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
-        parser.error(f'{self.option_strings[0]} is now called {self.const}')

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmefficientmod.compare.plots import plot_cost, save_figure
-from mmefficientmod.export.description import ExportError
 from mmefficientmod.measure import latency, machine, records, tables
-from mmefficientmod.utils import RenamedOption, first_line, parse_positive, parse_size, replace_file
+from mmefficientmod.utils import UserError, first_line, parse_positive, parse_size, replace_file
 from mmefficientmod.zoo.backbones import normalise, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
@@ -42,7 +41,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='names such as efficientmod-s, "table7" (the default), "table1" (that of classifiers), "efficientmod" '
         '(its four) or "all"',
     )
-    parser.add_argument('--rows', action=RenamedOption, const='--backbones')
     default = [part for part in records.PARTS if part not in ('training', 'classifier')]
     add_list('--parts', default, tuple(records.PARTS), metavar='PART', help='default all but classifier and training')
     add_list(
@@ -123,7 +121,7 @@ def find_runtimes(modes: list[str], device: torch.device) -> tuple[Callable | No
 
     try:
         return open_file, check_packages(exported)
-    except ExportError as error:
+    except UserError as error:
         raise SystemExit(f'error: {error}') from None
 
 

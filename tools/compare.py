@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmefficientmod.compare import CompareError
 from mmefficientmod.compare.settings import Settings, backbone_config
-from mmefficientmod.utils import RenamedOption, describe_error, parse_positive, parse_size, parse_with_config_options
+from mmefficientmod.utils import (
+    UserError,
+    describe_error,
+    parse_positive,
+    parse_size,
+    parse_with_config_options,
+)
 from mmefficientmod.zoo.backbones import Backbone, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
@@ -41,7 +46,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='BACKBONE',
         help='names such as efficientmod-s, "table7" (the default), "table1" (that of classification) or "all"',
     )
-    run.add_argument('--rows', action=RenamedOption, const='--backbones')
     run.add_argument(
         '--work-dir', type=Path, help='each backbone works in WORK_DIR/BACKBONE; default work_dirs/compare-TASK'
     )
@@ -201,7 +205,7 @@ def plan(
         try:
             config, options = backbone_config(backbone, settings)
         except Exception as error:  # whatever it is, it is about this backbone
-            refused[backbone.key] = str(error) if isinstance(error, CompareError) else describe_error(error)
+            refused[backbone.key] = str(error) if isinstance(error, UserError) else describe_error(error)
             continue
         checkpoint = options.get('load_from') if settings.checkpoints else None
         folder = work_dir / backbone.key
@@ -248,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         dict(run=run, report=report)[args.command](args)
-    except (CompareError, OSError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command continues') from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mmefficientmod.checkpoints.loading import CheckpointError
 from mmefficientmod.models.conversion import convert_checkpoint, publish
+from mmefficientmod.utils import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         done = convert_checkpoint(args.source, args.target, args.to, args.ema, args.deploy)
         path = publish(args.target) if args.publish else args.target
-    except (CheckpointError, OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
     notes = [f'{done.changed} names changed to the {args.to} form']
     notes += ['backbone in the inference form'] if done.form == 'deploy' else []

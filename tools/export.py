@@ -7,9 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
-from mmefficientmod.export.description import Description, ExportError
+from mmefficientmod.export.description import Description
 from mmefficientmod.export.formats import FORMATS, OPSET
 from mmefficientmod.export.inputs import PICTURES, is_wanted
+from mmefficientmod.utils import UserError
 
 CHECKS = f"""
 Checks, of the eager inference form against the MM library's own result, then of each file against it:
@@ -67,14 +68,12 @@ def main() -> None:
 def write_folder(args: argparse.Namespace, out: Path) -> Description:
     """Exports what the command line asks for; ends the program with one line where that cannot work."""
     # Here, so that the help and the list of formats need no torch.
-    from mmefficientmod.checkpoints.loading import CheckpointError
-    from mmefficientmod.codebases.packages import LaunchError
     from mmefficientmod.export.making import export
     from mmefficientmod.export.source import read_source
 
     try:
         if out.exists():
-            raise ExportError(f'{out} exists: remove it or name another folder')
+            raise UserError(f'{out} exists: remove it or name another folder')
         pictures, calibration = find_pictures(args.check, '--check'), find_pictures(args.int8, '--int8')
         source = read_source(args.config, args.checkpoint, args.part)
         return export(
@@ -90,7 +89,7 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
             dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
             lambda line: print(line, flush=True),
         )
-    except (ExportError, LaunchError, CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         place = f'{out}: ' if isinstance(error, OSError) and not error.filename else ''  # a full disk names no file
         raise SystemExit(f'error: {place}{error}') from None
 
@@ -99,13 +98,13 @@ def find_pictures(paths: list[str], option: str) -> list[str]:
     """The files named, and the pictures in the folders named and below, without hidden ones.
 
     Raises:
-        ExportError: If there is none under a name, with the command line's option.
+        UserError: If there is none under a name, with the command line's option.
     """
     found: list[str] = []
     for path in map(Path, paths):
         files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if is_wanted(file, path))
         if not files:
-            raise ExportError(f'{option} {path}: there is no picture; known are {", ".join(PICTURES)}')
+            raise UserError(f'{option} {path}: there is no picture; known are {", ".join(PICTURES)}')
         found += map(str, files)
     return found
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for an exported folder
 
-from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.run import Model, run
 from mmefficientmod.predict.sources import find_sources
-from mmefficientmod.utils import parse_positive
+from mmefficientmod.utils import UserError, parse_positive
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,19 +64,15 @@ def load(args: argparse.Namespace) -> Model:
 
         return ExportedModel(Path(args.model[0]), args.device, args.score_thr, args.format)
     if args.format:
-        raise PredictError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
+        raise UserError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
     try:
-        from mmefficientmod.checkpoints.reading import CheckpointError
-        from mmefficientmod.codebases.packages import LaunchError
         from mmefficientmod.predict.inferencers import InferencerModel
     except ImportError as error:
-        raise PredictError(
-            f'a checkpoint needs torch and an MM library ({error}); an exported folder does not'
-        ) from None
+        raise UserError(f'a checkpoint needs torch and an MM library ({error}); an exported folder does not') from None
     try:
         return InferencerModel(*args.model, args.device, args.score_thr)
-    except (LaunchError, CheckpointError) as error:
-        raise PredictError(str(error)) from error
+    except UserError as error:
+        raise UserError(str(error)) from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         sources = find_sources(args.inputs, args.out)
         summary = run(load(args), sources, args.out, args.batch_size, not args.no_pictures)
-    except (PredictError, OSError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
         raise SystemExit('error: stopped before the first prediction') from None

@@ -18,13 +18,12 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmefficientmod.checkpoints.loading import CheckpointError, read_checkpoint
+from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly
 from mmefficientmod.codebases.config import find_codebase, find_config, load_config
-from mmefficientmod.codebases.packages import LaunchError
 from mmefficientmod.training.checks.run import check_checkpoint
-from mmefficientmod.utils import first_line, parse_with_config_options
+from mmefficientmod.utils import UserError, first_line, parse_with_config_options
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
 
@@ -55,11 +54,11 @@ def find_pictures(path: Path) -> list[Path]:
     """The picture, or those of a folder in order.
 
     Raises:
-        LaunchError: If there is none.
+        UserError: If there is none.
     """
     found = sorted(file for file in path.glob('*') if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not found or not path.exists():
-        raise LaunchError(f'{path} ' + ('holds no picture' if path.exists() else 'does not exist'))
+        raise UserError(f'{path} ' + ('holds no picture' if path.exists() else 'does not exist'))
     return found
 
 
@@ -67,12 +66,12 @@ def find_device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
-        LaunchError: If there is none.
+        UserError: If there is none.
     """
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise LaunchError(f'device {name} cannot be used: {first_line(error)}') from error
+        raise UserError(f'device {name} cannot be used: {first_line(error)}') from error
 
 
 def load_model(config: Config, checkpoint: str | None, ema: bool, device: torch.device) -> nn.Module:
@@ -101,10 +100,10 @@ def read_picture(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.nd
     """The picture as the network sees it, (H, W, 3) in RGB, and normalised and padded, (1, 3, H', W').
 
     Raises:
-        LaunchError: If it cannot be read.
+        UserError: If it cannot be read.
     """
     if cv2.imread(str(path)) is None:
-        raise LaunchError(f'{path} is no picture that OpenCV reads')
+        raise UserError(f'{path} is no picture that OpenCV reads')
     sample = pipeline(dict(img_path=str(path), img_id=0, reduce_zero_label=False, seg_fields=[]))
     image = np.ascontiguousarray(sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
     return image, model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
@@ -144,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             pipeline = make_pipeline(config)
             for path, name in name_pictures(pictures).items():
                 draw(path, name, pipeline, model, visualizer, args.single)
-    except (LaunchError, CheckpointError, OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
     visualizer.close()
     print(f'{len(pictures)} pictures: written to {args.out_dir}')

@@ -19,8 +19,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..utils import UserError
 from .names import BACKBONE_PREFIX, MAX_STAGES, STEM, to_project_name
-from .reading import CheckpointError, read_checkpoint
+from .reading import read_checkpoint
 from .weights import COPY, check_values, enumerate_names, is_deploy_form, pick_weights
 
 
@@ -42,11 +43,11 @@ class Fit(NamedTuple):
     def fits(self) -> bool:
         return not (self.missing or self.unexpected or self.misshaped)
 
-    def misfit(self) -> CheckpointError:
+    def misfit(self) -> UserError:
         """What does not fit, in one line."""
         kinds = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.misshaped}
         listed = '; '.join(f'{len(names)} {kind}: {enumerate_names(names)}' for kind, names in kinds.items() if names)
-        return CheckpointError(f'the checkpoint does not fit EfficientMod arch {self.arch!r} - {listed}')
+        return UserError(f'the checkpoint does not fit EfficientMod arch {self.arch!r} - {listed}')
 
 
 def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
@@ -60,7 +61,7 @@ def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
         if project_name.startswith(('norm.', 'head.', *unbuilt)):
             left_out.append(project_name)
         elif project_name in renamed:
-            raise CheckpointError(f'the checkpoint holds {project_name} under both names')
+            raise UserError(f'the checkpoint holds {project_name} under both names')
         else:
             renamed[project_name] = value
     return Fit(
@@ -78,10 +79,10 @@ def _fit(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
 
 
 def _check_form(names: Iterable[str], backbone: nn.Module) -> None:
-    """Raises CheckpointError where the backbone is in the inference form and the weights are not."""
+    """Raises UserError where the backbone is in the inference form and the weights are not."""
     names = [name for name in names if name.startswith('stages.')]
     if names and backbone.deploy and not is_deploy_form(names):
-        raise CheckpointError(
+        raise UserError(
             'this is the training form: remove deploy=True from the backbone and call switch_to_deploy() after loading'
         )
 
@@ -94,16 +95,16 @@ def _form_of(weights: Iterable[str], backbone: nn.Module) -> nn.Module:
     try:
         deployed.switch_to_deploy()
     except ValueError as error:
-        raise CheckpointError(f'this is the inference form, which the backbone cannot take: {error}') from None
+        raise UserError(f'this is the inference form, which the backbone cannot take: {error}') from None
     return deployed
 
 
 def fit_all(weights: dict[str, Tensor], backbone: nn.Module) -> Fit:
-    """Raises CheckpointError unless every name, shape and value fits."""
+    """Raises UserError unless every name, shape and value fits."""
     fit = _fit(weights, backbone)
     if not fit.fits:
         if not fit.num_loaded and any(name.startswith(BACKBONE_PREFIX) for name in fit.unexpected):
-            raise CheckpointError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
+            raise UserError(f"it is a whole model's: add prefix={BACKBONE_PREFIX!r} beside its path in init_cfg")
         _check_form(fit.weights, backbone)
         raise fit.misfit()
     check_values(fit.weights)
@@ -128,7 +129,7 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
         dict[str, Tensor]: The same by the project's names, without classifier (``norm``, ``head``) and unbuilt stages.
 
     Raises:
-        CheckpointError: In the cases above.
+        UserError: In the cases above.
     """
     by_mmengine = is_called_by_mmengine()
     form = _form_of(weights, backbone) if by_mmengine else backbone
@@ -138,7 +139,7 @@ def rename_for_loading(weights: dict[str, Tensor], backbone: nn.Module, prefix: 
     if not by_mmengine:
         return fit.weights
     if not weights:
-        raise CheckpointError(
+        raise UserError(
             f'the checkpoint names nothing that starts with {prefix!r}: weights of a backbone alone go '
             "into backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=PATH))"
         )
@@ -198,19 +199,19 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        CheckpointError: If it cannot be read safely, holds no weights, or does not fit.
+        UserError: If it cannot be read safely, holds no weights, or does not fit.
     """
     weights, is_average = read_pretrained(checkpoint, ema)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
         if not weights:
-            raise CheckpointError(f'{checkpoint} names nothing that starts with {prefix!r}')
+            raise UserError(f'{checkpoint} names nothing that starts with {prefix!r}')
     try:
         fit, notes = meet(weights, backbone)
         backbone.load_state_dict(fit.weights)
-    except CheckpointError as error:
-        raise CheckpointError(f'{checkpoint}: {error}') from None
+    except UserError as error:
+        raise UserError(f'{checkpoint}: {error}') from None
     message = f'EfficientMod arch {fit.arch!r}: {len(fit.weights)} tensors loaded from {checkpoint}, {COPY[is_average]}'
     print_log('; '.join([message, *notes]), logger='current')
 
@@ -222,7 +223,7 @@ def meet(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[Fit, list[str
         tuple[Fit, list[str]]: The weights, and for the log what was done to them.
 
     Raises:
-        CheckpointError: If anything else does not fit. The backbone is left as it is.
+        UserError: If anything else does not fit. The backbone is left as it is.
     """
     notes = []
     stem = next((name for name in weights if to_project_name(name) == STEM), None)

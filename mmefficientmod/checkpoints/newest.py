@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..utils import first_line
-from .reading import CheckpointError, check_archive, read_checkpoint
+from ..utils import UserError, first_line
+from .reading import check_archive, read_checkpoint
 from .weights import check_values, find_weights
 
 NEEDED = ('meta', 'message_hub', 'state_dict', 'optimizer')  # what MMEngine resumes from
@@ -34,18 +34,18 @@ def find_newest_whole(work_dir: str | os.PathLike) -> Choice:
         Choice: With one line for each file that was passed over and why.
 
     Raises:
-        CheckpointError: If there are checkpoints and none of them is whole. Starting anew would overwrite them.
+        UserError: If there are checkpoints and none of them is whole. Starting anew would overwrite them.
     """
     whole, notes = _rank(Path(work_dir))
     for path in whole:
         try:
             check_archive(str(path))
-        except CheckpointError as error:
+        except UserError as error:
             notes.append(f'passed over: {first_line(error)}')
             continue
         return Choice(str(path), notes)
     if notes:
-        raise CheckpointError(
+        raise UserError(
             f'no checkpoint in {work_dir} can be resumed from ({"; ".join(notes)}): name another one, or remove them '
             'to start from the beginning'
         )
@@ -58,7 +58,7 @@ def find_newest_finite(work_dir: str | os.PathLike) -> str | None:
         try:
             weights = find_weights(read_checkpoint(str(path)), str(path))
             check_values({name: value for name, value in weights.items() if value.is_floating_point()})
-        except CheckpointError:
+        except UserError:
             continue
         return str(path)
     return None
@@ -70,7 +70,7 @@ def _rank(work_dir: Path) -> tuple[list[Path], list[str]]:
     for path in _candidates(work_dir):
         try:
             found.append((_read_age(path), path))
-        except (CheckpointError, OSError) as error:
+        except (UserError, OSError) as error:
             notes.append(f'passed over: {first_line(error)}')
     return [path for _, path in sorted(found, reverse=True)], notes
 
@@ -96,15 +96,15 @@ def _read_age(path: Path) -> tuple[str, int]:
     """When a checkpoint was written, and after which iteration.
 
     Raises:
-        CheckpointError: If it cannot be read, or a training cannot be resumed from it.
+        UserError: If it cannot be read, or a training cannot be resumed from it.
     """
     if path.is_dir():  # by DeepSpeed, or by FSDP where each process writes its part
-        raise CheckpointError(f'{path} is a folder of a sharded training: name it by --resume PATH')
+        raise UserError(f'{path} is a folder of a sharded training: name it by --resume PATH')
     checkpoint = read_checkpoint(str(path), mmap=True, check=False)
     missing = [key for key in NEEDED if not isinstance(checkpoint.get(key), Mapping)]
     if missing:
-        raise CheckpointError(f'{path} holds no {missing[0]}: it is for inference or for load_from')
+        raise UserError(f'{path} holds no {missing[0]}: it is for inference or for load_from')
     meta = checkpoint['meta']
     if not all(isinstance(meta.get(key), int) for key in ('epoch', 'iter')):
-        raise CheckpointError(f'{path} does not say at which epoch and iteration it was written')
+        raise UserError(f'{path} does not say at which epoch and iteration it was written')
     return str(meta.get('time', '')), meta['iter']

@@ -23,7 +23,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import serialization
 
-from ..utils import describe_error
+from ..utils import UserError, describe_error
 
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 _TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
@@ -34,10 +34,6 @@ _REFUSED_KINDS = {
     'TorchScript archives': 'a TorchScript archive',
     'legacy .tar format': 'a tar archive',
 }  # torch's words
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or does not fit; the message is one line that says why."""
 
 
 def _history_statistics(owner: type, name: str) -> Callable:
@@ -183,7 +179,7 @@ def check_archive(path: str, name: str | None = None) -> None:
         name (str, optional): What to call it, if it is a copy.
 
     Raises:
-        CheckpointError: If a byte has changed.
+        UserError: If a byte has changed.
     """
     with open(path, 'rb') as file:
         if not serialization._is_zipfile(file):
@@ -192,9 +188,9 @@ def check_archive(path: str, name: str | None = None) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # whatever a damaged directory makes of it
-        raise CheckpointError(f'{name or path} is truncated or no PyTorch checkpoint') from error
+        raise UserError(f'{name or path} is truncated or no PyTorch checkpoint') from error
     if damaged:
-        raise CheckpointError(f'{name or path} is damaged: {damaged} in it does not fit its check sum')
+        raise UserError(f'{name or path} is damaged: {damaged} in it does not fit its check sum')
 
 
 @contextlib.contextmanager
@@ -210,9 +206,9 @@ def _fetch(path: str) -> Iterator[str]:
         try:
             local_path = stack.enter_context(get_local_path(path))
         except KeyError as error:  # of the scheme
-            raise CheckpointError(f'{path} cannot be read: MMEngine has no file client for {error}') from error
+            raise UserError(f'{path} cannot be read: MMEngine has no file client for {error}') from error
         except Exception as error:  # each file client has its own
-            raise CheckpointError(f'{path} cannot be read ({describe_error(error)})') from error
+            raise UserError(f'{path} cannot be read ({describe_error(error)})') from error
         yield local_path
 
 
@@ -231,7 +227,7 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     Raises:
         FileNotFoundError: If ``path`` is a local file that does not exist.
         PermissionError: If it may not be read.
-        CheckpointError: If an address gives no file, or the file is no complete PyTorch checkpoint or asks for more
+        UserError: If an address gives no file, or the file is no complete PyTorch checkpoint or asks for more
             than the allow-list holds.
     """
     allow_safe_globals()  # again: torch's own context manager, where another library uses it, takes them off the list
@@ -241,10 +237,10 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
             if check:
                 check_archive(local_path, path)
             checkpoint = _load(local_path, mmap)
-        except (PermissionError, CheckpointError):
+        except (PermissionError, UserError):
             raise
         except Exception as error:  # a damaged pickle may raise anything
-            raise CheckpointError(f'{path} {_explain(error)}') from error
+            raise UserError(f'{path} {_explain(error)}') from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{path} holds no weights: it is a {type(checkpoint).__name__}, not a dict of them')
+        raise UserError(f'{path} holds no weights: it is a {type(checkpoint).__name__}, not a dict of them')
     return checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .reading import CheckpointError
+from ..utils import UserError
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
 WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
@@ -28,7 +28,7 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
         ema (bool): Take the moving average. Defaults to False: the plain copy where there is one.
 
     Raises:
-        CheckpointError: If the file holds no weights, or no moving average though one was asked for.
+        UserError: If the file holds no weights, or no moving average though one was asked for.
     """
     return pick_weights(checkpoint, path, ema)[0]
 
@@ -44,10 +44,10 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
     weights = {_strip(str(name), 'module.'): value for name, value in found.items() if isinstance(value, Tensor)}
     if not weights:
         kind = 'moving average of the weights' if ema else 'weights'
-        raise CheckpointError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
+        raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
     nested = [name for name, value in weights.items() if value.is_nested]
     if nested:  # they have no shape to compare
-        raise CheckpointError(f'{path} holds nested tensors, which are no weights: {enumerate_names(nested)}')
+        raise UserError(f'{path} holds nested tensors, which are no weights: {enumerate_names(nested)}')
     return weights, key in averages
 
 
@@ -61,7 +61,7 @@ def enumerate_names(names: Iterable[str], most: int = 3) -> str:
 
 
 def check_values(weights: dict[str, Tensor]) -> None:
-    """Raises CheckpointError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
+    """Raises UserError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
     found: dict[str, list[str]] = {}
     for name, value in weights.items():
         problem = _find_problem(value)
@@ -69,7 +69,7 @@ def check_values(weights: dict[str, Tensor]) -> None:
             found.setdefault(problem, []).append(name)
     if found:
         listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
-        raise CheckpointError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
+        raise UserError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
 
 
 def _find_problem(value: Tensor) -> str | None:

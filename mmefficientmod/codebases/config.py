@@ -12,8 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import list_from_file
 
-from ..utils import describe_error
-from .packages import LaunchError
+from ..utils import UserError, describe_error
 
 
 def class_names(dataset: Mapping) -> Sequence[str] | None:
@@ -73,11 +72,11 @@ def find_config(name: str) -> str:
     """The path of a config: ``name`` itself, or the installed config of that bare name.
 
     Raises:
-        LaunchError: If there is neither.
+        UserError: If there is neither.
     """
     path = name if osp.isfile(name) else find_installed_config(name)
     if path is None:
-        raise LaunchError(f'config {name} does not exist: the first argument is the path of a config file')
+        raise UserError(f'config {name} does not exist: the first argument is the path of a config file')
     return path
 
 
@@ -94,13 +93,13 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """Reads a config and the overrides of the command line.
 
     Raises:
-        LaunchError: If one of them cannot be used.
+        UserError: If one of them cannot be used.
     """
     try:
         config = Config.fromfile(path)
         config.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: whatever it raises is about the config
-        raise LaunchError(f'config {path} cannot be read: {describe_error(error)}') from error
+        raise UserError(f'config {path} cannot be read: {describe_error(error)}') from error
     return config
 
 
@@ -108,7 +107,7 @@ def find_codebase(config: Config, path: str, script: str = 'train') -> str:
     """The codebase that a config is for: its ``default_scope``, else the package of its model's type.
 
     Raises:
-        LaunchError: If it is none of the supported ones.
+        UserError: If it is none of the supported ones.
     """
     scope = config.get('default_scope')
     if scope is None:  # as in configs in pure Python, which name the classes themselves
@@ -117,10 +116,10 @@ def find_codebase(config: Config, path: str, script: str = 'train') -> str:
     if scope in CODEBASES:
         return scope
     if scope in MODULE2PACKAGE:
-        raise LaunchError(
+        raise UserError(
             f'config {path} belongs to {scope}, whose own tools/{script}.py takes it, e.g. by "mim {script} '
             f'{MODULE2PACKAGE[scope]} {path}"; the backbone needs no more than this package installed beside it'
         )
-    raise LaunchError(
+    raise UserError(
         f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {config.get("default_scope")!r}'
     )

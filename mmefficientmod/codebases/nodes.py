@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmengine.config import Config, ConfigDict
 
-from .packages import LaunchError
+from ..utils import UserError
 
 
 def type_name(settings: Mapping) -> str:
@@ -21,7 +21,7 @@ KNOWN_PACKAGES = ('mmcv', 'mmdet', 'mmefficientmod', 'mmengine', 'mmpretrain', '
 
 def refuse(problem: str | None) -> None:
     if problem:
-        raise LaunchError(problem)
+        raise UserError(problem)
 
 
 def find_backbones(config: Config) -> Iterator[tuple[str, ConfigDict, ConfigDict]]:

@@ -7,24 +7,21 @@ import sys
 
 from mmengine.config.utils import MODULE2PACKAGE
 
+from ..utils import UserError
 from .lite import allow_missing_operators
 
 
-class LaunchError(RuntimeError):
-    """A run that cannot start; the message is one line that says why and what to do."""
-
-
 def find_package(codebase: str) -> str:
-    """The path of an installed codebase's ``__init__.py``; raises LaunchError where there is none."""
+    """The path of an installed codebase's ``__init__.py``; raises UserError where there is none."""
     path = getattr(importlib.util.find_spec(codebase), 'origin', None)  # None for a mere folder of that name
     if path is None:
         package = MODULE2PACKAGE.get(codebase, codebase)
-        raise LaunchError(f'{codebase} is not installed: "mim install {package}", or see "Install" in the README')
+        raise UserError(f'{codebase} is not installed: "mim install {package}", or see "Install" in the README')
     return path
 
 
 def check_mmcv_ops(codebase: str) -> None:
-    """Raises LaunchError where the codebase is missing, or the compiled operators of MMCV that it needs are."""
+    """Raises UserError where the codebase is missing, or the compiled operators of MMCV that it needs are."""
     find_package(codebase)
     try:
         import mmcv.ops  # noqa: F401
@@ -32,7 +29,7 @@ def check_mmcv_ops(codebase: str) -> None:
         try:
             _import_models(codebase)  # some codebases import the operators only where they use them
         except ImportError as error:
-            raise LaunchError(
+            raise UserError(
                 f'MMCV with compiled operators is needed by {codebase} ({error}): remove mmcv-lite if it is installed '
                 'and build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
             ) from error

@@ -12,8 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..codebases.config import class_names, innermost_dataset
-from ..compare import CompareError
-from ..utils import describe_error
+from ..utils import UserError, describe_error
 from ..zoo.backbones import Backbone, task_backbones
 from ..zoo.tasks import TASKS, Task
 from .workdir import Run, checkpoint_step, find_runs, last_checkpoint, training_length
@@ -121,16 +120,16 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
         backbones, and one line for everything that could not be used.
 
     Raises:
-        CompareError: If there is no result at all, or results that do not belong into one table.
+        UserError: If there is no result at all, or results that do not belong into one table.
     """
     runs, problems = _read_runs(paths)
     scopes = {run.config.get('default_scope') for run in runs}
     tasks = [task for task in TASKS.values() if task.scope in scopes]
     if len(tasks) > 1:
         names = ' and of '.join(task.name for task in tasks)
-        raise CompareError(f'these are results of {names}: report one task at a time')
+        raise UserError(f'these are results of {names}: report one task at a time')
     if not tasks:
-        raise CompareError('; '.join(problems) or f'the work directories belong to none of {", ".join(TASKS)}')
+        raise UserError('; '.join(problems) or f'the work directories belong to none of {", ".join(TASKS)}')
     task = tasks.pop()
     backbones = task_backbones(task)
     results: dict[str, Result] = {}
@@ -154,7 +153,7 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
     if not any(result.metrics for result in results.values()):
         names = ', '.join(results)
         reason = f'no backbone has metrics yet: {names} began, but nothing was validated or tested'
-        raise CompareError('; '.join([reason, *problems]))
+        raise UserError('; '.join([reason, *problems]))
     order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
     return task, {key: results[key] for key in order}, problems
 
@@ -213,7 +212,7 @@ def _check_folders(result: Result) -> None:
         folders = sorted(str(folder) for folder in result.folders if any(folder.glob(pattern)))
         if len(folders) > 1:
             places = ' and '.join(folders)
-            raise CompareError(f'{result.backbone.key} has {kind} results in {places}: name the one to report')
+            raise UserError(f'{result.backbone.key} has {kind} results in {places}: name the one to report')
 
 
 def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
@@ -238,7 +237,7 @@ def _check_dataset(results: Iterable[Result]) -> None:
             datasets.setdefault(dataset_of(result.config), []).append(result.backbone.key)
     if len(datasets) > 1:
         parts = (f'{", ".join(keys)} on {" ".join(dataset)}' for dataset, keys in datasets.items())
-        raise CompareError(f'results of different data sets: {"; ".join(parts)}. Report each data set by itself')
+        raise UserError(f'results of different data sets: {"; ".join(parts)}. Report each data set by itself')
 
 
 def setting_of(config: Config, training: Config, split: str, processes: int, val_images: int | None) -> Setting:

@@ -19,8 +19,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..compare import CompareError
-from ..utils import describe_error, replace_file
+from ..utils import UserError, describe_error, replace_file
 from .state import State
 from .workdir import last_checkpoint, last_line, training_progress
 
@@ -132,12 +131,12 @@ class Job:
             try:
                 same = Config.fromfile(self.config_file).to_dict() == self.config.to_dict()
             except Exception as error:  # a config is code: edited by hand, it can raise whatever it likes
-                raise CompareError(
+                raise UserError(
                     f'{self.config_file} cannot be read ({describe_error(error)}): put it right, or delete '
                     f'{self.folder} to run {self.name} anew'
                 ) from error
             if not same:
-                raise CompareError(
+                raise UserError(
                     f'{self.folder} holds a run of {self.name} with other settings: name another '
                     '--work-dir, or delete that folder to run it anew'
                 )
@@ -149,7 +148,7 @@ class Job:
         before = [entry.get('processes') for entry in state.commands if entry.get('step') == 'train']
         continued = 'train' not in state.done and last_checkpoint(self.folder / 'train')
         if continued and before and before[-1] not in (None, self.launcher.gpus):
-            raise CompareError(
+            raise UserError(
                 f'{self.folder} holds a training with {before[-1]} processes, not {self.launcher.gpus}: continue it '
                 f'with --gpus {before[-1]}, or delete that folder to run it anew'
             )
@@ -158,7 +157,7 @@ class Job:
         """Runs one step to its end; calls ``tick`` about every second.
 
         Raises:
-            CompareError: If the command fails, with the reason that it printed.
+            UserError: If the command fails, with the reason that it printed.
         """
         argv, log, state = self.command(step), self.folder / f'{step}.log', self.state
         entry: dict[str, Any] = dict(
@@ -198,7 +197,7 @@ class Job:
             state.done.append(step)
         state.write(self.folder)
         if code:
-            raise CompareError(state.error)
+            raise UserError(state.error)
 
 
 def run_jobs(jobs: Sequence[Job], console: Console) -> dict[str, str | None]:
@@ -232,7 +231,7 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> dict[str, str | None]:
                         _run_step(job, step, lock, progress)
                 outcomes[job.name] = None
             except Exception as error:  # whatever it is, it is about this job, and the others go on
-                outcomes[job.name] = str(error) if isinstance(error, CompareError) else describe_error(error)
+                outcomes[job.name] = str(error) if isinstance(error, UserError) else describe_error(error)
                 console.print(f'{job.name}: {outcomes[job.name]}', style='red', markup=False, soft_wrap=True)
             progress.update(overall, completed=len(outcomes), note=f'{len(outcomes)}/{len(jobs)}')
             return True

@@ -12,8 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..codebases.config import innermost_dataset
-from ..compare import CompareError
-from ..utils import describe_error
+from ..utils import UserError, describe_error
 from ..zoo.backbones import Backbone, normalise
 from ..zoo.tasks import Task
 from .workdir import IDENTITY, training_length
@@ -48,14 +47,14 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
         tuple[Config, dict]: The config, and the settings that were laid over it by dotted name.
 
     Raises:
-        CompareError: If a setting does not fit the config.
+        UserError: If a setting does not fit the config.
     """
     config = backbone.load_config()
     for overlay in settings.overlays:
         try:
             config.merge_from_dict(Config.fromfile(overlay).to_dict())
         except Exception as error:  # a config is a program: whatever it raises is about the config
-            raise CompareError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
+            raise UserError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
     options: dict[str, Any] = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
     if settings.amp:
         options.update({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
@@ -71,7 +70,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
         config.merge_from_dict(options)
         config.merge_from_dict({IDENTITY: dict(task=settings.task.name, backbone=backbone.key, settings=options)})
     except Exception as error:
-        raise CompareError(f'the settings do not fit its config: {describe_error(error)}') from error
+        raise UserError(f'the settings do not fit its config: {describe_error(error)}') from error
     return config, options
 
 
@@ -82,7 +81,7 @@ def _length(config: Config, settings: Settings) -> dict:
     wanted, unwanted = (settings.epochs, settings.iters) if by_epoch else (settings.iters, settings.epochs)
     if unwanted is not None:
         used, other = ('epochs', 'iters') if by_epoch else ('iters', 'epochs')
-        raise CompareError(f'{settings.task.name} trains by {used} here: give --{used}, not --{other}')
+        raise UserError(f'{settings.task.name} trains by {used} here: give --{used}, not --{other}')
     if wanted is None:
         return {}
     name = 'max_epochs' if by_epoch else 'max_iters'
@@ -131,7 +130,7 @@ def _size(config: Config, task: Task, size: tuple[int, int]) -> dict:
     height, width = size
     short, long = sorted(size)
     if task.name == 'classification' and height != width:
-        raise CompareError(f'classifiers take square images, not {height} x {width}')
+        raise UserError(f'classifiers take square images, not {height} x {width}')
     options: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
         place, dataset = innermost_dataset(config, split)
@@ -177,7 +176,7 @@ def _checkpoint(backbone: Backbone, places: Sequence[str]) -> str:
     known = backbone.weights if len(files) < len(places) else None
     path = find_weights_file(backbone, files, '--checkpoints', known)
     if path is None:
-        raise CompareError(f'--checkpoints names no file for {backbone.key}: add {backbone.key}=FILE')
+        raise UserError(f'--checkpoints names no file for {backbone.key}: add {backbone.key}=FILE')
     return f'{backbone.weights}={path}' if backbone.weights and path.endswith('.safetensors') else path
 
 
@@ -185,21 +184,21 @@ def find_weights_file(backbone: Backbone, places: Sequence[str], option: str, de
     """A backbone's file among ``BACKBONE=FILE`` and folders, else ``default``; None if only others are named.
 
     Raises:
-        CompareError: If there is no such file.
+        UserError: If there is no such file.
     """
     folders = [place for place in places if '=' not in place or Path(place).is_dir()]
     for place in (place for place in places if place not in folders):
         name, _, path = place.partition('=')
         if path and normalise(name) == normalise(backbone.key):
             if not Path(path).is_file():
-                raise CompareError(f'{option}: {path} does not exist')
+                raise UserError(f'{option}: {path} does not exist')
             return path
     for folder in folders:
         for file in sorted(Path(folder).glob('*')):
             if file.suffix in WEIGHT_SUFFIXES and normalise(file.stem) == normalise(backbone.key):
                 return str(file)
     if folders and default is None:
-        raise CompareError(
+        raise UserError(
             f'{option}: {", ".join(folders)} holds no file for {backbone.key}, such as {backbone.key}.pth; '
             f'put it there or name it by {option} {backbone.key}=FILE'
         )

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..compare import CompareError
-from ..utils import replace_file
+from ..utils import UserError, replace_file
 
 NAME = 'state.json'
 
@@ -34,18 +33,15 @@ class State:
         """The state of a job's folder; that of a new one if there is no file.
 
         Raises:
-            CompareError: If the file cannot be used.
+            UserError: If the file cannot be used.
         """
         path = folder / NAME
         if not path.exists():
             return cls(name)
         try:
-            content = json.loads(path.read_text())
-            if 'row' in content:
-                raise CompareError(f"{path}: the key 'row' is now called 'name': rename it there")
-            return cls(**content)
+            return cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise CompareError(f'{path} is not of this tool ({type(error).__name__}): delete the folder') from error
+            raise UserError(f'{path} is not of this tool ({type(error).__name__}): delete the folder') from error
 
 
 def read_states(folders: Iterable[Path]) -> dict[str, State]:
@@ -53,7 +49,7 @@ def read_states(folders: Iterable[Path]) -> dict[str, State]:
     states = []
     for folder in folders:
         for path in folder.glob(f'**/{NAME}'):
-            with contextlib.suppress(CompareError):  # anybody's file may be called so
+            with contextlib.suppress(UserError):  # anybody's file may be called so
                 states.append(State.read(path.parent, ''))
     begun = [state for state in states if state.commands]
     return {state.name: state for state in sorted(begun, key=lambda state: state.commands[0]['started'])}

@@ -10,9 +10,8 @@ from pathlib import Path
 import pandas as pd
 from mmengine.utils import import_modules_from_strings
 
-from ..compare import CompareError
 from ..measure.records import Case, read_benchmark
-from ..utils import describe_error
+from ..utils import UserError, describe_error
 from ..zoo.backbones import task_backbones
 from ..zoo.published import published
 from ..zoo.tasks import Task
@@ -96,7 +95,7 @@ def compare(
     """Collects the comparison from work directories and from the JSON files of tools/benchmark.py.
 
     Raises:
-        CompareError: If there is nothing to compare, or what is there does not belong into one table.
+        UserError: If there is nothing to compare, or what is there does not belong into one table.
     """
     task, results, problems = collect(paths)
     comparison = Comparison(task, results, warnings=list(problems), problems=problems)
@@ -204,17 +203,17 @@ def _add_latency(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
         try:
             results, content = read_benchmark(path)
         except FileNotFoundError:
-            raise CompareError(f'benchmark file {path} does not exist: make it by tools/benchmark.py') from None
+            raise UserError(f'benchmark file {path} does not exist: make it by tools/benchmark.py') from None
         except ValueError as error:
-            raise CompareError(str(error)) from None
+            raise UserError(str(error)) from None
         machine = {name: value for name, value in content['machine'].items() if name != 'load'}
         known = comparison.machine or {}
         if any(known[name] != machine[name] for name in known.keys() & machine.keys()):
-            raise CompareError('the benchmark files come from different machines: report each machine by itself')
+            raise UserError('the benchmark files come from different machines: report each machine by itself')
         comparison.machine = {**known, **machine}  # only a file with exported modes has the runtimes' versions
         for case, measurements in results.items():
             if case in cases:
-                raise CompareError(f'two benchmark files hold {case}: backbones are only comparable within one run')
+                raise UserError(f'two benchmark files hold {case}: backbones are only comparable within one run')
             if case.part == task.part:
                 cases[case] = {m.backbone: m for m in measurements}
     if benchmarks and not cases:

@@ -27,17 +27,13 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..utils import replace_file
+from ..utils import UserError, replace_file
 
 FILE_LIMIT = 1e-4  # how far an exported file's level may be off from eager float32, as a share of its largest value
 
 
 FILE = 'export.json'
 TASKS = ('detection', 'segmentation', 'classification', 'backbone')
-
-
-class ExportError(RuntimeError):
-    """An export, or the use of one, that cannot work; the message is one line that says why and what to do."""
 
 
 @dataclass
@@ -113,23 +109,23 @@ def read_description(folder: str | Path) -> Description:
     """The description in an exported folder.
 
     Raises:
-        ExportError: If the folder has none, or one of another version.
+        UserError: If the folder has none, or one of another version.
     """
     path = Path(folder, FILE)
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except OSError:
-        raise ExportError(f'{folder} is no exported folder: it has no {FILE}; tools/export.py makes one') from None
+        raise UserError(f'{folder} is no exported folder: it has no {FILE}; tools/export.py makes one') from None
     except ValueError as error:
-        raise ExportError(f'{path} is no JSON ({error}): export again') from None
+        raise UserError(f'{path} is no JSON ({error}): export again') from None
     known = {item.name for item in fields(Description)}
     try:
         if not isinstance(content, dict) or content['task'] not in TASKS:
             raise ValueError('an unknown task')
         description = Description(**{name: value for name, value in content.items() if name in known})
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f'{path} is not what this version of mmefficientmod reads ({error}): export again') from None
+        raise UserError(f'{path} is not what this version of mmefficientmod reads ({error}): export again') from None
     for name in description.files.values():
         if not Path(folder, name).is_file():
-            raise ExportError(f'{folder} lacks {name}, which its {FILE} names: copy the whole folder, or export again')
+            raise UserError(f'{folder} lacks {name}, which its {FILE} names: copy the whole folder, or export again')
     return description

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .description import ExportError
+from ..utils import UserError
 from .forms import Preprocess, deployed
 
 MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest pictures, see `Detections.left_out`
@@ -30,7 +30,7 @@ class DetectorForm(nn.Module):
         size (tuple[int, int]): H and W.
 
     Raises:
-        ExportError: If the detector has a part whose work this form does not know.
+        UserError: If the detector has a part whose work this form does not know.
     """
 
     task = 'detection'
@@ -168,7 +168,7 @@ def extract(extractor: nn.Module, levels: tuple[Tensor, ...], boxes: Tensor) -> 
 
 
 def check_supported(model: nn.Module) -> None:
-    """Raises ExportError for a detector with a part whose work :class:`DetectorForm` does not repeat."""
+    """Raises UserError for a detector with a part whose work :class:`DetectorForm` does not repeat."""
     from mmcv.ops import RoIAlign
     from mmdet.models.dense_heads import RPNHead
     from mmdet.models.detectors import TwoStageDetector
@@ -179,13 +179,13 @@ def check_supported(model: nn.Module) -> None:
     def expect(part: object, *kinds: type) -> None:
         if not any(type(part) is kind or (kind in type(part).__bases__ and not _overrides(part)) for kind in kinds):
             names = ' or '.join(kind.__name__ for kind in kinds)
-            raise ExportError(
+            raise UserError(
                 f'{type(part).__name__} cannot be exported: detectors are exported with {names} in its place '
                 '(Faster and Mask R-CNN); --part backbone exports the backbone of any detector'
             )
 
     if not isinstance(model, TwoStageDetector):
-        raise ExportError(
+        raise UserError(
             f'{type(model).__name__} cannot be exported whole: detectors are Faster and Mask R-CNN, RetinaNet, FCOS; '
             '--part backbone exports the backbone of any detector'
         )
@@ -205,18 +205,18 @@ def check_supported(model: nn.Module) -> None:
         for layer in extractor.roi_layers:
             expect(layer, RoIAlign)
             if layer.pool_mode != 'avg':
-                raise ExportError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it has to be avg')
+                raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it has to be avg')
     check_nms('test_cfg.rpn', model.test_cfg.rpn)
     check_nms('test_cfg.rcnn', model.test_cfg.rcnn)
     if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls or head.bbox_head.custom_cls_channels:
-        raise ExportError('an RPN with softmax, or a loss with its own activation, cannot be exported')
+        raise UserError('an RPN with softmax, or a loss with its own activation, cannot be exported')
 
 
 def check_nms(place: str, cfg: Mapping[str, Any]) -> None:
-    """Raises ExportError for another NMS than the plain one."""
+    """Raises UserError for another NMS than the plain one."""
     nms = cfg['nms']
     if nms.get('type', 'nms') != 'nms' or set(nms) - {'type', 'iou_threshold', 'split_thr'}:
-        raise ExportError(f'{place}.nms={dict(nms)} cannot be exported: it has to be plain nms')
+        raise UserError(f'{place}.nms={dict(nms)} cannot be exported: it has to be plain nms')
 
 
 def _overrides(part: object) -> bool:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils import describe_error
-from .description import Description, ExportError, read_description
+from ..utils import UserError, describe_error
+from .description import Description, read_description
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,7 @@ EXTRA = 'pip install "mmefficientmod[export]"'
 
 
 def require(packages: tuple[str, ...], what: str) -> None:
-    """Raises ExportError, with the pip command, where a package is missing."""
+    """Raises UserError, with the pip command, where a package is missing."""
     missing = []
     for name in packages:
         try:
@@ -81,7 +81,7 @@ def require(packages: tuple[str, ...], what: str) -> None:
         except ImportError:
             missing.append(name)
     if missing:
-        raise ExportError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all by {EXTRA})')
+        raise UserError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all by {EXTRA})')
 
 
 def write_form(
@@ -102,7 +102,7 @@ def write_form(
         Path: The file.
 
     Raises:
-        ExportError: In one line, if a package is missing or the exporter fails.
+        UserError: In one line, if a package is missing or the exporter fails.
     """
     path = folder / FORMATS[name].file
     metadata = metadata or {}
@@ -118,16 +118,16 @@ def write_form(
 
 @contextmanager
 def one_line(problem: str) -> Iterator[None]:
-    """Turns what exporters and runtimes raise, which may be anything, into an ExportError: ``problem`` and why."""
+    """Turns what exporters and runtimes raise, which may be anything, into an UserError: ``problem`` and why."""
     try:
         yield
-    except (ExportError, OSError):
+    except (UserError, OSError):
         raise
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__:  # what is raised in the end says in which step, not why
             cause = cause.__cause__
-        raise ExportError(f'{problem} ({describe_error(cause)})') from error
+        raise UserError(f'{problem} ({describe_error(cause)})') from error
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[st
 
     inductor = importlib.import_module('torch._inductor')
     if not hasattr(inductor, 'aoti_load_package'):
-        raise ExportError(f'the torch format needs torch>=2.6, but torch {torch.__version__} is installed')
+        raise UserError(f'the torch format needs torch>=2.6, but torch {torch.__version__} is installed')
     from torch._inductor.utils import fresh_inductor_cache
 
     # Frozen weights are laid out for the kernels once. The cache would keep a copy of the weights for each file.
@@ -229,14 +229,14 @@ class Session:
         threads (int, optional): Threads of a pass. Defaults to the runtime's own choice.
 
     Raises:
-        ExportError: If the folder, the format or its runtime is missing.
+        UserError: If the folder, the format or its runtime is missing.
     """
 
     def __init__(self, folder: str | Path, format: str | None = None, threads: int | None = None) -> None:
         self.description = read_description(folder)
         self.format = format or choose_format(self.description)
         if self.format not in self.description.files:
-            raise ExportError(f'{folder} has no {self.format} file; it has {", ".join(self.description.files)}')
+            raise UserError(f'{folder} has no {self.format} file; it has {", ".join(self.description.files)}')
         path = Path(folder, self.description.files[self.format])
         self._runner = open_file(path, self.format, self.description.outputs, threads)
 
@@ -264,7 +264,7 @@ def choose_format(description: Description) -> str:
         if importlib.util.find_spec(runtime):
             return name
     runtimes = [FORMATS[name.partition('-')[0]].runtime for name in description.files]
-    raise ExportError(f'none of {", ".join(runtimes)} is installed: pip install {runtimes[0]}')
+    raise UserError(f'none of {", ".join(runtimes)} is installed: pip install {runtimes[0]}')
 
 
 def open_file(path: Path, format: str, outputs: list[str], threads: int | None = None) -> Any:
@@ -274,7 +274,7 @@ def open_file(path: Path, format: str, outputs: list[str], threads: int | None =
         Callable: Takes the inputs by name, in order, and returns the outputs by name.
 
     Raises:
-        ExportError: If the runtime is missing or refuses the file.
+        UserError: If the runtime is missing or refuses the file.
     """
     kind = format.partition('-')[0]
     require((FORMATS[kind].runtime,), f'running {path.name}')

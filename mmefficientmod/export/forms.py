@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .description import ExportError
+from ..utils import UserError
 
 
 class Preprocess(nn.Module):
@@ -20,7 +20,7 @@ class Preprocess(nn.Module):
         preprocessor (nn.Module): The model's own, of MMEngine.
 
     Raises:
-        ExportError: If it is for pictures of another number of channels than three.
+        UserError: If it is for pictures of another number of channels than three.
     """
 
     def __init__(self, preprocessor: nn.Module) -> None:
@@ -32,7 +32,7 @@ class Preprocess(nn.Module):
         mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
         for name, value in (('mean', mean), ('std', std)):
             if value.numel() != 3:
-                raise ExportError(
+                raise UserError(
                     f'the {name} in data_preprocessor has the length {value.numel()}: a model is exported for pictures '
                     'of three channels, with a value for each'
                 )
@@ -141,29 +141,29 @@ def deployed(backbone: nn.Module) -> nn.Module:
 
 
 def check_classifier(model: nn.Module) -> None:
-    """Raises ExportError for a classifier whose work :class:`ClassifierForm` does not repeat."""
+    """Raises UserError for a classifier whose work :class:`ClassifierForm` does not repeat."""
     from mmpretrain.models import ClsHead, ImageClassifier
 
     predictions = getattr(type(getattr(model, 'head', None)), '_get_predictions', None)
     if not isinstance(model, ImageClassifier) or predictions is not ClsHead._get_predictions:
-        raise ExportError(
+        raise UserError(
             f'{type(model).__name__} cannot be exported whole: classifiers are ImageClassifier with a head of one '
             'label a picture; --part backbone exports the backbone of any'
         )
 
 
 def check_segmentor(model: nn.Module) -> None:
-    """Raises ExportError for a segmentor whose work :class:`SegmentorForm` does not repeat."""
+    """Raises UserError for a segmentor whose work :class:`SegmentorForm` does not repeat."""
     from mmseg.models.segmentors import EncoderDecoder
 
     if type(model) is not EncoderDecoder:
-        raise ExportError(
+        raise UserError(
             f'{type(model).__name__} cannot be exported whole: segmentors are EncoderDecoder; --part backbone exports '
             'the backbone of any segmentor'
         )
     if model.test_cfg.get('mode', 'whole') != 'whole':
-        raise ExportError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported: it has to be 'whole'")
+        raise UserError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported: it has to be 'whole'")
     if model.decode_head.out_channels == 1:
-        raise ExportError('a segmentor of one output channel, with a threshold, cannot be exported')
+        raise UserError('a segmentor of one output channel, with a threshold, cannot be exported')
     if model.data_preprocessor.test_cfg:
-        raise ExportError('data_preprocessor.test_cfg, which pads in the test, cannot be exported: remove it')
+        raise UserError('data_preprocessor.test_cfg, which pads in the test, cannot be exported: remove it')

@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .description import Description, ExportError
+from ..utils import UserError
+from .description import Description
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ class PictureSamples(typing.Sequence[Sample]):  # that of collections.abc needs 
         """Reads a picture.
 
         Raises:
-            ExportError: If it cannot be read.
+            UserError: If it cannot be read.
         """
         import cv2
 
         path, description = self.paths[index], self.description
         try:
             picture = read_picture(Path(path))
-        except SourceError as error:
-            raise ExportError(f'{path} {error}: leave it out of {self.option}') from None
+        except UserError as error:
+            raise UserError(f'{path} {error}: leave it out of {self.option}') from None
         height, width = description.fit(*picture.shape[:2])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32)
@@ -85,10 +86,6 @@ _NEXT_SEGMENT = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 _SCAN, _END = 0xDA, 0xD9
 
 
-class SourceError(Exception):
-    """A file that cannot be read; the message says what is wrong with it."""
-
-
 def is_wanted(path: Path, folder: Path, suffixes: Collection[str] = PICTURES) -> bool:
     """Whether a path below a folder is a file with one of these suffixes, without a hidden part below the folder."""
     hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
@@ -102,22 +99,22 @@ def read_picture(path: Path) -> np.ndarray:
         np.ndarray: BGR (H, W, 3), uint8.
 
     Raises:
-        SourceError: If the file is missing, empty, cut off or no picture.
+        UserError: If the file is missing, empty, cut off or no picture.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(error.strerror or str(error)) from error
+        raise UserError(error.strerror or str(error)) from error
     if not data:
-        raise SourceError('is empty')
+        raise UserError('is empty')
     if is_cut_off(data):
-        raise SourceError('is cut off: its end is missing')
+        raise UserError('is cut off: its end is missing')
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise SourceError(f'cannot be read: {error.err or error}') from error
+        raise UserError(f'cannot be read: {error.err or error}') from error
     if image is None:
-        raise SourceError('is damaged, or no picture that OpenCV reads')
+        raise UserError('is damaged, or no picture that OpenCV reads')
     return image
 
 

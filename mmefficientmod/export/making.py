@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..utils import UserError
 from ..version import __version__
 from .check import compare, generated_samples, library_result, worst
-from .description import Description, ExportError
+from .description import Description
 from .environment import cpu_name, measure, vector_extensions, versions
 from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, open_file, require, usable_cpus, write_form
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
@@ -54,10 +55,10 @@ def export(
         say (Callable): Takes each line of the report.
 
     Raises:
-        ExportError: If something cannot be exported, or a check fails; nothing is left then.
+        UserError: If something cannot be exported, or a check fails; nothing is left then.
     """
     if out.exists():
-        raise ExportError(f'{out} exists: remove it or name another folder')
+        raise UserError(f'{out} exists: remove it or name another folder')
     for name in formats:
         require(FORMATS[name].packages, f'the {name} format')
     if int8:
@@ -67,9 +68,9 @@ def export(
     size = choose_size(source, task, size, dynamic, batch, rule)
     if size is None and 'torch' in formats:
         # torch.export tells maps of one pixel, which pictures of 32 have, from all others.
-        raise ExportError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
+        raise UserError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
     if int8 and not set(formats) & set(INT8):
-        raise ExportError('--int8 is for the formats onnx and openvino')
+        raise UserError('--int8 is for the formats onnx and openvino')
     form = make_form(source, task, size)
     description = describe(source, form, part, size, batch, rule, names or {})
     fill = form.preprocess.fill
@@ -149,28 +150,28 @@ def choose_size(
     """The fixed height and width, None where they are free.
 
     Raises:
-        ExportError: If the part cannot have this size.
+        UserError: If the part cannot have this size.
     """
     if size and dynamic:
-        raise ExportError('--size and --dynamic exclude each other')
+        raise UserError('--size and --dynamic exclude each other')
     if size is None and task != 'detection' and uses_max_keys(source.model.backbone):
-        raise ExportError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
+        raise UserError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
     if task != 'detection':
         if size is None and batch != 1:
-            raise ExportError('--batch-size is for fixed sizes: with free sizes the batch is free, too')
+            raise UserError('--batch-size is for fixed sizes: with free sizes the batch is free, too')
         return size
     if dynamic:
-        raise ExportError('a detector is exported at a fixed size: give --size HEIGHT WIDTH in place of --dynamic')
+        raise UserError('a detector is exported at a fixed size: give --size HEIGHT WIDTH in place of --dynamic')
     if batch != 1:
-        raise ExportError('a detector is exported for one picture at a time: leave out --batch-size')
+        raise UserError('a detector is exported for one picture at a time: leave out --batch-size')
     divisor = source.model.data_preprocessor.pad_size_divisor
     if size is None:
         if not rule['scale']:
-            raise ExportError('the test pipeline of the config names no scale: give --size HEIGHT WIDTH')
+            raise UserError('the test pipeline of the config names no scale: give --size HEIGHT WIDTH')
         width, height = rule['scale']
         size = -(-height // divisor) * divisor, -(-width // divisor) * divisor
     if size[0] % divisor or size[1] % divisor:
-        raise ExportError(
+        raise UserError(
             f'height and width of this detector have to be multiples of {divisor} (its pad_size_divisor), not '
             f'{size[0]} x {size[1]}: take {" ".join(str(-(-side // divisor) * divisor) for side in size)}'
         )
@@ -246,7 +247,7 @@ def describe(
 
 
 def write(name: str, form: nn.Module, description: Description, folder: Path) -> None:
-    """Writes one format; raises ExportError in one line where the exporter fails."""
+    """Writes one format; raises UserError in one line where the exporter fails."""
     dynamic = description.size['dynamic']
     inputs = example_inputs(description)
     names = [INPUT, *([SIZE_INPUT] if description.size_input else [])]
@@ -296,7 +297,7 @@ def note(description: Description, checks: Sequence[dict], say: Callable[[str], 
     """Adds checks to the description and reports them.
 
     Raises:
-        ExportError: If one failed.
+        UserError: If one failed.
     """
     for check in worst(checks):
         description.checks.append(check)
@@ -305,7 +306,7 @@ def note(description: Description, checks: Sequence[dict], say: Callable[[str], 
     failed = [check for check in checks if not check['passed']]
     if failed:
         first = failed[0]
-        raise ExportError(
+        raise UserError(
             f'{first["form"]} does not agree: {first["name"]} is {first["figure"]:.3g}, above {first["limit"]:.3g}, on '
             f'{first["sample"]}; no file was left'
         )

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .description import ExportError
+from ..utils import UserError
 from .detector import check_nms, clip, survivors
 from .forms import Preprocess, deployed
 
@@ -23,7 +23,7 @@ class OneStageForm(nn.Module):
         size (tuple[int, int]): H and W.
 
     Raises:
-        ExportError: If the detector has a part whose work this form does not know.
+        UserError: If the detector has a part whose work this form does not know.
     """
 
     task = 'detection'
@@ -74,17 +74,17 @@ class OneStageForm(nn.Module):
 
 
 def check_one_stage(model: nn.Module) -> None:
-    """Raises ExportError for a detector that :class:`OneStageForm` does not repeat."""
+    """Raises UserError for a detector that :class:`OneStageForm` does not repeat."""
     from mmdet.models.dense_heads import FCOSHead, RetinaHead
 
     head = model.bbox_head
     if type(head) not in (RetinaHead, FCOSHead):
-        raise ExportError(
+        raise UserError(
             f'{type(head).__name__} cannot be exported: one-stage detectors are RetinaNet and FCOS; --part backbone '
             'exports the backbone of any detector'
         )
     if not head.use_sigmoid_cls or getattr(head.loss_cls, 'custom_cls_channels', False):
-        raise ExportError('a head without sigmoid, or a loss with its own activation, cannot be exported')
+        raise UserError('a head without sigmoid, or a loss with its own activation, cannot be exported')
     if model.test_cfg.get('nms_pre', -1) <= 0:
-        raise ExportError('test_cfg.nms_pre has to be a number of candidates a level')
+        raise UserError('test_cfg.nms_pre has to be a number of candidates a level')
     check_nms('test_cfg', model.test_cfg)

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..utils import UserError
 from .check import box_ious, is_finite, level_difference
-from .description import ExportError
 from .formats import FORMATS, IN_MODULE, INT8, one_line, quiet, write_openvino
 from .inputs import Sample
 
@@ -39,7 +39,7 @@ def write_int8(
         Path: The file.
 
     Raises:
-        ExportError: In one line, if it cannot be written.
+        UserError: In one line, if it cannot be written.
     """
     path = folder / INT8[kind]
     with one_line(f'{kind}-int8: this model cannot be written'), quiet():
@@ -82,10 +82,10 @@ def compare_int8(task: str, expected: Sequence[Mapping], found: Sequence[Mapping
     """What INT8 changes on all check pictures: classes of pixels or pictures, detections, or values of the outputs.
 
     Raises:
-        ExportError: If INT8 makes a value NaN or infinite.
+        UserError: If INT8 makes a value NaN or infinite.
     """
     if not all(map(is_finite, found)):
-        raise ExportError('the INT8 file gives NaN or infinite values: calibrate with more pictures; no file was left')
+        raise UserError('the INT8 file gives NaN or infinite values: calibrate with more pictures; no file was left')
     if task == 'segmentation':
         sizes = [sample.picture for sample in samples]
         different = sum((a['classes'] != b['classes'])[:, :h, :w].sum() for a, b, (h, w) in zip(expected, found, sizes))

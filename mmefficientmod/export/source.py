@@ -10,15 +10,14 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from ..checkpoints.loading import CheckpointError, load_pretrained, read_checkpoint
+from ..checkpoints.loading import load_pretrained, read_checkpoint
 from ..checkpoints.names import BACKBONE_PREFIX
 from ..checkpoints.weights import enumerate_names, find_weights, is_deploy_form
 from ..codebases.building import build_quietly
 from ..codebases.config import find_classes, find_codebase, find_config, load_config
 from ..codebases.packages import check_mmcv_ops
 from ..models import EfficientMod
-from ..utils import describe_error
-from .description import ExportError
+from ..utils import UserError, describe_error
 
 
 @dataclass
@@ -46,7 +45,7 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
         part (str): ``'model'`` or ``'backbone'``.
 
     Raises:
-        LaunchError, CheckpointError, FileNotFoundError, ExportError: With one line, for what cannot work.
+        UserError, FileNotFoundError, UserError: With one line, for what cannot work.
     """
     path = find_config(config_name)
     config = load_config(path)
@@ -56,14 +55,12 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     weights = find_weights(content, checkpoint)
     settings = config.get('model')
     if not isinstance(settings, ConfigDict) or 'type' not in settings:
-        raise ExportError(f'{path} has no model: give the config that the checkpoint was trained with')
+        raise UserError(f'{path} has no model: give the config that the checkpoint was trained with')
     if not isinstance(settings.get('backbone'), ConfigDict):
-        raise ExportError(
-            f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config'
-        )
+        raise UserError(f'{path}: its model has no backbone of its own; a wrapped model is exported by its own config')
     channels = settings.backbone.get('in_channels', 3)
     if channels != 3:
-        raise ExportError(f'{path}: its backbone has in_channels={channels}; only those of three channels are exported')
+        raise UserError(f'{path}: its backbone has in_channels={channels}; only those of three channels are exported')
     if config.get('data_preprocessor'):  # MMPreTrain's configs have it beside the model
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     settings.backbone.init_cfg = None
@@ -71,7 +68,7 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     # The authors' ImageNet files are whole classifiers by other names, which the classifier knows.
     whole = any(name.startswith(BACKBONE_PREFIX) for name in weights) or (codebase == 'mmpretrain' and part == 'model')
     if not whole and part == 'model':
-        raise ExportError(
+        raise UserError(
             f'{checkpoint} holds a backbone alone: --part backbone exports it; a {settings.type} needs the checkpoint '
             'of its own training'
         )
@@ -81,7 +78,7 @@ def read_source(config_name: str, checkpoint: str, part: str) -> Source:
     try:
         model = build_quietly(settings, codebase)
     except Exception as error:  # whatever the parts of a model raise about their settings
-        raise ExportError(f'{path}: its model cannot be built ({describe_error(error)})') from error
+        raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
     _load(model, weights, checkpoint, part, whole)
     classes, palette = find_classes(content, config)
     return Source(model.eval(), config, codebase, classes, palette)
@@ -97,12 +94,12 @@ def _load(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str, part
         result = target.load_state_dict(dict(weights), strict=False)
     except RuntimeError as error:  # shapes
         line = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f'{path} does not fit the config: {line}') from None
+        raise UserError(f'{path} does not fit the config: {line}') from None
     missing = [name for name in result.missing_keys if part == 'model' or name.startswith('backbone') or not whole]
     missing = [name for name in missing if name in own and not name.endswith('num_batches_tracked')]
     unexpected = [] if part == 'backbone' else result.unexpected_keys
     if missing or unexpected:
-        raise CheckpointError(
+        raise UserError(
             f'{path} does not fit the config: {len(missing)} missing: {enumerate_names(missing)}; '
             f'{len(unexpected)} unexpected: {enumerate_names(unexpected)}'
         )

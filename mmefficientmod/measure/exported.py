@@ -49,7 +49,7 @@ def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Cal
         Callable: One pass over the images; returns the outputs by name.
 
     Raises:
-        ExportError: If the file cannot be written, with the reason in one line.
+        UserError: If the file cannot be written, with the reason in one line.
     """
     form = NamedOutputs(model, images)
     feeds = {INPUT: np.ascontiguousarray(images.numpy())}
@@ -88,7 +88,7 @@ def check_packages(modes: Iterable[str]) -> dict[str, str]:
     """The versions of what these exported modes need.
 
     Raises:
-        ExportError: If a package is missing, with the pip command.
+        UserError: If a package is missing, with the pip command.
     """
     for mode in modes:
         formats.require(packages(mode), f'--modes {mode}')

@@ -36,7 +36,6 @@ PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
 # Those of the paper's Tables 11 and 1; in the latter each backbone has one of the two.
 DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)], 'classifier': [(224, 224), (256, 256)]}
-RENAMED = {'row': 'backbone', 'ratio': 'speed_up_over_baseline'}
 
 
 @dataclass(frozen=True)
@@ -180,8 +179,6 @@ def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
         for record in content.pop('measurements'):
             if not isinstance(record, dict):
                 raise TypeError(f'{record!r} is no measurement')
-            for old in RENAMED.keys() & record.keys():
-                raise ValueError(f'the key {old!r} is now called {RENAMED[old]!r}: measure again')
             record['size'] = tuple(record['size'])
             case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
             results.setdefault(case, []).append(Measurement(**record))

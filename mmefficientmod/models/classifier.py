@@ -10,10 +10,11 @@ from mmengine.model import PretrainedInit
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from ..checkpoints.loading import CheckpointError, is_called_by_mmengine, meet, read_pretrained
+from ..checkpoints.loading import is_called_by_mmengine, meet, read_pretrained
 from ..checkpoints.names import BACKBONE_PREFIX, to_classifier_names
 from ..checkpoints.weights import COPY, check_values
 from ..registry import MODELS
+from ..utils import UserError
 from .efficientmod import EfficientMod
 
 HEAD = 'head.fc.weight', 'head.fc.bias'
@@ -37,7 +38,7 @@ class EfficientModClassifier(ImageClassifier):
 
         Raises:
             FileNotFoundError: If the checkpoint that it names does not exist.
-            CheckpointError: If that cannot be read safely or does not fit.
+            UserError: If that cannot be read safely or does not fit.
         """
         cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
         if cfg.get('type') not in ('Pretrained', PretrainedInit):
@@ -59,7 +60,7 @@ class EfficientModClassifier(ImageClassifier):
             self.load_state_dict(weights)
         except RuntimeError as error:  # torch lists names in several lines
             listed = ' '.join(line.strip() for line in str(error).splitlines())
-            raise CheckpointError(f'{path}: {listed}') from None
+            raise UserError(f'{path}: {listed}') from None
         message = f'classifier: {len(weights)} tensors loaded from {path}, {COPY[is_average]}'
         print_log('; '.join([message, *notes]), logger='current')
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..checkpoints.loading import fit_all
 from ..checkpoints.names import BACKBONE_PREFIX, STEM, to_bare_names, to_project_name, to_released_name
-from ..checkpoints.reading import CheckpointError, read_checkpoint
+from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import check_values, enumerate_names, is_deploy_form, pick_weights
 from ..models import EfficientMod
-from ..utils import first_line
+from ..utils import UserError, first_line
 from ..version import __version__
 
 
@@ -50,7 +50,7 @@ def convert_checkpoint(
         FileExistsError: If ``target`` does.
         OSError: If ``target`` cannot be written; nothing is left of it.
         ValueError: If the inference form is asked for under the released names.
-        CheckpointError: If ``source`` cannot be read safely or holds no whole EfficientMod.
+        UserError: If ``source`` cannot be read safely or holds no whole EfficientMod.
     """
     if deploy and to != 'project':
         raise ValueError("the authors' code has no inference form: leave out either --deploy or --to released")
@@ -67,9 +67,9 @@ def convert_checkpoint(
     try:
         backbone = check_complete(short)
         if to == 'released' and backbone.deploy:
-            raise CheckpointError("this is the inference form, which the authors' code does not have")
-    except CheckpointError as error:
-        raise CheckpointError(f'{source}: {error}') from None
+            raise UserError("this is the inference form, which the authors' code does not have")
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from None
     rename = {'project': to_project_name, 'released': to_released_name}[to]
     renamed = {name: prefix + rename(own[name]) if name in own else name for name in weights}
     state = {renamed[name]: weights[name] for name in weights}
@@ -133,7 +133,7 @@ def check_complete(weights: dict[str, Tensor]) -> EfficientMod:
         EfficientMod: The network that they fit, on the meta device.
 
     Raises:
-        CheckpointError: If a name or a shape does not fit, or a tensor holds no usable weights.
+        UserError: If a name or a shape does not fit, or a tensor holds no usable weights.
     """
     named = {to_project_name(name): value for name, value in weights.items()}
     found_arch = _find_arch(named)
@@ -163,9 +163,7 @@ def _find_arch(weights: dict[str, Tensor]) -> dict:
 
     def rows(name: str) -> int:
         if name not in weights or weights[name].ndim < 2:
-            raise CheckpointError(
-                f'it holds no whole EfficientMod: {name} is missing, there is {enumerate_names(weights)}'
-            )
+            raise UserError(f'it holds no whole EfficientMod: {name} is missing, there is {enumerate_names(weights)}')
         return weights[name].shape[0]
 
     embed_dims, depths, attn_depths, ratios, attn_ratios = [], [], [], [], []

@@ -10,10 +10,10 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..checkpoints.loading import CheckpointError
 from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import find_weights
 from ..registry import MODELS
+from ..utils import UserError
 from .classifier import EfficientModClassifier
 
 
@@ -33,7 +33,7 @@ class Teacher:
 
         Raises:
             FileNotFoundError: If its checkpoint does not exist.
-            CheckpointError: If that cannot be read safely or does not fit.
+            UserError: If that cannot be read safely or does not fit.
         """
         if self.model is None:
             model = MMPRETRAIN_MODELS.build(self.settings)
@@ -43,7 +43,7 @@ class Teacher:
                     model.load_state_dict(weights)
                 except RuntimeError as error:
                     listed = ' '.join(line.strip() for line in str(error).splitlines())
-                    raise CheckpointError(f'teacher {self.checkpoint}: {listed}') from None
+                    raise UserError(f'teacher {self.checkpoint}: {listed}') from None
             self.model = model.eval().requires_grad_(False)
         return self.model
 

@@ -4,7 +4,3 @@ All but :mod:`.inferencers` needs NumPy and OpenCV alone, :mod:`.exported` the r
 """
 
 from __future__ import annotations
-
-
-class PredictError(RuntimeError):
-    """Predictions that cannot be made; the message is one line that says why and what to do."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..export.description import Description, ExportError
+from ..export.description import Description
 from ..export.formats import Session
-from ..predict import PredictError
+from ..utils import UserError
 from .results import Detections, Result, Segmentation, paste_mask
 
 
@@ -24,7 +24,7 @@ class ExportedModel:
         format (str, optional): Which of its files to use. Defaults to the first whose runtime is installed.
 
     Raises:
-        PredictError: With one line, if it cannot be used.
+        UserError: With one line, if it cannot be used.
     """
 
     mixed_sizes = False
@@ -33,17 +33,15 @@ class ExportedModel:
         self, folder: Path, device: str | None = None, score_thr: float = 0.3, format: str | None = None
     ) -> None:
         if device not in (None, 'cpu'):
-            raise PredictError(f'--device {device}: exported files run on the CPU here; leave the option out')
+            raise UserError(f'--device {device}: exported files run on the CPU here; leave the option out')
         try:
             self._session = Session(folder.parent if folder.name == 'export.json' else folder, format)
-        except ExportError as error:
-            raise PredictError(str(error)) from error
+        except UserError as error:
+            raise UserError(str(error)) from error
         self.description = self._session.description
         self.task = self.description.task
         if self.task not in ('detection', 'segmentation'):
-            raise PredictError(
-                f'{folder} holds a {self.task}, for which there is no prediction: a detector or segmentor'
-            )
+            raise UserError(f'{folder} holds a {self.task}, for which there is no prediction: a detector or segmentor')
         self.score_thr = score_thr
         self.classes = self.description.classes
         self.palette = self.description.palette

@@ -20,8 +20,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import enumerate_names, find_weights
 from ..codebases.config import find_classes, find_codebase, find_config, load_config
 from ..codebases.packages import check_mmcv_ops
-from ..predict import PredictError
-from ..utils import describe_error
+from ..utils import UserError, describe_error
 from .results import Classification, Detections, Result, Segmentation, cut_mask
 
 BOXES_ALONE = 'predicts no boxes: only detectors of boxes, with masks or without, are supported'
@@ -37,7 +36,7 @@ class InferencerModel:
         score_thr (float): The least score of an object. Defaults to 0.3.
 
     Raises:
-        PredictError, LaunchError, CheckpointError, FileNotFoundError: With one line, if one of them cannot be used.
+        UserError, FileNotFoundError: With one line, if one of them cannot be used.
     """
 
     def __init__(self, config: str, checkpoint: str, device: str | None = None, score_thr: float = 0.3) -> None:
@@ -61,7 +60,7 @@ class InferencerModel:
                 init_default_scope(codebase)  # MMPreTrain's inferencer leaves it as it is
                 self._inferencer = build(settings, checkpoint, device)
         except Exception as error:  # whatever the parts of a model raise about their settings
-            raise PredictError(f'{path}: its model cannot be built ({describe_error(error)})') from error
+            raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
         model = self._inferencer.model
         _check_fit(model, weights, checkpoint, path)
         # Not the model's own: without a note in the checkpoint, the libraries name COCO's and Cityscapes' classes.
@@ -73,7 +72,7 @@ class InferencerModel:
 
     def _objects(self, sample: Any) -> Detections:
         if 'pred_instances' not in sample or 'bboxes' not in sample.pred_instances:
-            raise PredictError(f'{type(self._inferencer.model).__name__} {BOXES_ALONE}')
+            raise UserError(f'{type(self._inferencer.model).__name__} {BOXES_ALONE}')
         instances = sample.pred_instances
         instances = instances[instances.scores >= self.score_thr].cpu()
         masks = instances.get('masks')
@@ -105,11 +104,11 @@ def _check_device(device: str | None) -> str:
     try:
         kind = torch.device(device or get_device()).type
     except RuntimeError:
-        raise PredictError(f'--device {device} is none: give for example cpu or cuda:0') from None
+        raise UserError(f'--device {device} is none: give for example cpu or cuda:0') from None
     try:
         torch.zeros(1, device=device or kind)
     except (RuntimeError, AssertionError) as error:
-        raise PredictError(f'--device {device} is not there: {describe_error(error)}') from error
+        raise UserError(f'--device {device} is not there: {describe_error(error)}') from error
     return device or kind
 
 
@@ -147,7 +146,7 @@ def _cls_inferencer(config: Config, checkpoint: str, device: str) -> Any:
 
 
 def _check_fit(model: torch.nn.Module, weights: dict, checkpoint: str, config: str) -> None:
-    """Raises PredictError for weights that are missing or of another shape, of which MMEngine only warns."""
+    """Raises UserError for weights that are missing or of another shape, of which MMEngine only warns."""
     given = {_project_name(name): value.shape for name, value in weights.items()}
     parameters = dict(model.named_parameters())
     missing = [name for name in parameters if name not in given]
@@ -155,7 +154,7 @@ def _check_fit(model: torch.nn.Module, weights: dict, checkpoint: str, config: s
     kinds = {'missing': missing, 'of another shape': misshaped}
     listed = '; '.join(f'{len(names)} {kind}: {enumerate_names(names)}' for kind, names in kinds.items() if names)
     if listed:
-        raise PredictError(f'{checkpoint} does not fit {config} - {listed}')
+        raise UserError(f'{checkpoint} does not fit {config} - {listed}')
 
 
 def _project_name(name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..export.inputs import SourceError, read_picture
+from ..export.inputs import read_picture
+from ..utils import UserError
 from .results import Result
 from .sources import Source, Video
 from .writer import Writer
@@ -71,7 +72,7 @@ def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1,
         pictures (bool): Write pictures and videos. Defaults to True.
 
     Raises:
-        PredictError: If two sources would be written to the same file.
+        UserError: If two sources would be written to the same file.
         OSError: If a result cannot be written.
     """
     summary, progress = Summary(), Progress(len(sources))
@@ -85,7 +86,7 @@ def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1,
             for item, result in zip(batch, results):
                 try:
                     writer.add(item.source, item.frame, item.fps, item.image, result)
-                except SourceError as error:
+                except UserError as error:
                     _note(item.source, error, summary, progress)
             summary.images += len(batch)
             progress.show(f'{summary.images / (time.perf_counter() - start):.1f} images a second')
@@ -111,12 +112,12 @@ def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> I
                     yield Item(source, number, video.fps, image)
             else:
                 yield Item(source, None, 0, read_picture(source.path))
-        except SourceError as error:
+        except UserError as error:
             _note(source, error, summary, progress)
         progress.done, progress.part = progress.done + 1, 0
 
 
-def _note(source: Source, error: SourceError, summary: Summary, progress: Progress) -> None:
+def _note(source: Source, error: UserError, summary: Summary, progress: Progress) -> None:
     summary.failures.append(f'{source.path} {error}')
     progress.clear()
     print(f'error: {summary.failures[-1]}', file=sys.stderr)

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..export.inputs import PICTURES, SourceError, is_wanted
-from ..predict import PredictError
+from ..export.inputs import PICTURES, is_wanted
+from ..utils import UserError
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
 KNOWN = PICTURES + VIDEOS
@@ -38,7 +38,7 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
         out (Path): The folder of the results, which is no input.
 
     Raises:
-        PredictError: If an input does not exist or holds nothing, or lies where the results go.
+        UserError: If an input does not exist or holds nothing, or lies where the results go.
     """
     found: dict[Path, None] = {}
     roots, results = [], out.resolve()
@@ -52,12 +52,12 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
             matches = map(Path, glob(text, recursive=True))
             paths = [other for other in matches if is_wanted(other, other.parent, KNOWN)]
             if not paths and not set(text) & set('*?['):
-                raise PredictError(f'{text} does not exist: give a picture, a video, a folder or a pattern')
+                raise UserError(f'{text} does not exist: give a picture, a video, a folder or a pattern')
         apart = [] if _is_in(path, results) else [other for other in paths if not _is_in(other, results)]
         if paths and not apart:
-            raise PredictError(f'{text} lies in {out}, where the results go: choose another folder by --out')
+            raise UserError(f'{text} lies in {out}, where the results go: choose another folder by --out')
         if not apart:
-            raise PredictError(f'{text} holds no picture or video: known are {", ".join(KNOWN)}')
+            raise UserError(f'{text} holds no picture or video: known are {", ".join(KNOWN)}')
         roots += [_plain(path)] if path.is_dir() else [_plain(other.parent) for other in apart]
         found.update(dict.fromkeys(map(_plain, sorted(apart))))
     root = Path(os.path.commonpath(roots))
@@ -86,15 +86,15 @@ class Video:
         frames (int): Their number as the file says, 0 where it does not.
 
     Raises:
-        SourceError: If it cannot be opened or has no frames, and, while iterating, if it ends early.
+        UserError: If it cannot be opened or has no frames, and, while iterating, if it ends early.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.is_file() or not path.stat().st_size:
-            raise SourceError('is empty' if path.is_file() else 'does not exist')
+            raise UserError('is empty' if path.is_file() else 'does not exist')
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise SourceError('is damaged, or no video that OpenCV reads')
+            raise UserError('is damaged, or no video that OpenCV reads')
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
@@ -111,4 +111,4 @@ class Video:
             self._capture.release()
         # Some formats tell their duration alone, from which OpenCV computes a number of frames for one rate.
         if not count or max(count, time * self.fps) < 0.9 * self.frames:
-            raise SourceError(f'is damaged: {count} of {self.frames} frames could be read')
+            raise UserError(f'is damaged: {count} of {self.frames} frames could be read')

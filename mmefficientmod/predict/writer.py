@@ -14,9 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..export.inputs import SourceError
-from ..predict import PredictError
-from ..utils import replace_file
+from ..utils import UserError, replace_file
 from .drawing import draw, make_palette
 from .results import Classification, Detections, Result, Segmentation, encode
 from .sources import Source
@@ -64,8 +62,8 @@ class Writer:
         """Writes the prediction on a picture, or on the frame of that number of a video.
 
         Raises:
-            SourceError: Once, if a video cannot be drawn on; its predictions are written.
-            PredictError: With the first, if two sources would be written to the same file.
+            UserError: Once, if a video cannot be drawn on; its predictions are written.
+            UserError: With the first, if two sources would be written to the same file.
         """
         self._count += 1
         self._name(result)
@@ -180,7 +178,7 @@ class Writer:
                 with suppress(OSError):
                     draft.unlink()
                 height, width = image.shape[:2]
-                raise SourceError(f'is predicted on but not drawn: OpenCV writes no video of {width} x {height} pixels')
+                raise UserError(f'is predicted on but not drawn: OpenCV writes no video of {width} x {height} pixels')
             self._video, self._frames = (source, video, draft), 0
         self._video[1].write(image)
         self._frames += 1
@@ -239,5 +237,5 @@ def _check_distinct(names: dict[Source, str]) -> dict[Source, str]:
     for source, name in names.items():
         other = used.setdefault(name, source)
         if other != source:
-            raise PredictError(f'{other.path} and {source.path} would both be written to {name}: predict on them apart')
+            raise UserError(f'{other.path} and {source.path} would both be written to {name}: predict on them apart')
     return names

@@ -16,7 +16,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoints.loading import CheckpointError
 from ..codebases.config import (
     CODEBASES,
     CONFIG_SUFFIXES,
@@ -25,8 +24,8 @@ from ..codebases.config import (
     find_installed_config,
     load_config,
 )
-from ..codebases.packages import LaunchError, check_mmcv_ops, find_package
-from .checks.data import DataError
+from ..codebases.packages import check_mmcv_ops, find_package
+from ..utils import UserError
 from .checks.run import check_run, choose_checkpoint, drop_needless_pretrained
 from .cpu import start_on_cpu
 
@@ -60,7 +59,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
         path = find_script(codebase, script)
         check_mmcv_ops(codebase)
         if script == 'test' and not {'-h', '--help'} & set(argv) and all(arg.startswith('-') for arg in argv[1:]):
-            raise LaunchError('tools/test.py needs a checkpoint after the config')
+            raise UserError('tools/test.py needs a checkpoint after the config')
         tool = _load_script(path)
         sys.argv = [path, *argv]
         sys.path[0] = osp.dirname(path)
@@ -74,7 +73,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
         try:
             tool.main()
         except FileNotFoundError as error:  # one that loads data in a process of its own comes behind its traceback
-            raise LaunchError(str(error).strip().rpartition('\n')[2]) from None
+            raise UserError(str(error).strip().rpartition('\n')[2]) from None
 
 
 def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
@@ -92,7 +91,7 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
                 check_run(script, config)
             problem = start_on_cpu(config)
             if problem:
-                raise LaunchError(problem)
+                raise UserError(problem)
             return _build(build, config)
 
     return check_and_build
@@ -104,7 +103,7 @@ def _build(build: Callable, config: Config) -> object:
     except KeyError as error:
         if 'registry' not in str(error):
             raise
-        raise LaunchError(f'the config names what is not there: {error.args[0]}') from error
+        raise UserError(f'the config names what is not there: {error.args[0]}') from error
 
 
 @contextmanager
@@ -112,7 +111,7 @@ def _refusing() -> Iterator[None]:
     """Ends the program with the one line of an error that says what to do."""
     try:
         yield
-    except (LaunchError, DataError, CheckpointError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         raise SystemExit(f'error: {error}') from None
 
 
@@ -130,7 +129,7 @@ def find_config_argument(argv: Sequence[str]) -> int:
     operands = [i for i, arg in enumerate(argv) if not arg.startswith('-')]
     found = next((i for look in looks for i in operands if look(argv[i])), None)
     if found is None:
-        raise LaunchError('no config is given: the first argument is the path of a config file')
+        raise UserError('no config is given: the first argument is the path of a config file')
     return found
 
 
@@ -138,14 +137,14 @@ def find_script(codebase: str, script: str) -> str:
     """The path of a script that an installed codebase ships.
 
     Raises:
-        LaunchError: If the codebase is not installed, or without its scripts.
+        UserError: If the codebase is not installed, or without its scripts.
     """
     root = osp.dirname(find_package(codebase))
     for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
         path = osp.join(place, 'tools', f'{script}.py')
         if osp.isfile(path):
             return path
-    raise LaunchError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
+    raise UserError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
 
 
 def is_main_process(launcher: str) -> bool:
@@ -167,7 +166,7 @@ def _parse(tool: Any, config: str) -> None:
     try:
         args = tool.parse_args()
     except (ValueError, AssertionError, RecursionError) as error:  # from DictAction
-        raise LaunchError(f'--cfg-options takes KEY=VALUE pairs, and CONFIG comes before it ({error})') from error
+        raise UserError(f'--cfg-options takes KEY=VALUE pairs, and CONFIG comes before it ({error})') from error
     if args.config != config:
-        raise LaunchError(f'is {config} or {args.config} the config? Put it before the options')
+        raise UserError(f'is {config} or {args.config} the config? Put it before the options')
     load_config(args.config, args.cfg_options)

@@ -15,9 +15,9 @@ from hostile_files import ARCH, all_files, saved
 
 from helpers import REPO
 from mmefficientmod.checkpoints.loading import load_pretrained
-from mmefficientmod.checkpoints.reading import CheckpointError
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint
+from mmefficientmod.utils import UserError
 
 LIMIT = 20  # seconds for one file of 100 kB; most take a few milliseconds
 
@@ -42,7 +42,7 @@ def outcome(data: bytes, weights: dict, folder) -> str:
     try:
         load_pretrained(model, str(path))
         result, expected = 'loaded', weights
-    except CheckpointError as error:
+    except UserError as error:
         assert '\n' not in str(error) and str(path) in str(error)
         result, expected = 'refused', before
     assert time.monotonic() - begin < LIMIT
@@ -104,7 +104,7 @@ def test_flips_in_the_pickle_of_a_legacy_file_do_no_harm(weights, tmp_path):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         try:
             load_pretrained(model, str(path))
-        except CheckpointError as error:
+        except UserError as error:
             assert '\n' not in str(error)
             assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -114,7 +114,7 @@ def test_conversion_is_as_strict(weights, tmp_path):
     data = bytearray(saved({'state_dict': weights}))
     data[len(data) // 2] ^= 1
     source.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r'is damaged: archive/data/.* in it does not fit its check sum'):
+    with pytest.raises(UserError, match=r'is damaged: archive/data/.* in it does not fit its check sum'):
         convert_checkpoint(str(source), str(target))
     assert not target.exists()
 

@@ -22,11 +22,12 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from helpers import ARCHS, REPO, build_model
-from mmefficientmod.checkpoints.loading import CheckpointError, adapt_stem, load_pretrained, read_checkpoint
+from mmefficientmod.checkpoints.loading import adapt_stem, load_pretrained, read_checkpoint
 from mmefficientmod.checkpoints.names import to_project_name, to_released_name
 from mmefficientmod.checkpoints.weights import find_weights
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint
+from mmefficientmod.utils import UserError
 
 
 def trainer_file(weights, path, layout='state_dict', prefix='', ema=None):
@@ -217,9 +218,7 @@ class Touch:
 def test_reading_never_runs_code_from_the_file(legacy, golden, tmp_path):
     path, witness = str(tmp_path / 'evil.pth'), tmp_path / 'witness'
     torch.save(dict(state_dict=golden('xxs')[0], extra=Touch(witness)), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(
-        CheckpointError, match=r'evil.pth is refused: to be read it asks for (posix|os)\.system'
-    ) as error:
+    with pytest.raises(UserError, match=r'evil.pth is refused: to be read it asks for (posix|os)\.system') as error:
         EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
     assert '\n' not in str(error.value)
     assert not witness.exists()
@@ -265,7 +264,7 @@ def test_a_bad_file_is_one_clear_line_and_loads_nothing(kind, golden, tmp_path):
     make(golden('xxs')[0], path)
     model = EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         model.init_weights()
     assert str(path) in str(error.value) and '\n' not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -274,21 +273,21 @@ def test_a_bad_file_is_one_clear_line_and_loads_nothing(kind, golden, tmp_path):
 @pytest.mark.parametrize('other', ['xs', 's', 's_conv'])
 def test_another_arch_is_refused_everywhere(other, golden, tmp_path):
     path = trainer_file(golden(other)[0], tmp_path / 'other.pth')
-    with pytest.raises(CheckpointError, match="does not fit EfficientMod arch 'xxs'"):
+    with pytest.raises(UserError, match="does not fit EfficientMod arch 'xxs'"):
         EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
 
     model = Detector('xxs')
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = {f'backbone.{name}': value for name, value in golden(other)[0].items()}
     torch.save(dict(meta={}, state_dict={**state, 'head.weight': before['head.weight'] + 1}), tmp_path / 'detector.pth')
-    with pytest.raises(CheckpointError, match="does not fit EfficientMod arch 'xxs'"):
+    with pytest.raises(UserError, match="does not fit EfficientMod arch 'xxs'"):
         load_checkpoint(model, str(tmp_path / 'detector.pth'))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_backbone_file_given_to_load_from_is_no_silent_start_from_scratch(golden, tmp_path):
     path = trainer_file(golden('xxs')[0], tmp_path / 'backbone.pth')
-    with pytest.raises(CheckpointError, match=r"names nothing that starts with 'backbone.'.*init_cfg"):
+    with pytest.raises(UserError, match=r"names nothing that starts with 'backbone.'.*init_cfg"):
         load_checkpoint(Detector('xxs'), path)
 
 
@@ -325,7 +324,7 @@ def test_the_home_folder_is_known(tmp_path, monkeypatch):
     ],
 )
 def test_an_address_that_gives_no_file(address, reason):
-    with pytest.raises(CheckpointError, match=f'^{address} cannot be read:? {reason}$'):
+    with pytest.raises(UserError, match=f'^{address} cannot be read:? {reason}$'):
         read_checkpoint(address)
 
 
@@ -389,9 +388,7 @@ def test_a_wrong_shape_is_refused_before_anything_is_loaded(strict):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = {name: value + 1 for name, value in before.items()}
     state['backbone.stages.3.0.fc2.bias'] = torch.zeros(7)
-    with pytest.raises(
-        CheckpointError, match=r'1 of another shape: stages\.3\.0\.fc2\.bias \(7,\) instead of \(256,\)'
-    ):
+    with pytest.raises(UserError, match=r'1 of another shape: stages\.3\.0\.fc2\.bias \(7,\) instead of \(256,\)'):
         model.load_state_dict(state, strict=strict)
     backbone = {name: value for name, value in model.state_dict().items() if name.startswith('backbone.')}
     assert all(torch.equal(value, before[name]) for name, value in backbone.items())
@@ -411,7 +408,7 @@ def test_load_from_warns_once_of_a_partial_match(messages, tmp_path):
 
 def test_load_from_refuses_a_backbone_of_which_nothing_matches(tmp_path):
     torch.save({'backbone.conv1.weight': torch.rand(3), 'head.bias': torch.zeros(3)}, tmp_path / 'resnet.pth')
-    with pytest.raises(CheckpointError, match=r"does not fit EfficientMod arch 'xxs' - .* 1 unexpected: conv1.weight"):
+    with pytest.raises(UserError, match=r"does not fit EfficientMod arch 'xxs' - .* 1 unexpected: conv1.weight"):
         load_checkpoint(Detector('xxs'), str(tmp_path / 'resnet.pth'))
 
 
@@ -466,7 +463,7 @@ def test_only_a_stem_of_three_channels_is_adapted(golden, tmp_path):
     weights = dict(golden('xxs')[0])
     weights['patch_embed.proj.weight'] = torch.rand(32, 4, 7, 7)
     path = trainer_file(weights, tmp_path / 'four.pth')
-    with pytest.raises(CheckpointError, match=r'1 of another shape: patch_embeds.0.proj.weight \(32, 4, 7, 7\)'):
+    with pytest.raises(UserError, match=r'1 of another shape: patch_embeds.0.proj.weight \(32, 4, 7, 7\)'):
         EfficientMod('xxs', in_channels=1, init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
 
 
@@ -505,16 +502,16 @@ def test_unusable_weights_are_refused_by_name(kind, tmp_path):
         read_checkpoint(checkpoint)
     except KeyError:
         assert kind == 'float8'  # which torch 2.1 does not save
-    except CheckpointError as error:  # torch's safe loader may not take the kind at all
+    except UserError as error:  # torch's safe loader may not take the kind at all
         assert kind in ('quantised', 'float8', 'meta') and '\n' not in str(error)
     else:
         load = dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(UserError, match=message):
             EfficientMod('xxs', init_cfg=load).init_weights()
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(UserError, match=message):
             convert_checkpoint(str(checkpoint), str(tmp_path / 'out.pth'), to='released')
         assert not (tmp_path / 'out.pth').exists()
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         _load_checkpoint_to_model(model, whole)
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
 
@@ -579,7 +576,7 @@ def test_checkpoints_cross_numpy_1_and_2(names, tmp_path):
 @pytest.mark.filterwarnings('ignore::UserWarning')  # of torch, about the kind of file
 def test_archives_that_torch_reads_unsafely_are_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / 'script.pth'))
-    with pytest.raises(CheckpointError, match=r'script.pth is refused: it is a TorchScript archive') as error:
+    with pytest.raises(UserError, match=r'script.pth is refused: it is a TorchScript archive') as error:
         read_checkpoint(tmp_path / 'script.pth')
     assert '\n' not in str(error.value)
 
@@ -588,7 +585,7 @@ def test_archives_that_torch_reads_unsafely_are_refused(tmp_path):
     with tarfile.open(tmp_path / 'old.pth', 'w') as archive:
         for name in ('storages', 'tensors', 'pickle'):
             archive.add(tmp_path / 'pickle', name)
-    with pytest.raises(CheckpointError, match=r'old.pth is refused: it is a tar archive'):
+    with pytest.raises(UserError, match=r'old.pth is refused: it is a tar archive'):
         read_checkpoint(tmp_path / 'old.pth')
     assert not witness.exists()
 
@@ -599,7 +596,7 @@ def test_a_file_does_not_change_classes(tmp_path):
         archive.writestr('evil/data.pkl', stream)
         archive.writestr('evil/version', '3\n')
     mean = HistoryBuffer.mean
-    with pytest.raises(CheckpointError, match=r'evil.pth'):
+    with pytest.raises(UserError, match=r'evil.pth'):
         read_checkpoint(tmp_path / 'evil.pth')
     assert HistoryBuffer.mean is mean
 
@@ -619,10 +616,10 @@ def test_training_weights_do_not_fit_the_inference_form(tmp_path):
     path = str(tmp_path / 'training.pth')
     torch.save({f'backbone.{n}': v for n, v in EfficientMod('xxs').state_dict().items()}, path)
     message = 'this is the training form: remove deploy=True from the backbone'
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         init_cfg = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
         EfficientMod('xxs', deploy=True, init_cfg=init_cfg).init_weights()
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         load_checkpoint(Detector('xxs', deploy=True), path)
 
 
@@ -647,7 +644,7 @@ def test_conversion_refuses_a_damaged_backbone(arch, to, tmp_path):
         }
         for message, state in damages.items():
             source, target = write(tmp_path, state)
-            with pytest.raises(CheckpointError, match=message):
+            with pytest.raises(UserError, match=message):
                 convert_checkpoint(source, target, to)
             assert not os.path.exists(target) and not os.path.exists(f'{target}.partial')
 
@@ -656,7 +653,7 @@ def test_conversion_needs_every_block_and_stage(golden, tmp_path):
     released = golden('xs')[0]
     for part in ('layers.0.blocks.2.', 'layers.3.'):
         source, target = write(tmp_path, {n: v for n, v in released.items() if not n.startswith(part)})
-        with pytest.raises(CheckpointError, match=r'in.pth: the checkpoint does not fit .* missing: stages\.[03]\.'):
+        with pytest.raises(UserError, match=r'in.pth: the checkpoint does not fit .* missing: stages\.[03]\.'):
             convert_checkpoint(source, target)
 
 
@@ -664,7 +661,7 @@ def test_conversion_refuses_unusable_weights_of_the_classifier_too(golden, tmp_p
     weights = dict(golden('xxs')[0])
     weights['head.bias'] = weights['head.bias'] / 0
     source, target = write(tmp_path, weights)
-    with pytest.raises(CheckpointError, match=r'in.pth: .* 1 with NaN or Inf: head.bias'):
+    with pytest.raises(UserError, match=r'in.pth: .* 1 with NaN or Inf: head.bias'):
         convert_checkpoint(source, target)
 
 
@@ -695,7 +692,7 @@ def test_conversion_of_an_arch_of_ones_own(tmp_path):
     for name in ('stages.1.0.gamma', 'stages.2.4.fc2.weight', 'patch_embeds.1.proj.bias'):
         (tmp_path / 'out.pth').unlink() if (tmp_path / 'out.pth').exists() else None
         source, target = write(tmp_path, {n: v for n, v in whole.items() if n != name})
-        with pytest.raises(CheckpointError, match=f"arch 'custom' - 1 missing: {name}"):
+        with pytest.raises(UserError, match=f"arch 'custom' - 1 missing: {name}"):
             convert_checkpoint(source, target)
 
 
@@ -703,6 +700,6 @@ def test_the_inference_form_has_no_released_names(tmp_path):
     model = EfficientMod('xxs')
     model.switch_to_deploy()
     source, target = write(tmp_path, model.state_dict())
-    with pytest.raises(CheckpointError, match='this is the inference form'):
+    with pytest.raises(UserError, match='this is the inference form'):
         convert_checkpoint(source, target, to='released')
     assert convert_checkpoint(source, target).changed == 0

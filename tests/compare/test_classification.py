@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from helpers import load_tool
-from mmefficientmod.compare import CompareError
 from mmefficientmod.compare.results import collect
 from mmefficientmod.compare.settings import Settings, backbone_config
 from mmefficientmod.compare.table import compare
+from mmefficientmod.utils import UserError
 from mmefficientmod.zoo.backbones import TABLE1, select_backbones, task_backbones
 from mmefficientmod.zoo.published import published
 from mmefficientmod.zoo.tasks import CLASSIFICATION, TASKS
@@ -71,7 +71,7 @@ def test_size_and_length():
     long, _ = backbone_config(BACKBONES['efficientmod-s'], Settings(CLASSIFICATION, epochs=30))
     warm_up, cosine = long.param_scheduler
     assert (warm_up.end, cosine.begin, cosine.end) == (1, 1, 30)
-    with pytest.raises(CompareError, match='classifiers take square images, not 64 x 96'):
+    with pytest.raises(UserError, match='classifiers take square images, not 64 x 96'):
         backbone_config(BACKBONES['efficientmod-s'], Settings(CLASSIFICATION, size=(64, 96)))
 
 
@@ -91,9 +91,9 @@ def test_checkpoints(tmp_path):
         (['published', 'mobileone-s1=none.pth'], r'none\.pth does not exist'),
         (['deit-t=x.pth'], 'names no file for mobileone-s1: add mobileone-s1=FILE'),
     ):
-        with pytest.raises(CompareError, match=message):
+        with pytest.raises(UserError, match=message):
             load_from('mobileone-s1', *places)
-    with pytest.raises(CompareError, match=r'--checkpoints names no file for resnet-18: add resnet-18=FILE'):
+    with pytest.raises(UserError, match=r'--checkpoints names no file for resnet-18: add resnet-18=FILE'):
         task = TASKS['detection']
         backbone_config(task_backbones(task)['resnet-18'], Settings(task, checkpoints=['published']))
 

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from helpers import REPO, load_tool
-from mmefficientmod.compare import CompareError
 from mmefficientmod.compare.settings import Settings, backbone_config, find_weights_file
+from mmefficientmod.utils import UserError
 from mmefficientmod.zoo.backbones import select_backbones, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
@@ -64,7 +64,6 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
     ('options', 'message'),
     [
         ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
-        ('--rows resnet-18', 'error: --rows is now called --backbones'),
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
         ('--dry', 'unrecognized arguments: --dry'),  # a job array would hand it on
         ('--workers -3', 'error: --workers must be 0 or more'),
@@ -92,7 +91,7 @@ def test_the_schedule_follows_the_length():
     assert short['train_cfg.val_interval'] == short['default_hooks.checkpoint.interval'] == 400
     long = options('detection', epochs=36)
     assert long['train_cfg.max_epochs'] == 36 and long['param_scheduler.1.milestones'] == [24, 33]
-    with pytest.raises(CompareError, match='detection trains by epochs here: give --epochs, not --iters'):
+    with pytest.raises(UserError, match='detection trains by epochs here: give --epochs, not --iters'):
         options('detection', iters=100)
 
 
@@ -116,7 +115,7 @@ def test_overlay():
     config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=[demo], data_root='/x'))
     assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
     assert config.test_dataloader.dataset.data_root == '/x'
-    with pytest.raises(CompareError, match=r'overlay no\.py cannot be used'):
+    with pytest.raises(UserError, match=r'overlay no\.py cannot be used'):
         backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=['no.py']))
 
 
@@ -128,9 +127,9 @@ def test_weights(tmp_path):
     assert find_weights_file(backbone, [str(tmp_path)], '--pretrained') == str(tmp_path / 'efficientmod_s.pth')
     config, _ = backbone_config(backbone, Settings(task, pretrained=[str(tmp_path)]))
     assert config.model.backbone.init_cfg.checkpoint == str(tmp_path / 'efficientmod_s.pth')
-    with pytest.raises(CompareError, match=r'holds no file for resnet-18, such as resnet-18\.pth'):
+    with pytest.raises(UserError, match=r'holds no file for resnet-18, such as resnet-18\.pth'):
         find_weights_file(backbones['resnet-18'], [str(tmp_path)], '--checkpoints')
-    with pytest.raises(CompareError, match=r'--checkpoints: gone\.pth does not exist'):
+    with pytest.raises(UserError, match=r'--checkpoints: gone\.pth does not exist'):
         find_weights_file(backbones['resnet-18'], ['ResNet-18=gone.pth'], '--checkpoints')
 
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from mmefficientmod.export.description import FILE, Description, ExportError, read_description
+from mmefficientmod.export.description import FILE, Description, read_description
+from mmefficientmod.utils import UserError
 
 
 def describe(size: tuple | None = None, **resize) -> Description:
@@ -47,14 +48,14 @@ def test_what_is_written_is_read(tmp_path):
 def test_what_is_no_description_is_refused_in_one_line(content, words, tmp_path):
     if content is not None:
         (tmp_path / FILE).write_text(content)
-    with pytest.raises(ExportError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         read_description(tmp_path)
     assert '\n' not in str(caught.value)
 
 
 def test_a_missing_model_file_is_named(tmp_path):
     describe().write(tmp_path)
-    with pytest.raises(ExportError, match=r'lacks model\.onnx'):
+    with pytest.raises(UserError, match=r'lacks model\.onnx'):
         read_description(tmp_path)
 
 

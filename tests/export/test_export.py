@@ -13,9 +13,10 @@ import torch
 
 from mmefficientmod.export import check
 from mmefficientmod.export.check import compare, library_result
-from mmefficientmod.export.description import ExportError, read_description
+from mmefficientmod.export.description import read_description
 from mmefficientmod.export.formats import Session, write_form
 from mmefficientmod.export.inputs import Sample, pad
+from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.export
 
@@ -211,7 +212,7 @@ class DependsOnValues(torch.nn.Module):
 
 @pytest.mark.parametrize('name', ['onnx', 'torch'])
 def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(UserError) as caught:
         write_form(name, DependsOnValues().eval(), (torch.rand(1, 3, 32, 32),), ['image'], tmp_path)
     message = str(caught.value)
     assert message.startswith(f'{name}: this model cannot be written (')
@@ -227,7 +228,7 @@ def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
     source = read_source(*map(str, trained('segmentor')), part='backbone')
     monkeypatch.setattr(check, 'FILE_LIMIT', 0.0)  # the last digits differ in any runtime
     lines = []
-    with pytest.raises(ExportError, match='does not agree'):
+    with pytest.raises(UserError, match='does not agree'):
         export(source, tmp_path / 'new' / 'out', part='backbone', say=lines.append)
     assert [line for line in lines if 'FAILED' in line]
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
@@ -308,7 +309,7 @@ def test_the_librarys_results_are_not_kept(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(making, 'library_result', watched)
     monkeypatch.setattr(check, 'FILE_LIMIT', 0.0)  # ends the export before a file is written
     source = read_source(*map(str, trained('segmentor')), part='backbone')
-    with pytest.raises(ExportError, match='eager does not agree'):
+    with pytest.raises(UserError, match='eager does not agree'):
         making.export(source, tmp_path / 'out', part='backbone')
     assert len(alive) > 3 and max(alive) <= 1
 

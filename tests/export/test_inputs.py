@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmefficientmod.export.inputs import SourceError, read_picture
+from mmefficientmod.export.inputs import read_picture
+from mmefficientmod.utils import UserError
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def jpeg(image, **options):
 )
 def test_bad_files_are_named(content, message, image, tmp_path):
     (tmp_path / 'a.jpg').write_bytes(content(image))
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(UserError, match=message):
         read_picture(tmp_path / 'a.jpg')
 
 
@@ -117,10 +118,10 @@ def test_a_thumbnail_does_not_hide_that_the_end_is_missing(image, tmp_path):
     (tmp_path / 'whole.jpg').write_bytes(whole + b'what a camera adds')
     (tmp_path / 'cut.jpg').write_bytes(whole[:-200])
     assert read_picture(tmp_path / 'whole.jpg').shape == image.shape
-    with pytest.raises(SourceError, match='is cut off'):
+    with pytest.raises(UserError, match='is cut off'):
         read_picture(tmp_path / 'cut.jpg')
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SourceError, match='No such file'):
+    with pytest.raises(UserError, match='No such file'):
         read_picture(tmp_path / 'a.jpg')

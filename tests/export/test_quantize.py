@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from mmefficientmod.export.description import ExportError
 from mmefficientmod.export.formats import FORMATS, INPUT, INT8, open_file
 from mmefficientmod.export.quantize import changed_detections, compare_int8, write_int8
+from mmefficientmod.utils import UserError
 
 
 def result(*rows: tuple) -> dict:
@@ -43,7 +43,7 @@ def test_the_figure_of_a_classifier_is_its_best_class():
 def test_int8_that_gives_no_numbers_is_refused():
     outputs = dict(classes=np.zeros((1, 2, 2), np.int64), logits=np.ones((1, 3, 2, 2), np.float32))
     broken = dict(outputs, logits=np.full((1, 3, 2, 2), np.nan, np.float32))
-    with pytest.raises(ExportError, match='INT8 file gives NaN'):
+    with pytest.raises(UserError, match='INT8 file gives NaN'):
         compare_int8('segmentation', [outputs, outputs], [outputs, broken], [])
 
 
@@ -52,11 +52,11 @@ def test_int8_that_gives_no_numbers_is_refused():
 def test_what_the_exporters_and_runtimes_raise_is_one_line(kind, tmp_path):
     for name in (FORMATS['onnx'].file, INT8['onnx']):
         (tmp_path / name).write_bytes(b'no model')
-    with pytest.raises(ExportError, match=f'{kind}-int8: this model cannot be written') as written:
+    with pytest.raises(UserError, match=f'{kind}-int8: this model cannot be written') as written:
         write_int8(kind, tmp_path, [np.zeros((1, 3, 32, 32), np.float32)], lambda image: {INPUT: image}, {})
     path = tmp_path / FORMATS[kind].file
     path.write_bytes(b'no model')
-    with pytest.raises(ExportError, match='cannot be opened') as opened:
+    with pytest.raises(UserError, match='cannot be opened') as opened:
         open_file(path, kind, [])
     assert '\n' not in f'{written.value}{opened.value}'
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line(exported, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(ExportError, match='openvino-int8: this model cannot be written'):
+        with pytest.raises(UserError, match='openvino-int8: this model cannot be written'):
             write_int8('openvino', tmp_path, [], dict, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

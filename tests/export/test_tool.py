@@ -14,8 +14,9 @@ import torch
 
 from helpers import REPO, file_size_limit, load_tool
 from mmefficientmod.export.check import _pictures
-from mmefficientmod.export.description import ExportError, read_description
+from mmefficientmod.export.description import read_description
 from mmefficientmod.export.formats import Session
+from mmefficientmod.utils import UserError
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def test_folders_are_searched_for_pictures(pictures):
     find = load_tool('export').find_pictures
     found = [str(pictures / name) for name in ('a.png', 'below/b.JPG')]
     assert find([str(pictures), found[0]], '--int8') == [*found, found[0]]
-    with pytest.raises(ExportError, match=r'--int8 .*\.hidden/none: there is no picture'):
+    with pytest.raises(UserError, match=r'--int8 .*\.hidden/none: there is no picture'):
         find([str(pictures / '.hidden/none')], '--int8')
 
 

@@ -298,15 +298,6 @@ def test_bad_numbers(argv, capsys):
     assert error.value.code == 2 and argv.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_renamed_option_and_key_are_refused_with_the_new_name(tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        load_tool('benchmark').main(['--rows', 'resnet-18'])
-    assert error.value.code == 2 and 'error: --rows is now called --backbones' in capsys.readouterr().err
-    (tmp_path / 'old.json').write_text('{"measurements": [{"row": "resnet-18"}]}')
-    with pytest.raises(ValueError, match="the key 'row' is now called 'backbone': measure again"):
-        records.read_benchmark(tmp_path / 'old.json')
-
-
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [

@@ -91,7 +91,7 @@ def test_what_cannot_be_exported_says_why_and_the_rest_goes_on(measure, monkeypa
     monkeypatch.setattr(Reference, 'forward', lambda self, x: right(self, x if x.sum() > 0 else -x))
     found = measure('reference', 'reference-onnx', 'onnx')
     error = found['reference-onnx'].error
-    assert error.startswith('ExportError: onnx: this model cannot be written (') and 'data-dependent' in error
+    assert error.startswith('UserError: onnx: this model cannot be written (') and 'data-dependent' in error
     assert found['reference'].median_ms > 0 and found['onnx'].median_ms > 0
     results = {Case('backbone', (64, 64), mode=mode): [result] for mode, result in found.items()}
     assert tables.failures(results) == [f'EfficientMod-xxs, reference-onnx: {error}']

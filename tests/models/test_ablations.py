@@ -9,11 +9,11 @@ from mmengine.config import Config
 from torch.testing import assert_close
 
 from helpers import REPO, randomised
-from mmefficientmod.codebases.packages import LaunchError
 from mmefficientmod.measure.complexity import measure_config
 from mmefficientmod.models import EfficientMod, ModulationVariant, SeparateMlpBlock
 from mmefficientmod.models.layers import ModulationBlock
 from mmefficientmod.training.checks.run import check_backbones
+from mmefficientmod.utils import UserError
 from mmefficientmod.zoo.published import published
 
 CONFIGS = REPO / 'configs/ablations'
@@ -123,5 +123,5 @@ def test_bad_blocks_are_refused(block, message):
 
 def test_an_unknown_block_is_refused_before_the_start():
     backbone = dict(type='mmefficientmod.EfficientMod', arch=dict(SMALL, block='NoSuchBlock'), out_indices=(0, 1))
-    with pytest.raises(LaunchError, match=r"^model\.backbone: arch names an unknown block 'NoSuchBlock'[^\n]*$"):
+    with pytest.raises(UserError, match=r"^model\.backbone: arch names an unknown block 'NoSuchBlock'[^\n]*$"):
         check_backbones(Config(dict(model=dict(backbone=backbone))), training=True)

@@ -19,13 +19,13 @@ from mmengine.runner import Runner, load_checkpoint
 from torch.testing import assert_close
 
 from helpers import ARCHS, REPO, build_model, randomised
-from mmefficientmod.checkpoints.loading import CheckpointError
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint
 from mmefficientmod.training.checks.run import check_checkpoint
 from mmefficientmod.training.hooks import WeightCopyHook
 from mmefficientmod.training.launch import launch
+from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.libraries
 
@@ -177,7 +177,7 @@ def test_either_copy_of_the_weights_and_which_of_them_it_was(writer, copy, golde
     else:
         trainer_file(path, weights if writer == 'timm' else None, average)
     if (writer, copy) == ('timm, the average alone', 'plain'):
-        with pytest.raises(CheckpointError, match='holds no plain copy of the weights'):
+        with pytest.raises(UserError, match='holds no plain copy of the weights'):
             model_of_a_test((XXS, path), tmp_path, copy)
         return
     is_average = copy == 'ema' or (copy is None and writer != 'timm')
@@ -339,7 +339,7 @@ def test_a_file_that_does_not_fit_a_classifier_is_a_short_line(golden, tmp_path)
     config = Config.fromfile(XXS)
     config.model.backbone.arch = 's'
     config.model.init_cfg = dict(type='Pretrained', checkpoint=path)
-    with pytest.raises(CheckpointError, match=r"does not fit EfficientMod arch 's'") as error:
+    with pytest.raises(UserError, match=r"does not fit EfficientMod arch 's'") as error:
         build_model(config).init_weights()
     assert len(str(error.value)) < 600
 

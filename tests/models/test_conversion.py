@@ -14,9 +14,9 @@ from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
 from helpers import REPO, build_model, load_tool, randomised, trained
-from mmefficientmod.checkpoints.loading import CheckpointError
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint, publish
+from mmefficientmod.utils import UserError
 
 SEGMENTOR = 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
 
@@ -115,14 +115,14 @@ def test_what_does_not_fit_leaves_the_backbone_as_it_is(deployed, tmp_path):
     wide = EfficientMod('xs')
     state = torch.load(deployed[1], weights_only=True)['state_dict']
     torch.save({f'backbone.{name}': value for name, value in state.items()}, tmp_path / 'whole.pth')
-    with pytest.raises(CheckpointError, match='does not fit EfficientMod arch'):
+    with pytest.raises(UserError, match='does not fit EfficientMod arch'):
         EfficientMod.init_weights(_with_file(wide, deployed[1]))
     model = Model('xs')
-    with pytest.raises(CheckpointError, match='does not fit EfficientMod arch'):
+    with pytest.raises(UserError, match='does not fit EfficientMod arch'):
         load_checkpoint(model, str(tmp_path / 'whole.pth'))
     hooked = Model()
     hooked.backbone.stages[0][0].fc1.register_forward_hook(lambda *_: None)
-    with pytest.raises(CheckpointError, match=r'inference form, which the backbone cannot take: stages\.0\.0\.fc1'):
+    with pytest.raises(UserError, match=r'inference form, which the backbone cannot take: stages\.0\.0\.fc1'):
         load_checkpoint(hooked, str(tmp_path / 'whole.pth'))
     assert not any(backbone.deploy for backbone in (wide, model.backbone, hooked.backbone))
 

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from helpers import REPO, build_model
-from mmefficientmod.checkpoints.loading import CheckpointError
 from mmefficientmod.models import TimmLogits
+from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.libraries
 
@@ -58,13 +58,13 @@ def test_they_start_a_training(published):
 @pytest.mark.parametrize('keywords', [dict(model_name='mobilenetv2_050'), dict(num_classes=7)])
 def test_a_checkpoint_of_another_model_is_refused(keywords, published):
     model = classifier(**{'model_name': 'mobilenetv2_100', **keywords})
-    with pytest.raises(CheckpointError, match=r"^the checkpoint does not fit timm's mobilenetv2_\d+: \d+ tensors are "):
+    with pytest.raises(UserError, match=r"^the checkpoint does not fit timm's mobilenetv2_\d+: \d+ tensors are "):
         load_checkpoint(model, f'{NAME}={published[0]}', logger=None)
 
 
 def test_a_file_without_the_model_s_prefix_is_refused(published, tmp_path):
     torch.save(published[1].state_dict(), tmp_path / 'bare.pth')
-    with pytest.raises(CheckpointError, match='tensors are missing'):
+    with pytest.raises(UserError, match='tensors are missing'):
         load_checkpoint(classifier('mobilenetv2_100'), str(tmp_path / 'bare.pth'), logger=None)
 
 
@@ -79,6 +79,6 @@ def test_missing_weights_name_the_file_and_its_place(published, tmp_path, monkey
         (f'{NAME}={tmp_path}/none.safetensors', r'none\.safetensors does not exist'),
         (f'timm://fasternet_t0.in1k={published[0]}', r'model\.safetensors: Error'),
     ):
-        with pytest.raises(CheckpointError, match=message) as error:
+        with pytest.raises(UserError, match=message) as error:
             load_checkpoint(model, source, logger=None)
         assert '\n' not in str(error.value)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from helpers import REPO, load_tool
 
 pytest.importorskip('mmefficientmod.export')
-from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.exported import ExportedModel, detections, resized_classes
+from mmefficientmod.utils import UserError
 
 DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
 SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
@@ -129,15 +129,15 @@ def test_what_cannot_be_used_is_one_line(exported, pictures, tmp_path):
         (dict(device='cuda'), '--device cuda: exported files run on the CPU here'),
         (dict(format='openvino'), 'has no openvino file; it has onnx'),
     ):
-        with pytest.raises(PredictError, match=message):
+        with pytest.raises(UserError, match=message):
             ExportedModel(exported / 'segmentor', **options)
-    with pytest.raises(PredictError, match='is no exported folder'):
+    with pytest.raises(UserError, match='is no exported folder'):
         ExportedModel(tmp_path)
     (tmp_path / 'export.json').write_bytes((exported / 'segmentor/export.json').read_bytes())
-    with pytest.raises(PredictError, match=r'lacks model.onnx'):
+    with pytest.raises(UserError, match=r'lacks model.onnx'):
         ExportedModel(tmp_path)
     (tmp_path / 'model.onnx').write_bytes(b'nothing')
-    with pytest.raises(PredictError, match='cannot be opened'):
+    with pytest.raises(UserError, match='cannot be opened'):
         ExportedModel(tmp_path)
 
 

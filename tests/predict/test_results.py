@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.results import Mask, cut_mask, encode, paste_mask
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import category_ids, drawn_names, image_ids, map_names
+from mmefficientmod.utils import UserError
 
 coco = pytest.importorskip('pycocotools.mask')
 
@@ -90,5 +90,5 @@ def test_class_maps_are_named_by_the_picture():
 
 def test_formats_that_are_only_read_become_png_or_mp4_and_two_are_never_one():
     assert list(drawn_names(sources('a.jpg', 'b.tif', 'c.avi')).values()) == ['a.jpg', 'b.tif.png', 'c.avi.mp4']
-    with pytest.raises(PredictError, match=r'a\.tif and /in/a\.tif\.png would both be written to'):
+    with pytest.raises(UserError, match=r'a\.tif and /in/a\.tif\.png would both be written to'):
         drawn_names(sources('a.tif', 'a.tif.png'))

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmefficientmod.export.inputs import SourceError
-from mmefficientmod.predict import PredictError
 from mmefficientmod.predict.sources import Source, Video, find_sources
+from mmefficientmod.utils import UserError
 
 # --- finding ---
 
@@ -58,7 +57,7 @@ def test_no_result_is_written_over_an_input(folder, monkeypatch, tmp_path):
     assert found == ['in/sub/c.mp4', 'other/e.jpg']
     (tmp_path / 'link').symlink_to(tmp_path)
     for what, out in ((folder, '../..'), ('../../other', tmp_path / 'link'), ('../../link/other/*', tmp_path)):
-        with pytest.raises(PredictError, match=r'lies in .*, where the results go'):
+        with pytest.raises(UserError, match=r'lies in .*, where the results go'):
             names(what, out=out)
 
 
@@ -73,7 +72,7 @@ def test_no_result_is_written_over_an_input(folder, monkeypatch, tmp_path):
 )
 def test_what_is_not_there_is_refused(what, message, folder):
     (folder / '.git/d.jpg').unlink()
-    with pytest.raises(PredictError, match=message):
+    with pytest.raises(UserError, match=message):
         names(folder / what, out=folder / 'out')
 
 
@@ -122,7 +121,7 @@ def test_a_gap_between_frames_is_no_damage(tmp_path):
     video = Video(write_matroska(tmp_path / 'gap.mkv', times, duration=5330))
     assert video.frames > 40 and len(list(video)) == 20
     cut = Video(write_matroska(tmp_path / 'cut.mkv', times[:10], duration=5330))
-    with pytest.raises(SourceError, match='is damaged: 10 of'):
+    with pytest.raises(UserError, match='is damaged: 10 of'):
         list(cut)
 
 
@@ -131,5 +130,5 @@ def test_bad_videos_are_named(tmp_path):
     (tmp_path / 'cut.mp4').write_bytes(data[: len(data) // 2])
     (tmp_path / 'empty.mp4').write_bytes(b'')
     for name, message in (('cut.mp4', 'is damaged'), ('empty.mp4', 'is empty'), ('none.mp4', 'does not exist')):
-        with pytest.raises(SourceError, match=message):
+        with pytest.raises(UserError, match=message):
             list(Video(tmp_path / name))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from helpers import file_size_limit
-from mmefficientmod.export.inputs import SourceError
 from mmefficientmod.predict.results import Detections, Segmentation
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import Writer
+from mmefficientmod.utils import UserError
 
 # Noise, which no codec makes small: as a video of 30 frames or as a picture, beside what was there before.
 NOISE = """
@@ -52,7 +52,7 @@ def write(tmp_path):
         for number, image in enumerate(frames):
             try:
                 writer.add(source, number, fps, image, Segmentation(np.ones(image.shape[:2], np.uint8)))
-            except SourceError as error:
+            except UserError as error:
                 errors.append(str(error))
         writer.close()
         return json.loads((tmp_path / 'predictions.json').read_text()), errors

@@ -8,8 +8,9 @@ import pytest
 from mmengine.config import Config
 
 from mmefficientmod.compare.results import dataset_of
-from mmefficientmod.training.checks.data import DataError, check_classes, check_content, check_data
+from mmefficientmod.training.checks.data import check_classes, check_content, check_data
 from mmefficientmod.training.checks.run import check_run
+from mmefficientmod.utils import UserError
 
 
 def make_dataset(classes, tmp_path) -> dict:
@@ -31,12 +32,12 @@ def test_a_file_of_classes(tmp_path, monkeypatch):
     (tmp_path / 'classes.txt').write_text('cat\ndog\n')
     dataset = make_dataset('classes.txt', tmp_path)
     check(dataset)
-    with pytest.raises(DataError, match=r'num_classes is 1, but train\.metainfo names 2 classes'):
+    with pytest.raises(UserError, match=r'num_classes is 1, but train\.metainfo names 2 classes'):
         check(dataset, classes=1)
     config = Config(dict(test_dataloader=dict(dataset=dataset)))
     assert dataset_of(config)[-1] == '(2 classes)'
     (tmp_path / 'classes.txt').write_bytes(b'\xff')
-    with pytest.raises(DataError, match=r'^train: metainfo\.classes cannot be read \('):
+    with pytest.raises(UserError, match=r'^train: metainfo\.classes cannot be read \('):
         check(dataset)
     (tmp_path / 'classes.txt').unlink()  # a report elsewhere
     assert dataset_of(config)[-1] == '(classes of classes.txt)'
@@ -44,9 +45,9 @@ def test_a_file_of_classes(tmp_path, monkeypatch):
 
 def test_a_text_is_no_list_of_classes(tmp_path):
     dataset = make_dataset('dog', tmp_path)
-    with pytest.raises(DataError, match=r"^train: metainfo\.classes is the text 'dog': write \('dog',\) for one class"):
+    with pytest.raises(UserError, match=r"^train: metainfo\.classes is the text 'dog': write \('dog',\) for one class"):
         check(dataset)
-    with pytest.raises(DataError, match=r"^train\.metainfo\.classes is the text 'dog': write "):
+    with pytest.raises(UserError, match=r"^train\.metainfo\.classes is the text 'dog': write "):
         check_classes([('train', dataset)], [])
     check(make_dataset('https://example.org/classes.txt', tmp_path))  # MMEngine fetches it
     check(make_dataset(('dog',), tmp_path))
@@ -61,7 +62,7 @@ def test_only_a_training_needs_objects(left_out, tmp_path):
     check_data(
         Config(dict(test_dataloader=dict(dataset=dataset), val_dataloader=dict(dataset=dataset))), ['test', 'val']
     )
-    with pytest.raises(DataError, match=r"KeyError: 'annotations'|has no object of the classes dog"):
+    with pytest.raises(UserError, match=r"KeyError: 'annotations'|has no object of the classes dog"):
         check_data(Config(dict(train_dataloader=dict(dataset=dataset))), ['train'])
 
 
@@ -75,7 +76,7 @@ def test_the_heads_of_a_panoptic_model_tell_things_alone():
     judge(heads, type='CocoPanopticDataset', metainfo=names)
     judge(heads, type='mmdet.CocoPanopticDataset', metainfo=dict(classes=names['classes']))
     heads['mask_head']['num_classes'] = 1
-    with pytest.raises(DataError, match=r'model\.mask_head\.num_classes is 1, but .* names 2 classes'):
+    with pytest.raises(UserError, match=r'model\.mask_head\.num_classes is 1, but .* names 2 classes'):
         judge(heads, type='CocoPanopticDataset', metainfo=names)
 
 
@@ -87,5 +88,5 @@ def test_heads_that_tell_something_else_are_not_judged():
 @pytest.mark.parametrize('name', ['bbox_head', 'auxiliary_head'])
 def test_each_of_several_heads_is_judged(name):
     heads = {name: [dict(num_classes=3), dict(num_classes=2)]}
-    with pytest.raises(DataError, match=rf'model\.{name}\.1\.num_classes is 2, but .* names 3 classes'):
+    with pytest.raises(UserError, match=rf'model\.{name}\.1\.num_classes is 2, but .* names 3 classes'):
         judge(heads, metainfo=dict(classes=('a', 'b', 'c')))

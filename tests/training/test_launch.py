@@ -18,11 +18,11 @@ from helpers import REPO
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import find_weights
 from mmefficientmod.codebases.config import find_config
-from mmefficientmod.codebases.packages import LaunchError
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.checks.data import check_data
 from mmefficientmod.training.checks.run import check_backbones, check_run, drop_needless_pretrained
 from mmefficientmod.training.launch import find_config_argument, find_script, is_main_process, launch
+from mmefficientmod.utils import UserError
 
 DETECTION = str(REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py')
 SEGMENTATION = str(REPO / 'configs/segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py')
@@ -366,7 +366,7 @@ def test_only_a_bare_name_is_looked_up_among_the_installed_configs():
     for bare in (name, name[:-3]):
         assert Path(find_config(bare)).samefile(SEGMENTATION)
     for mistyped in (f'configs/segmantation/{name}', f'./{name}', f'/{name}', 'default_runtime_seg.py'):
-        with pytest.raises(LaunchError, match=f'config {mistyped} does not exist'):
+        with pytest.raises(UserError, match=f'config {mistyped} does not exist'):
             find_config(mistyped)
 
 
@@ -467,7 +467,7 @@ def test_data_sets_that_can_work(dataset, files):
     ],
 )
 def test_data_sets_that_cannot_work(dataset, message, files):
-    with pytest.raises(LaunchError, match=message.format(files)):
+    with pytest.raises(UserError, match=message.format(files)):
         check_data(data_config(**{'data_root': files, **dataset}), ['train'])
 
 
@@ -480,19 +480,19 @@ def test_wrapped_data_sets_and_evaluators(files):
         (lambda inner: dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]), 'dataset.dataset'),
     ]:
         check_data(config_of(train_dataloader=dict(dataset=wrap(present))), ['train'])
-        with pytest.raises(LaunchError, match=f'{place}.data_root=PATH'):
+        with pytest.raises(UserError, match=f'{place}.data_root=PATH'):
             check_data(config_of(train_dataloader=dict(dataset=wrap(missing))), ['train'])
 
     fine = [dict(type='IoUMetric'), dict(type='CocoMetric', ann_file=f'{files}/list.txt')]
     for evaluator in (None, fine[0], fine, dict(type='Evaluator', metrics=fine)):
         check_data(config_of(test_dataloader=None, test_evaluator=evaluator), ['test', 'val'])
-    with pytest.raises(LaunchError, match=r'test_evaluator\.1\.ann_file=PATH'):
+    with pytest.raises(UserError, match=r'test_evaluator\.1\.ann_file=PATH'):
         check_data(config_of(test_evaluator=[fine[0], dict(type='CocoMetric', ann_file='/no.json')]), ['test'])
 
     own = config_of(train_dataloader=dict(dataset=missing), custom_imports=dict(imports=['my_project.data']))
     check_data(own, ['train'])
     own.custom_imports.imports = ['mmpretrain.models']
-    with pytest.raises(LaunchError):
+    with pytest.raises(UserError):
         check_data(own, ['train'])
 
 
@@ -544,7 +544,7 @@ def test_a_neck_is_refused_where_it_fails_and_only_there(neck, wrong):
     with torch.no_grad():
         check_backbones(neck_config(neck), training=True)
         MODELS.build(kwargs)(levels)
-        with pytest.raises(LaunchError, match='in_channels is'):
+        with pytest.raises(UserError, match='in_channels is'):
             check_backbones(neck_config(dict(neck, in_channels=wrong)), training=True)
         with pytest.raises((RuntimeError, AssertionError)):
             MODELS.build(dict(kwargs, in_channels=wrong))(levels)
@@ -631,7 +631,7 @@ def test_a_missing_file_is_named_for_every_backbone_of_the_package():
     init_cfg = dict(type='Pretrained', checkpoint='no-such.pth')
     backbone = dict(type='mmefficientmod.TimmBackbone', model_name='resnet18', init_cfg=init_cfg)
     config = config_of(model=dict(detector=dict(backbone=backbone)))
-    with pytest.raises(LaunchError, match=r'no-such\.pth does not exist: .*model\.detector\.backbone\.init_cfg=None'):
+    with pytest.raises(UserError, match=r'no-such\.pth does not exist: .*model\.detector\.backbone\.init_cfg=None'):
         check_run('train', config)
     check_run('test', config)
 
@@ -649,7 +649,7 @@ def test_every_file_that_init_cfg_names_is_looked_for(part, number, tmp_path):
         model = {**model, **init_cfg} if part == 'model' else {**model, 'backbone': {**EFFICIENTMOD, **init_cfg}}
         return config_of(model=model, **parts)
 
-    with pytest.raises(LaunchError, match=rf'^checkpoint no-such\.pth .* {part}\.init_cfg{number}\.checkpoint=PATH'):
+    with pytest.raises(UserError, match=rf'^checkpoint no-such\.pth .* {part}\.init_cfg{number}\.checkpoint=PATH'):
         check_run('train', config())
     check_run('test', config())
     started = config(load_from=str(tmp_path / 'whole.pth'))
@@ -692,11 +692,11 @@ def test_the_inference_form_is_not_trained(tmp_path):
     check('train', plain)
     check('test', deployed, deploy=True)
     check('test', deployed)
-    with pytest.raises(LaunchError, match=r'model\.backbone\.deploy=True is for inference alone'):
+    with pytest.raises(UserError, match=r'model\.backbone\.deploy=True is for inference alone'):
         check('train', deploy=True)
-    with pytest.raises(LaunchError, match='is in the inference form: train on from'):
+    with pytest.raises(UserError, match='is in the inference form: train on from'):
         check('train', deployed)
-    with pytest.raises(LaunchError, match='is in the inference form, which cannot be trained'):
+    with pytest.raises(UserError, match='is in the inference form, which cannot be trained'):
         check('train', init_cfg=dict(type='Pretrained', checkpoint=deployed))
 
 

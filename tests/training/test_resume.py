@@ -22,8 +22,9 @@ from mmengine.runner import IterBasedTrainLoop
 
 from helpers import REPO, file_size_limit
 from mmefficientmod.checkpoints.newest import find_newest_whole
-from mmefficientmod.checkpoints.reading import CheckpointError, read_checkpoint
+from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.training.checks.run import check_run
+from mmefficientmod.utils import UserError
 from scenes import make_dataset
 
 TASKS = {
@@ -280,14 +281,14 @@ def test_damaged_checkpoints_are_passed_over(work_dir):
 def test_damaged_checkpoints_are_never_overwritten_by_a_new_start(work_dir):
     for path in work_dir.glob('*.pth'):
         path.write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'no checkpoint in .* can be resumed from .*iter_12.pth.*; name|remove'):
+    with pytest.raises(UserError, match=r'no checkpoint in .* can be resumed from .*iter_12.pth.*; name|remove'):
         find_newest_whole(work_dir)
 
 
 def test_folders_of_a_sharded_training_are_not_said_to_be_missing(tmp_path):
     """FSDP, where each process writes its part, and DeepSpeed write a folder in place of a file."""
     (tmp_path / 'epoch_1.pth').mkdir()
-    with pytest.raises(CheckpointError, match=r'epoch_1\.pth is a folder of a sharded training: name it by --resume'):
+    with pytest.raises(UserError, match=r'epoch_1\.pth is a folder of a sharded training: name it by --resume'):
         find_newest_whole(tmp_path)
     check_run('train', Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))))
 

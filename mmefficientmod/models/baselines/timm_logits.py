@@ -7,9 +7,10 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from ...checkpoints.loading import CheckpointError, is_called_by_mmengine
+from ...checkpoints.loading import is_called_by_mmengine
 from ...checkpoints.weights import enumerate_names
 from ...registry import MODELS
+from ...utils import UserError
 from .timm_backbone import TIMM_SCHEME, TimmModule, published_weights
 
 
@@ -43,7 +44,7 @@ class TimmLogits(TimmModule):
             given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
             wrong = [name for name in {**own, **given} if own.get(name) != given.get(name)]
             if wrong:
-                raise CheckpointError(
+                raise UserError(
                     f"the checkpoint does not fit timm's {self.model_name}: {len(wrong)} tensors are missing, "
                     f'unexpected or of another shape: {enumerate_names(wrong)}'
                 )
@@ -59,7 +60,7 @@ def load_from_timm(filename: str, map_location: object = None) -> dict[str, dict
         map_location (optional): Not used: they come on the CPU.
 
     Raises:
-        CheckpointError: If there are no such weights, or they are not on this machine and cannot be downloaded.
+        UserError: If there are no such weights, or they are not on this machine and cannot be downloaded.
     """
     source, _, file = filename.partition('=')
     name = source[len(TIMM_SCHEME) :]
@@ -68,5 +69,5 @@ def load_from_timm(filename: str, map_location: object = None) -> dict[str, dict
         weights = published_weights(name, file or source, remedy)
     except (OSError, RuntimeError) as error:
         listed = ' '.join(line.strip() for line in str(error).splitlines())
-        raise CheckpointError(f'{file}: {listed}' if isinstance(error, RuntimeError) and file else listed) from error
+        raise UserError(f'{file}: {listed}' if isinstance(error, RuntimeError) and file else listed) from error
     return dict(state_dict={f'backbone.model.{key}': value for key, value in weights.items()})

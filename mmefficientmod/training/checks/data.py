@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ...codebases.config import class_names
 from ...codebases.nodes import exists, find_datasets, find_dicts, has_own_code, is_known, is_local, refuse, type_name
-from ...codebases.packages import LaunchError
+from ...utils import UserError
 from .classifier import find_label_problem
 
 IMAGE_PREFIXES = ('img', 'img_path', 'sub_data_root')  # read by every pipeline; other folders only by some
@@ -22,7 +22,7 @@ DOWNLOADED_DATASETS = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
 
 def check_data(config: Config, splits: Iterable[str]) -> None:
-    """Raises LaunchError where a data set's root, annotation file or image folder is missing on this machine.
+    """Raises UserError where a data set's root, annotation file or image folder is missing on this machine.
 
     Data sets of the user's own code are not judged: they may download, or find their files in another way.
     """
@@ -66,7 +66,7 @@ def _check_dataset(place: str, dataset: Mapping, training: bool) -> None:
 
 def _require(kind: str, path: object, place: str, option: str) -> None:
     if isinstance(path, str) and path and not exists(path):
-        raise LaunchError(
+        raise UserError(
             f'{kind} {path} does not exist: put or link the data there, or point to it by '
             f'--cfg-options {place}.{option}=PATH'
         )
@@ -76,12 +76,8 @@ MOST_BYTES = 50 * 2**20  # of an annotation file; COCO's own ones are larger, kn
 BINARY_HEADS = ('STDCHead',)  # tell boundaries from the rest, whatever the classes are
 
 
-class DataError(ValueError):
-    """Data that cannot be trained on; the message is one line."""
-
-
 def check_content(place: str, kind: str, dataset: Mapping, paths: Mapping[str, str], training: bool = True) -> None:
-    """Raises DataError for data that cannot be used, as far as a short look shows.
+    """Raises UserError for data that cannot be used, as far as a short look shows.
 
     Args:
         place (str): The data set's dotted place in the config.
@@ -97,29 +93,29 @@ def check_content(place: str, kind: str, dataset: Mapping, paths: Mapping[str, s
             check_coco(ann_file, _known_classes(dataset), training)
         if images and not ann_file and suffix and os.path.isdir(images):
             check_images(images, suffix)
-    except DataError as error:
-        raise DataError(f'{place}: {error}') from None
+    except UserError as error:
+        raise UserError(f'{place}: {error}') from None
 
 
 def _known_classes(dataset: Mapping) -> Sequence[str] | None:
     """The same before a training: None for a file elsewhere.
 
     Raises:
-        DataError: For any other text: MMEngine would take each of its letters for a class.
+        UserError: For any other text: MMEngine would take each of its letters for a class.
     """
     try:
         classes = class_names(dataset)
     except (OSError, ValueError) as error:
-        raise DataError(f'metainfo.classes cannot be read ({error})') from error
+        raise UserError(f'metainfo.classes cannot be read ({error})') from error
     if isinstance(classes, str) and '://' not in classes:
-        raise DataError(
+        raise UserError(
             f'metainfo.classes is the text {classes!r}: write ({classes!r},) for one class, or name a file that exists'
         )
     return None if isinstance(classes, str) else classes
 
 
 def check_classes(datasets: Iterable[tuple[str, Mapping]], nodes: Iterable[tuple[str, Mapping]]) -> None:
-    """Raises DataError for a head that has fewer classes than the training data name, or if those are no list.
+    """Raises UserError for a head that has fewer classes than the training data name, or if those are no list.
 
     Args:
         datasets (Iterable): Dotted place and settings of each data set.
@@ -129,8 +125,8 @@ def check_classes(datasets: Iterable[tuple[str, Mapping]], nodes: Iterable[tuple
     for place, dataset in datasets:
         try:
             classes = _known_classes(dataset)
-        except DataError as error:
-            raise DataError(f'{place}.{error}') from None
+        except UserError as error:
+            raise UserError(f'{place}.{error}') from None
         if 'Panoptic' in type_name(dataset):  # its heads tell things alone
             classes = dataset['metainfo'].get('thing_classes') if classes else None
         if not isinstance(classes, (list, tuple)):
@@ -138,7 +134,7 @@ def check_classes(datasets: Iterable[tuple[str, Mapping]], nodes: Iterable[tuple
         for head, node in heads:
             number = node.get('num_classes')
             if isinstance(number, int) and number < len(classes):
-                raise DataError(
+                raise UserError(
                     f'{head}.num_classes is {number}, but {place}.metainfo names {len(classes)} classes: add '
                     f'--cfg-options {head}.num_classes={len(classes)}'
                 )
@@ -159,7 +155,7 @@ def check_coco(path: str, classes: Collection[str] | None, training: bool) -> No
         training (bool): Whether objects are needed. Tests need none: COCO's test-dev has not even the list of them.
 
     Raises:
-        DataError: If it is no such file, or has no images, none of the classes, or no object of these to train on.
+        UserError: If it is no such file, or has no images, none of the classes, or no object of these to train on.
     """
     if os.path.getsize(path) > MOST_BYTES:
         return
@@ -171,28 +167,28 @@ def check_coco(path: str, classes: Collection[str] | None, training: bool) -> No
         objects = content['annotations'] if training else content.get('annotations', [])
         used = {annotation['category_id'] for annotation in objects}
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
+        raise UserError(
             f'{path} is no annotation file in the format of COCO, with images, annotations and categories '
             f'({type(error).__name__}: {error})'
         ) from error
     if not images:
-        raise DataError(f'{path} lists no images')
+        raise UserError(f'{path} lists no images')
     known = sorted(names.values())
     if classes is not None and not set(classes) & set(known):
-        raise DataError(
+        raise UserError(
             f'none of the classes {_enumerate(classes)} is a category of {path}, which has {_enumerate(known)}: '
             'set metainfo.classes to its names, and num_classes of the heads to their number'
         )
     if training and not any(classes is None or names.get(number) in classes for number in used):
-        raise DataError(f'{path} has no object of the classes {_enumerate(classes or known)}')
+        raise UserError(f'{path} has no object of the classes {_enumerate(classes or known)}')
 
 
 def check_images(folder: str, suffix: str) -> None:
-    """Raises DataError for a folder without any file of a suffix, at any depth: some samplers would wait forever."""
+    """Raises UserError for a folder without any file of a suffix, at any depth: some samplers would wait forever."""
     for _, _, files in os.walk(folder, followlinks=True):
         if any(name.endswith(suffix) for name in files):
             return
-    raise DataError(f'{folder} holds no file that ends in {suffix}: put the images there, or set img_suffix')
+    raise UserError(f'{folder} holds no file that ends in {suffix}: put the images there, or set img_suffix')
 
 
 def _enumerate(names: Collection[str], most: int = 6) -> str:

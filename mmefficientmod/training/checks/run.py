@@ -25,7 +25,7 @@ from ...codebases.nodes import (
     refuse,
     type_name,
 )
-from ...codebases.packages import LaunchError
+from ...utils import UserError
 from .classifier import find_head_problem, find_teacher_problem
 from .data import check_classes, check_data
 
@@ -49,7 +49,7 @@ def choose_checkpoint(config: Config) -> list[str]:
         list[str]: One line for each checkpoint that was passed over and why, and one for the choice.
 
     Raises:
-        CheckpointError: If there are checkpoints but none is whole.
+        UserError: If there are checkpoints but none is whole.
     """
     if not config.get('resume') or config.get('load_from'):
         return []
@@ -91,7 +91,7 @@ def check_run(script: str, config: Config) -> None:
         config (Config): As the codebase's script hands it to the runner.
 
     Raises:
-        LaunchError, CheckpointError, FileNotFoundError: With one line, for what cannot work.
+        UserError, FileNotFoundError: With one line, for what cannot work.
     """
     training = script == 'train'
     check_backbones(config, training)
@@ -114,7 +114,7 @@ def find_start(config: Config) -> str | None:
 
 
 def check_backbones(config: Config, training: bool) -> None:
-    """Raises LaunchError for what EfficientMod refuses and for a neck that takes other channels."""
+    """Raises UserError for what EfficientMod refuses and for a neck that takes other channels."""
     from ...models import EfficientMod
     from ...registry import MODELS
 
@@ -123,22 +123,22 @@ def check_backbones(config: Config, training: bool) -> None:
             continue
         parent = place.rpartition('.')[0]
         if model.get('pretrained') and type_name(model).endswith('EncoderDecoder'):  # which hands it to the backbone
-            raise LaunchError(
+            raise UserError(
                 f"{parent}.pretrained is another backbone's: set {parent}.pretrained=None; EfficientMod takes weights "
                 f"by {place}.init_cfg=dict(type='Pretrained', checkpoint=PATH)"
             )
         if training and backbone.get('deploy'):
-            raise LaunchError(f'{place}.deploy=True is for inference alone: train without it')
+            raise UserError(f'{place}.deploy=True is for inference alone: train without it')
         try:
             channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
         except (ValueError, TypeError) as error:
-            raise LaunchError(f'{place}: {error}') from error
+            raise UserError(f'{place}: {error}') from error
         if not has_own_code(config):
             check_neck(parent, model, list(channels))
 
 
 def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
-    """Raises LaunchError where a neck whose rule is known takes other channels than the backbone gives."""
+    """Raises UserError where a neck whose rule is known takes other channels than the backbone gives."""
     neck = model.get('neck')
     if isinstance(neck, Sequence) and neck:
         neck = neck[0]
@@ -154,7 +154,7 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
             return
     elif taken == needed:
         return
-    raise LaunchError(
+    raise UserError(
         f'{place}.neck.in_channels is {taken}, but EfficientMod arch {model["backbone"].get("arch", "s")!r} '
         f'gives {channels}: set neck=dict(in_channels={needed})'
     )
@@ -166,8 +166,8 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
     Folders are left to MMEngine: a sharded training writes one in place of a file.
 
     Raises:
-        LaunchError: If a training is to start from the inference form, or a classifier that is tested has another head.
-        CheckpointError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
+        UserError: If a training is to start from the inference form, or a classifier that is tested has another head.
+        UserError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
     """
     if '://' in path or osp.isdir(osp.expanduser(path)):
         return
@@ -178,7 +178,7 @@ def check_checkpoint(path: str, config: Config, training: bool) -> None:
         and is_deploy_form(weights)
         and any(is_efficientmod(backbone) for *_, backbone in find_backbones(config))
     ):
-        raise LaunchError(f'{path} is in the inference form: train on from the one that it was made of')
+        raise UserError(f'{path} is in the inference form: train on from the one that it was made of')
 
 
 def check_pretrained(place: str, node: Mapping) -> None:
@@ -187,23 +187,23 @@ def check_pretrained(place: str, node: Mapping) -> None:
         if '://' in path:
             continue
         if not osp.isfile(osp.expanduser(path)):
-            raise LaunchError(
+            raise UserError(
                 f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
                 f'{option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
             )
         ours = is_efficientmod(node) or is_classifier(node)
         if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
-            raise LaunchError(
+            raise UserError(
                 f'{path} is in the inference form, which cannot be trained: take the one that it was made of'
             )
 
 
 def check_precision(config: Config) -> None:
-    """Raises LaunchError for mixed precision where MMEngine has none."""
+    """Raises UserError for mixed precision where MMEngine has none."""
     device = get_device()
     wrappers = [type_name(node) for _, node in find_dicts(config.get('optim_wrapper'))]
     if 'AmpOptimWrapper' in wrappers and device in ('cpu', 'mps'):
-        raise LaunchError(
+        raise UserError(
             f'MMEngine trains in mixed precision (--amp, AmpOptimWrapper) on a GPU or an NPU, not on {device}: '
             'leave out --amp, or set --cfg-options optim_wrapper.type=OptimWrapper if the config asks for it'
         )

@@ -9,8 +9,8 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 
 from ...checkpoints.newest import find_newest_whole
-from ...checkpoints.reading import CheckpointError
 from ...registry import HOOKS
+from ...utils import UserError
 from .batches import EPOCH, ITERATION, PlacedBatches, place_batches, seed_all
 
 STATE = 'exact_resume'  # the key of a checkpoint under which the place in the data is kept
@@ -53,7 +53,7 @@ class ExactResumeHook(Hook):
             return
         try:
             choice = find_newest_whole(runner.work_dir)
-        except CheckpointError as error:
+        except UserError as error:
             raise SystemExit(f'error: {error}') from None
         for line in choice.notes:
             runner.logger.warning(line)

@@ -6,9 +6,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ...checkpoints.loading import CheckpointError
 from ...checkpoints.weights import COPY, find_weights, pick_weights
 from ...registry import HOOKS
+from ...utils import UserError
 
 
 @HOOKS.register_module()
@@ -35,7 +35,7 @@ class WeightCopyHook(Hook):
         """Puts the weights that were chosen under ``state_dict``.
 
         Raises:
-            CheckpointError: If the file does not hold that copy.
+            UserError: If the file does not hold that copy.
         """
         if runner._resume:
             return
@@ -48,6 +48,6 @@ class WeightCopyHook(Hook):
                 checkpoint['ema_state_dict'] = plain  # tells the two copies apart
             weights, is_average = pick_weights(checkpoint, path, self.load == 'ema')
             if is_average and self.load == 'plain':
-                raise CheckpointError(f'{path} holds no plain copy of the weights, only their moving average')
+                raise UserError(f'{path} holds no plain copy of the weights, only their moving average')
         checkpoint['state_dict'] = weights
         print_log(f'{path}: {len(weights)} tensors, {COPY[is_average]}', logger='current')
