@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import os
 import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class UserError(RuntimeError):
@@ -50,24 +58,170 @@ def describe_error(error: BaseException) -> str:
     return f'{type(error).__name__}: {first_line(error)}'
 
 
-def parse_positive(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of 1 or more')
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that a user names.
+
+    Raises:
+        UserError: If there is no such file, or if it holds something else. A pipe is refused unread: it may never end.
+    """
+    if not path.is_file():
+        raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path} is not a JSON file that can be read ({describe_error(error)})') from None
+
+
+def check_output_folder(path: Path, option: str = '--out') -> None:
+    """Finds out before the work whether files can be written into a folder. It makes the folder and removes it again.
+
+    Raises:
+        UserError: If not, with the reason.
+    """
+    made: list[Path] = []
+    folder = path
+    try:
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or first_line(error)
+        if isinstance(error, FileExistsError):  # a link that leads nowhere, too
+            reason = f'{folder} is not a folder'
+        raise UserError(f'{option} {path} cannot be written: {reason}. Name another folder') from None
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another process has written into it
+                folder.rmdir()
+
+
+class Stopped(KeyboardInterrupt):
+    """The process got a signal to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
+    """Ends a tool with one line and an exit code where bad input, the system or a signal ends it.
+
+    The exit code is 1 for a :class:`UserError`, an error of the system or too little memory. Ctrl-C, SIGTERM and SIGHUP
+    raise a KeyboardInterrupt in the work, and give 128 plus their number, as shells do. Programming errors keep their
+    traceback.
+
+    Args:
+        stopped (str): The line after a signal. Defaults to ``'stopped'``.
+
+    Raises:
+        SystemExit: With the line, which Python prints, or with the exit code.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows lacks the last
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(getattr(error, 'exit_code', 128 + signal.SIGINT)) from None
+    except UserError as error:
+        raise SystemExit(f'error: {error}') from None
+    except OSError as error:
+        where = f'{error.filename}: ' if error.filename else ''
+        raise SystemExit(f'error: {where}{error.strerror or first_line(error)}') from None
+    except MemoryError as error:
+        raise SystemExit(f'error: out of memory ({first_line(error) or "MemoryError"})') from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Types of argparse ---------------------------------------------------------------------------------------------------
+
+LARGEST_SIDE = 16384  # pixels; an image of such a height and width has 256 megapixels
+
+
+def parse_text(text: str) -> str:
+    """A text that is not empty, as that of an unset shell variable is."""
+    if not text.strip() or '\0' in text:
+        raise argparse.ArgumentTypeError(f'the value {text!r} is empty: give one, or leave out the option')
+    return text
+
+
+def parse_path(text: str) -> Path:
+    """A path that is not empty: an empty one would be the current folder."""
+    return Path(parse_text(text))
+
+
+def parse_whole(text: str, least: int = 0, most: int = 1_000_000) -> int:
+    """A whole number within bounds."""
+    if not re.fullmatch(r'-?[0-9]{1,18}', text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} to {most}')
     return int(text)
 
 
+def parse_positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    return parse_whole(text, 1)
+
+
+def parse_share(text: str) -> float:
+    """A number from 0 to 1."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
+
+
+def parse_amount(text: str) -> float:
+    """A number above 0; neither infinite nor NaN."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+
+
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width in pixels of ``800x1333`` or ``512``, for argparse."""
-    match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
-    if not match or min(int(side) for side in match.groups() if side) < 32:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size: give HEIGHTxWIDTH in pixels, at least 32 each')
-    return int(match[1]), int(match[2] or match[1])
+    """Height and width in pixels of ``800x1333`` or ``512``."""
+    match = re.fullmatch(r'([0-9]{1,9})(?:x([0-9]{1,9}))?', text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 32 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        bounds = f'from 32 to {LARGEST_SIDE} pixels each'
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size: give HEIGHTxWIDTH, {bounds}')
+    return height, width
 
 
 def parse_with_config_options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parses a command line with ``--cfg-options``; what MMEngine's DictAction raises is an error of the parser."""
     try:
-        return parser.parse_args(argv)
+        args = parser.parse_args(argv)
     except (ValueError, AssertionError, RecursionError) as error:
         parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
+    check_config_options(parser, getattr(args, 'cfg_options', None) or {})
+    return args
+
+
+def check_config_options(parser: argparse.ArgumentParser, options: dict) -> None:
+    """Refuses pairs without a key, which MMEngine would add to the config."""
+    for key, value in options.items():
+        if not all(part.strip() for part in key.split('.')):
+            parser.error(f'--cfg-options takes KEY=VALUE pairs, and {key}={value} has no complete KEY')
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps a tool's description and epilog, and keeps lines that begin with a space, such as examples, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return '\n'.join(line if line[:1] in ('', ' ') else fill(line, width, indent) for line in text.splitlines())

@@ -63,7 +63,7 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ('--iters 0', "argument --iters: '0' is no whole number of 1 or more"),
+        ('--iters 0', "argument --iters: '0' is not a whole number from 1 to 1000000"),
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
         ('--dry', 'unrecognized arguments: --dry'),  # a job array would hand it on
         ('--workers -3', 'error: --workers must be 0 or more'),
