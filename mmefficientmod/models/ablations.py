@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .compat import gelu
+from .depthwise import from_conv, to_conv
 from .layers import ModulationBlock, drop_path
 from .modulation import product
 from .pointwise import Pointwise
@@ -39,8 +40,8 @@ class ContextVariant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.f(x)
         if self.dwconvs:
-            nchw = x.permute(0, 3, 1, 2)
-            x = torch.stack([gelu(conv(nchw)) for conv in self.dwconvs]).sum(0).permute(0, 2, 3, 1)
+            x = to_conv(x)
+            x = from_conv(torch.stack([gelu(conv(x)) for conv in self.dwconvs]).sum(0))
         return self.g(x)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module
 
 from .compat import gelu
+from .depthwise import from_conv, to_conv
 from .modulation import modulation, product
 from .pointwise import Pointwise
 
@@ -85,8 +86,7 @@ class ContextBranch(nn.Module):
         self.g = Pointwise(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = gelu(self.dwconv(self.f(x).permute(0, 3, 1, 2)))
-        return self.g(x.permute(0, 2, 3, 1))
+        return self.g(from_conv(gelu(self.dwconv(to_conv(self.f(x))))))
 
 
 class ModulationBlock(nn.Module):

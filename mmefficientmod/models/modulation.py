@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .compat import autocast_dtype, gelu, gelu_backward
+from .depthwise import depthwise, depthwise_backward, from_conv, to_conv
 from .pointwise import pointwise, pointwise_backward, pointwise_weight_backward
 
 
@@ -49,12 +50,6 @@ def modulation(
         return Modulation.apply(x, gamma, norm.weight, norm.bias, norm.eps, *weights)
 
 
-def context_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The depth-wise convolution on NHWC activations."""
-    x = x.permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1]).permute(0, 2, 3, 1)
-
-
 def product(v: Tensor, context: Tensor) -> Tensor:
     """v (B, H, W, rC), activated where r > 1, times the context (B, H, W, C), broadcast."""
     r = v.shape[-1] // context.shape[-1]
@@ -68,8 +63,8 @@ class Modulation(torch.autograd.Function):
     def forward(ctx, x, gamma, norm_w, norm_b, eps, f_w, f_b, dw_w, dw_b, g_w, g_b, fc1_w, fc1_b, fc2_w, fc2_b):
         u, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm_w.to(x.dtype), norm_b.to(x.dtype), eps)
         u = u.to(f_w.dtype)
-        conv = context_conv(pointwise(u, f_w, f_b), dw_w, dw_b)
-        context = pointwise(F.gelu(conv), g_w, g_b)
+        conv = depthwise(pointwise(u, f_w, f_b), dw_w, dw_b)
+        context = pointwise(from_conv(F.gelu(conv)), g_w, g_b)
         v = pointwise(u, fc1_w, fc1_b)
         y = gamma * pointwise(product(v, context), fc2_w, fc2_b)
         kept = mean, rstd, conv, context, v
@@ -100,22 +95,10 @@ class Modulation(torch.autograd.Function):
             d_v = gelu_backward(d_v, v)
         d_u, d_fc1_w, d_fc1_b = pointwise_backward(d_v, u, fc1_w)
 
-        d_conv, d_g_w, d_g_b = pointwise_backward(d_context, F.gelu(conv), g_w)
-        d_conv = gelu_backward(d_conv, conv)
-        d_f, d_dw_w, d_dw_b = torch.ops.aten.convolution_backward(
-            d_conv.permute(0, 3, 1, 2),
-            pointwise(u, f_w, f_b).permute(0, 3, 1, 2),
-            dw_w,
-            [channels],
-            [1, 1],
-            [dw_w.shape[-1] // 2] * 2,
-            [1, 1],
-            False,
-            [0, 0],
-            channels,
-            [True, True, True],
-        )
-        d_u_context, d_f_w, d_f_b = pointwise_backward(d_f.permute(0, 2, 3, 1), u, f_w)
+        d_activated, d_g_w, d_g_b = pointwise_backward(d_context, from_conv(F.gelu(conv)), g_w)
+        d_conv = gelu_backward(to_conv(d_activated), conv)
+        d_f, d_dw_w, d_dw_b = depthwise_backward(d_conv, pointwise(u, f_w, f_b), dw_w)
+        d_u_context, d_f_w, d_f_b = pointwise_backward(d_f, u, f_w)
 
         d_x, d_norm_w, d_norm_b = torch.ops.aten.native_layer_norm_backward(
             (d_u + d_u_context).to(x.dtype), x, [channels], mean, rstd, norm_w, norm_b, [True, True, True]
@@ -128,7 +111,7 @@ class Modulation(torch.autograd.Function):
             None,
             d_f_w,
             d_f_b,
-            d_dw_w.view_as(dw_w),  # the strides of the weight, as distributed training wants them
+            d_dw_w,
             d_dw_b,
             d_g_w,
             d_g_b,
