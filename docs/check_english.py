@@ -17,7 +17,7 @@ MOST_WORDS = 25  # a sentence of a page
 CODE = ('mmefficientmod', 'tools', 'demo', 'docs', 'configs', 'examples')
 # pattern -> what to write instead
 WORDINGS = {
-    r'by (?:OpenVINO|ONNX Runtime|AOTInductor|NNCF|OpenCV|Slurm|pyenv|ruff|pip|hypothesis|autocast|`?mim\b|`?-|`?python)': 'with',
+    r'by (?:OpenVINO|ONNX Runtime|AOTInductor|NNCF|OpenCV|Slurm|pyenv|ruff|pip|autocast|`?mim\b|`?-|`?python)': 'with',
     r'(?<!stand )(?<!let )(?<!leave )(?<!leaves )\balone\b': '"only", before the noun',
     r'\bbeside\b': '"next to" or "with"',
     r'\banew\b': '"again"',
@@ -38,7 +38,10 @@ NOT_PROSE = re.compile(r'```.*?```|~~~.*?~~~|<!--.*?-->|^\|.*?$|^    .*?$|^:::.*
 
 def pages() -> list[Path]:
     """Every page that a reader sees; the changelog's older sections are history."""
-    return [*(REPO / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')), *sorted(REPO.glob('docs/**/*.md'))]
+    return [
+        *(REPO / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
+        *sorted(REPO.glob('docs/**/*.md')),
+    ]
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
@@ -92,7 +95,10 @@ def main() -> int:
     modules = [path for folder in CODE for path in sorted((REPO / folder).rglob('*.py')) if '.mim' not in path.parts]
     found = [f'{path.relative_to(REPO)}:{problem}' for path in pages() for problem in judge_page(path)]
     found += [
-        f'{path.relative_to(REPO)}:{problem}' for path in modules if path.resolve() != this for problem in judge_code(path)
+        f'{path.relative_to(REPO)}:{problem}'
+        for path in modules
+        if path.resolve() != this
+        for problem in judge_code(path)
     ]
     print('\n'.join(found) or 'no wording that docs/design.md rules out')
     return bool(found)

@@ -65,7 +65,7 @@ def counted() -> dict[str, dict[str, float]]:
 
 
 def count() -> None:
-    """Counts parameters and multiply-accumulates of all models anew; takes a minute."""
+    """Counts parameters and multiply-accumulates of all models again; takes a minute."""
     from mmcv.cnn import get_model_complexity_info
 
     from mmefficientmod.measure.complexity import measure_config
@@ -130,7 +130,7 @@ def channels(name: str) -> str:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def archs() -> Iterator[dict]:
+def models() -> Iterator[dict]:
     released = published('released_checkpoints')['imagenet']
     for name in OWN:
         pair = published('distillation')[name]
@@ -138,9 +138,11 @@ def archs() -> Iterator[dict]:
         yield {
             'arch': f'`{arch(name)}`' + ('' if any(attention(name)) else ' (no attention)'),
             'channels at strides 4, 8, 16, 32': channels(name),
-            'parameters (ImageNet)': number(published('imagenet')[name]['params'], unit=' M'),
-            'ImageNet top-1': plain,
-            'with distillation': distilled,
+            'parameters': number(published('imagenet')[name]['params'], unit=' M'),
+            'top-1': plain,
+            'distilled': distilled,
+            **accuracies(name),
+            'configs': f'[COCO]({config(DETECTION, name)}), [ADE20K]({config(SEGMENTATION, name)})',
         }
 
 
@@ -162,17 +164,6 @@ def stages() -> Iterator[dict]:
             'modulation blocks': ', '.join(map(str, settings['depths'])),
             'attention blocks': ', '.join(map(str, settings['attn_depths'])),
             'r': f'1, {settings["ratio"]}',
-        }
-
-
-def results() -> Iterator[dict]:
-    for name in ('EfficientMod-s', 'EfficientMod-s-Conv', 'EfficientMod-xs', 'EfficientMod-xxs'):
-        own = counted()[name]
-        yield {
-            'backbone': name,
-            'parameters COCO / ADE20K': f'{own["coco_params"] / 1e6:.1f} M / {own["ade_params"] / 1e6:.1f} M',
-            **accuracies(name),
-            'configs': f'[COCO]({config(DETECTION, name)}), [ADE20K]({config(SEGMENTATION, name)})',
         }
 
 
@@ -257,30 +248,6 @@ def camvid() -> Iterator[dict]:
         }
 
 
-def speed() -> Iterator[dict]:
-    """The speed-ups of docs/speed.md's first table of modes and of its training steps."""
-    text = (REPO / 'docs/speed.md').read_text(encoding='utf-8')
-    frames = []
-    for found in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
-        head, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in found.splitlines())
-        frames.append(pd.DataFrame(rows, columns=head))
-    modes = next(frame for frame in frames if 'deploy-compiled' in frame).set_index('backbone')
-    training = next(frame for frame in frames if 'eager keeps (MiB)' in frame).set_index('backbone')
-
-    def ratio(cell: str) -> str:
-        return re.search(r'\((.+)\)', cell)[1]
-
-    for name in OWN:
-        yield {
-            'backbone': name,
-            'eager / eager': ratio(modes['eager'][name]),
-            'deploy form, eager / eager': ratio(modes['deploy'][name]),
-            'deploy form, compiled / compiled': ratio(modes['deploy-compiled'][name]),
-            'training step, eager / eager': ratio(training['eager'][name]),
-            'activations kept': ratio(training['eager keeps (MiB)'][name]),
-        }
-
-
 def deployed(folder: Path) -> Iterator[dict]:
     """A folder of docs/results/deploy: runs of tools/benchmark.py in one setting on one machine, one backbone each."""
     runs = map(read_benchmark, sorted(folder.glob('*.json')))
@@ -292,23 +259,22 @@ def deployed(folder: Path) -> Iterator[dict]:
 
 
 TABLES: dict[str, Callable[[], Iterator[dict]]] = {
-    each.__name__.replace('_', '-'): each
-    for each in (archs, levels, stages, results, backbones, table7_cost, classifiers)
+    each.__name__.replace('_', '-'): each for each in (models, levels, stages, backbones, table7_cost, classifiers)
 }
-TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid, speed=speed)
+TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid)
 TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--count', action='store_true', help=f'first count all models anew into {COUNTED.name}')
+    parser.add_argument('--count', action='store_true', help=f'first count all models again into {COUNTED.name}')
     if parser.parse_args().count:
         count()
     for page in pages():
         new = written(page)
         if new != page.read_text(encoding='utf-8'):
             page.write_text(new, encoding='utf-8')
-            print(f'{page.relative_to(REPO)}: written anew')
+            print(f'{page.relative_to(REPO)}: written')
 
 
 if __name__ == '__main__':

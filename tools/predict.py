@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--score-thr', type=parse_share, default=0.3, help='least score of an object; default 0.3')
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is, with a file the CPU')
     parser.add_argument('--batch-size', type=parse_positive, default=1, help='pictures at a time; default 1')
-    parser.add_argument('--no-pictures', action='store_true', help='draw nothing, write predictions alone')
+    parser.add_argument('--no-images', action='store_true', help='write predictions only, no drawings')
     parser.add_argument('--format', help='which of the exported files to use, such as openvino or onnx-int8')
     args = parser.parse_args(argv)
     args.exported = is_exported(args.paths[-1])
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
     try:
         sources = find_sources(args.inputs, args.out)
-        summary = run(load(args), sources, args.out, args.batch_size, not args.no_pictures)
+        summary = run(load(args), sources, args.out, args.batch_size, not args.no_images)
     except (UserError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:

@@ -70,10 +70,12 @@ def is_ours(name: str) -> bool:
     return name.startswith('EfficientMod')
 
 
-def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str | None = None) -> Figure:
-    """Accuracy (%) against a cost, one labelled point a backbone."""
+def plot_accuracy(
+    points: Sequence[Point], x_label: str, y_label: str, note: str | None = None, log_cost: bool = False
+) -> Figure:
+    """Accuracy (%) against a cost, one labelled point per backbone; many points need a logarithmic cost and room."""
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(6.4, 4.6), layout='constrained')
+        figure = Figure(figsize=(9, 6.4) if log_cost else (6.4, 4.6), layout='constrained')
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         looks = styles(point.name for point in points)
         for point in points:
@@ -82,7 +84,13 @@ def plot_accuracy(points: Sequence[Point], x_label: str, y_label: str, note: str
             marker = dict(s=55, marker=look['marker'], edgecolors=color, linewidths=1.4, color=fill)
             axes.scatter(point.x, point.y, **marker, zorder=3, clip_on=False)
         axes.margins(0.14, 0.12)
-        axes.set_xlim(left=max(0, axes.get_xlim()[0]))
+        if log_cost:
+            axes.set(xscale='log')
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter('{x:g}')
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xlim(left=max(0, axes.get_xlim()[0]))
         axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         if any(point.published for point in points):
             note = 'filled: measured, hollow: published'

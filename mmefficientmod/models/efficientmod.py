@@ -54,8 +54,8 @@ class EfficientMod(BaseModule):
             Defaults to the arch's own.
         attn_max_keys (int, optional): Bounds the cost of attention on large images, which grows with the square of
             their area: where a stage has more pixels than this, its keys and values are averaged over square windows
-            until there are at most as many. That is **not the published network**: see ``docs/speed.md`` for what it
-            saves and changes. Defaults to None, no bound.
+            until there are at most as many. That is **not the published network**: see ``docs/benchmarks.md``.
+            Defaults to None, no bound.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
         contiguous_outputs (bool): Copy the outputs to contiguous NCHW maps. False returns channels-last views: for
             readers that respect strides. MMCV's RoIAlign and deformable convolutions do not: they read any map as

@@ -30,7 +30,7 @@ class Writer:
     """Takes predictions in the order of the sources; :meth:`close` makes the files complete.
 
     Args:
-        out (Path): The folder: ``pictures/``, ``classes/`` and ``predictions.json`` in it.
+        out (Path): The folder: ``images/``, ``classes/`` and ``predictions.json`` in it.
         sources (Sequence[Source]): What is predicted on.
         classes (Sequence[str]): Names of the classes.
         palette (object): Their colours in RGB; without as many of them, colours are chosen.
@@ -118,7 +118,7 @@ class Writer:
         return drawn_names(self.sources)
 
     def _drawn_path(self, source: Source) -> Path:
-        return self.out / 'pictures' / self._drawn_names[source]
+        return self.out / 'images' / self._drawn_names[source]
 
     def _name(self, result: Result) -> None:
         """Calls classes by their numbers that the model has beyond those with names."""

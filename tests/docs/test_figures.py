@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+import draw_plots
 import write_tables
 from helpers import REPO
 from mmefficientmod.zoo.backbones import FURTHER, TABLE7, normalise
@@ -28,49 +29,50 @@ def numbers(*cells: str) -> list[float]:
 @pytest.mark.parametrize(
     'page, first, plain, distilled',
     [
-        ('README.md', 'arch', 'ImageNet top-1', 'with distillation'),
-        ('docs/classification.md', 'backbone', 'published top-1', 'distilled (the released file)'),
+        ('README.md', 'arch', 'top-1', 'distilled'),
+        ('docs/model-zoo.md', 'backbone', 'published top-1', 'distilled (the released file)'),
     ],
 )
 def test_imagenet(page: str, first: str, plain: str, distilled: str):
     rows = table(page, first, plain, distilled)
     assert len(rows) == 4
     for arch, *figures in rows:
-        key = arch.split()[0].strip('`').replace('_conv', '-Conv')
-        key = key if key.startswith('EfficientMod-') else f'EfficientMod-{key}'
+        key = full_name(arch)
         assert numbers(*figures)[:2] == PUBLISHED['distillation'][key]
         assert numbers(figures[0]) == published('imagenet', key, 'top1')
 
 
+def full_name(arch: str) -> str:
+    key = arch.split()[0].strip('`').replace('_conv', '-Conv')
+    return key if key.startswith('EfficientMod-') else f'EfficientMod-{key}'
+
+
 def test_downstream():
-    rows = table('README.md', 'backbone', 'parameters COCO / ADE20K', 'box AP', 'mask AP', 'mIoU')
-    known = [row for row in rows if row[0] in PUBLISHED['downstream']]
+    rows = table('README.md', 'arch', 'box AP', 'mask AP', 'mIoU')
+    known = [row for row in rows if full_name(row[0]) in PUBLISHED['downstream']]
     assert len(rows) == 4 and len(known) == 2
-    assert all(row[2:] == ['-'] * 3 for row in rows if row not in known)
+    assert all(row[1:] == ['-'] * 3 for row in rows if row not in known)
     for backbone, *figures in known:
-        columns = ('coco_params', 'ade_params', 'ap_box', 'ap_mask', 'miou')
-        assert numbers(*figures) == published('downstream', backbone, *columns)
+        assert numbers(*figures) == published('downstream', full_name(backbone), 'ap_box', 'ap_mask', 'miou')
 
 
 def test_parameters_and_cost():
     columns = ('COCO, published', 'ADE20K, published', 'cost, published')
-    rows = table('docs/baselines.md', 'backbone', *columns)
+    rows = table('docs/complexity.md', 'backbone', *columns)
     assert len(rows) == 8
     for backbone, *figures in rows:
         assert numbers(*figures) == published('downstream', backbone, 'coco_params', 'ade_params', 'ade_flops')
 
 
 def test_every_backbone_is_in_the_table():
-    rows = table('docs/baselines.md', 'backbone', 'ImageNet top-1', 'mIoU', 'pretrained weights')
+    rows = table('docs/model-zoo.md', 'backbone', 'ImageNet top-1', 'mIoU', 'pretrained weights')
     assert {row[0] for row in rows} == {path.stem for path in (REPO / 'configs/_base_/backbones').glob('*.py')}
 
 
 # Written by docs/write_tables.py --------------------------------------------------------------------------------------
 
 TYPED = {  # tables of figures that no file of the repository holds
-    'docs/deploy.md': 'latencies of exported files, and their agreement',
-    'docs/mm-tools.md': "what the MM libraries' counters say",
-    'docs/speed.md': 'measured by tools/benchmark.py; its JSON was not kept',
+    'docs/complexity.md': "what the MM libraries' counters say",
 }
 
 
@@ -94,24 +96,24 @@ def test_figures_of_backbones_are_not_typed(page):
     assert not [row for row in rows if normalise(row[0]) in known and any(map(numbers, row[1:]))]
 
 
-def test_the_readme_sums_its_table_of_speed_up():
-    _, deploy, compiled, step, kept = zip(*([float(cell) for cell in row[1:]] for row in speed_table()))
+@pytest.mark.parametrize('name', draw_plots.PLOT)
+def test_plots_show_the_numbers_of_their_files(name: str):
+    _, values = draw_plots.PLOT[name]()
+    svg = (draw_plots.PLOTS / f'{name}.svg').read_text(encoding='utf-8')
+    assert f'numbers {draw_plots.digest(values)}' in svg, 'run: python docs/draw_plots.py'
+
+
+def test_the_readme_sums_the_speed_up_over_the_reference():
+    found = draw_plots.measured(draw_plots.ONE_THREAD)
+    gains = found[found['name'].map(draw_plots.is_ours)].groupby('mode')['speed_up_over_reference']
     said = ' '.join(read('README.md').split())
-    for figures in (deploy, compiled, step, kept):
-        assert f'{min(figures):.2f} to {max(figures):.2f}' in said
-
-
-def speed_table() -> list[list[str]]:
-    last = ('training step, eager / eager', 'activations kept')
-    return table(
-        'README.md',
-        'backbone',
-        *('eager / eager', 'deploy form, eager / eager', 'deploy form, compiled / compiled', *last),
-    )
+    assert f'{gains.min()["eager"]:.2f}x to {gains.max()["eager"]:.2f}x' in said
+    exported = max(gains.max()[mode] for mode in ('onnx', 'openvino'))
+    assert f'at most {exported - 1:.0%}'.replace('%', ' %') in said
 
 
 def test_ablations():
-    rows = dict(table('docs/classification.md', 'rows', 'top-1'))
+    rows = dict(table('docs/ablations.md', 'rows', 'top-1'))
     (context,) = (name for name in rows if name.startswith('Table 5: f;'))
     (kernels,) = (name for name in rows if 'kernels' in name)
     for name, key in ((context, 'context_ablation'), (kernels, 'kernel_ablation')):

@@ -25,7 +25,7 @@ DETECTION, SEGMENTATION = (
 )
 G = 1e9
 COUNTED = pd.read_csv(REPO / 'docs/results/complexity.csv', index_col='backbone')  # what the pages' tables show
-# Where the published cost leaves attention's matrix products out, see docs/baselines.md: how far ours is above it.
+# Where the published cost leaves attention's matrix products out, see docs/complexity.md: how far ours is above it.
 # Classifiers whose count is another at the printed digit (G): ours less the published one, see docs/classification.md.
 OFF = {'MobileViT-XS': -0.074, 'DeiT-T': 0.061, 'MobileViTv2-1.5': -0.058, 'EfficientFormerV2-S2': -0.053}
 LEFT_OUT = {'EfficientMod-s': 0.081, 'EfficientFormerV2-S2': 0.026}

@@ -65,7 +65,7 @@ def test_detections_are_those_of_the_inferencer_in_cocos_format(detector, pictur
     truth.createIndex()
     assert len(truth.loadRes(found).anns) == len(found)
     for name in names:
-        drawn = cv2.imread(str(tmp_path / 'pictures' / name))
+        drawn = cv2.imread(str(tmp_path / 'images' / name))
         assert (drawn != cv2.imread(str(pictures / name))).any()
 
 
@@ -84,14 +84,14 @@ def test_class_maps_are_those_of_the_inferencer(segmentor, pictures, tmp_path):
         assert (written != expected).mean() < 0.001  # a batch adds in another order
         assert sum(entry['shares'].values()) == pytest.approx(1, abs=1e-4)
         assert entry['shares'][f'class {written[0, 0]}'] > 0
-    assert len(list((tmp_path / 'pictures').iterdir())) == 3
+    assert len(list((tmp_path / 'images').iterdir())) == 3
 
 
 @pytest.mark.ops
 @pytest.mark.both_stacks
 def test_the_inference_form_predicts_the_same_with_the_same_command(detector, pictures, tmp_path):
     convert_checkpoint(detector, str(tmp_path / 'deploy.pth'), deploy=True)
-    options = '--no-pictures', '--score-thr', '0.1', '--out'
+    options = '--no-images', '--score-thr', '0.1', '--out'
     trained = predict(pictures, DETECTOR, detector, *options, tmp_path / 'trained')
     deployed = predict(pictures, DETECTOR, tmp_path / 'deploy.pth', *options, tmp_path / 'deployed')
     assert len(deployed) == len(trained) > 0
@@ -113,7 +113,7 @@ def test_classes_of_a_classifier(classifier, pictures, tmp_path):
         assert (entry['class'], entry['label']) == (expected['pred_class'], expected['pred_label'])
         assert entry['score'] == pytest.approx(expected['pred_score'], abs=1e-4)
         assert {name for name, _ in entry['top5']} == {'left', 'middle', 'right'}
-        drawn = cv2.imread(str(tmp_path / 'pictures' / entry['file_name']))
+        drawn = cv2.imread(str(tmp_path / 'images' / entry['file_name']))
         assert (drawn != cv2.imread(str(pictures / entry['file_name']))).any()
 
 
@@ -144,10 +144,10 @@ def test_a_video_becomes_a_video(detector, tmp_path):
     found = predict(path, DETECTOR, detector, '--out', out, '--score-thr', '0.1', '--batch-size', '3')
     assert {(entry['file_name'], entry['frame']) for entry in found} == {('a.avi', number) for number in range(4)}
     assert {entry['image_id'] for entry in found} == {1, 2, 3, 4}
-    written = cv2.VideoCapture(str(out / 'pictures/a.avi.mp4'))
+    written = cv2.VideoCapture(str(out / 'images/a.avi.mp4'))
     assert written.get(cv2.CAP_PROP_FPS) == 12
     assert sum(written.read()[0] for _ in range(9)) == 4
-    assert sorted(path.name for path in out.rglob('*')) == ['a.avi.mp4', 'pictures', 'predictions.json']
+    assert sorted(path.name for path in out.rglob('*')) == ['a.avi.mp4', 'images', 'predictions.json']
 
 
 @pytest.mark.ops

@@ -17,7 +17,7 @@ from mmefficientmod.utils import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ('b.jpg', 'a.PNG', 'sub/c.mp4', '.hidden.jpg', '.git/d.jpg', 'text.txt', 'out/pictures/b.jpg'):
+    for name in ('b.jpg', 'a.PNG', 'sub/c.mp4', '.hidden.jpg', '.git/d.jpg', 'text.txt', 'out/images/b.jpg'):
         path = tmp_path / 'in' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b'x')
@@ -67,7 +67,7 @@ def test_no_result_is_written_over_an_input(folder, monkeypatch, tmp_path):
         ('none.jpg', 'none.jpg does not exist: give a picture'),
         ('*.bmp', r'\*.bmp holds no picture or video: known are'),
         ('.git', 'holds no picture or video'),
-        ('out/pictures/b.jpg', 'lies in .*out, where the results go: choose another folder by --out'),
+        ('out/images/b.jpg', 'lies in .*out, where the results go: choose another folder by --out'),
     ],
 )
 def test_what_is_not_there_is_refused(what, message, folder):

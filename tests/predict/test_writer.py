@@ -63,7 +63,7 @@ def write(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='files have a limit to their size')
 @pytest.mark.parametrize('name', ['a.avi', 'a.png'])
 def test_a_full_disk_leaves_nothing_half_written(name, tmp_path):
-    pictures = tmp_path / 'pictures'
+    pictures = tmp_path / 'images'
     pictures.mkdir()
     target = pictures / ('a.avi.mp4' if name == 'a.avi' else name)
     target.write_bytes(b'before')
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_nothing_half_written(name, tmp_path):
 @pytest.mark.parametrize(('fps', 'written'), [(119.923, 119.92), (90000, 600), (29.97, 29.97)])
 def test_any_rate_becomes_one_that_can_be_written(fps, written, write, tmp_path):
     write('a.mp4', fps, np.zeros((5, 48, 64, 3), np.uint8))
-    video = cv2.VideoCapture(str(tmp_path / 'pictures/a.mp4'))
+    video = cv2.VideoCapture(str(tmp_path / 'images/a.mp4'))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(written, abs=1e-3)
     assert sum(video.read()[0] for _ in range(9)) == 5
 
@@ -91,7 +91,7 @@ def test_a_video_that_cannot_be_drawn_keeps_its_predictions(write, tmp_path):
     found, errors = write('a.mp4', 10, np.zeros((3, 1, 1, 3), np.uint8))
     assert len(found) == 3
     assert errors == ['is predicted on but not drawn: OpenCV writes no video of 1 x 1 pixels']
-    assert not list((tmp_path / 'pictures').iterdir())
+    assert not list((tmp_path / 'images').iterdir())
 
 
 def test_classes_without_a_name_are_called_by_their_numbers(write, tmp_path):
