@@ -66,7 +66,7 @@ lint: .venv/lint/complete  ## check style, types and the floors of the house; ne
 
 docs: .venv/docs/complete  ## build the documentation as a site into build/site; needs none of the environment
 	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet  # the note that Material is kept until May 2027
-	@echo 'build/site/index.html; with its search: python3 -m http.server -d build/site'
+	@echo 'build/site/index.html'
 
 .venv/docs/complete: requirements/docs.txt
 	@$(or $(PYTHON),python3) -m venv .venv/docs

@@ -177,8 +177,12 @@ def backbones() -> Iterator[dict]:
             'COCO (M)': number(own['coco_params'] / 1e6),
             'ADE20K (M)': number(own['ade_params'] / 1e6),
             'cost (G)': number(own['ade_macs'] / 1e9),
-            'pretrained weights': weights(name),
         }
+
+
+def pretrained() -> Iterator[dict]:
+    for name in TABLE7 + FURTHER:
+        yield {'backbone': f'`{name.lower()}`', 'pretrained weights': weights(name)}
 
 
 def table7_cost() -> Iterator[dict]:
@@ -259,7 +263,7 @@ def deployed(folder: Path) -> Iterator[dict]:
 
 
 TABLES: dict[str, Callable[[], Iterator[dict]]] = {
-    each.__name__.replace('_', '-'): each for each in (models, levels, stages, backbones, table7_cost, classifiers)
+    each.__name__.replace('_', '-'): each for each in (models, levels, stages, backbones, pretrained, table7_cost, classifiers)
 }
 TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid)
 TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})

@@ -65,8 +65,9 @@ def test_parameters_and_cost():
 
 
 def test_every_backbone_is_in_the_table():
-    rows = table('docs/model-zoo.md', 'backbone', 'ImageNet top-1', 'mIoU', 'pretrained weights')
-    assert {row[0] for row in rows} == {path.stem for path in (REPO / 'configs/_base_/backbones').glob('*.py')}
+    for columns in (('ImageNet top-1', 'mIoU'), ('pretrained weights',)):
+        rows = table('docs/model-zoo.md', 'backbone', *columns)
+        assert {row[0] for row in rows} == {path.stem for path in (REPO / 'configs/_base_/backbones').glob('*.py')}
 
 
 # Written by docs/write_tables.py --------------------------------------------------------------------------------------
