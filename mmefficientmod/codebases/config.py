@@ -34,6 +34,27 @@ def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
     return place, dataset
 
 
+def stretch_schedule(schedulers: Sequence[Mapping], ratio: float, length: int) -> dict[str, Any]:
+    """What makes learning rate schedules fit a training of another length, as options by dotted name.
+
+    Args:
+        schedulers (Sequence[Mapping]): The config's ``param_scheduler``.
+        ratio (float): New length through old length.
+        length (int): The new length, in epochs or iterations.
+    """
+    options: dict[str, Any] = {}
+    for i, scheduler in enumerate(schedulers):
+        # a ramp has a first and a last step; one of whole epochs may be the only one, and nothing comes before it then
+        shortest = 2 if scheduler['type'] == 'LinearLR' and not scheduler.get('convert_to_iter_based') else 1
+        for key, least in (('begin', min(1, length - 1)), ('end', shortest), ('T_max', shortest)):
+            if scheduler.get(key):
+                options[f'param_scheduler.{i}.{key}'] = max(least, round(scheduler[key] * ratio))
+        if 'milestones' in scheduler:
+            milestones = [max(1, round(step * ratio)) for step in scheduler['milestones']]
+            options[f'param_scheduler.{i}.milestones'] = milestones
+    return options
+
+
 def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
     """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
     meta = content.get('meta')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os.path as osp
 import sys
 
 from mmengine.config.utils import MODULE2PACKAGE
@@ -18,6 +19,20 @@ def find_package(codebase: str) -> str:
         package = MODULE2PACKAGE.get(codebase, codebase)
         raise UserError(f'{codebase} is not installed: "mim install {package}", or see "Install" in the README')
     return path
+
+
+def find_shipped(codebase: str, file: str) -> str:
+    """The path of a file that an installed codebase ships beside its package, as ``'tools/train.py'``.
+
+    Raises:
+        UserError: If the codebase is not installed, or without that file.
+    """
+    root = osp.dirname(find_package(codebase))
+    for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
+        path = osp.join(place, file)
+        if osp.isfile(path):
+            return path
+    raise UserError(f'{codebase} in {root} came without {file}: install its wheel, or it in editable mode')
 
 
 def check_mmcv_ops(codebase: str) -> None:

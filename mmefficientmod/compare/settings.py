@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..codebases.config import innermost_dataset
+from ..codebases.config import innermost_dataset, stretch_schedule
 from ..utils import UserError, describe_error
 from ..zoo.backbones import Backbone, normalise
 from ..zoo.tasks import Task
@@ -87,14 +87,7 @@ def _length(config: Config, settings: Settings) -> dict:
     name = 'max_epochs' if by_epoch else 'max_iters'
     ratio = wanted / published
     options: dict[str, Any] = {f'train_cfg.{name}': wanted}
-    for i, scheduler in enumerate(config.get('param_scheduler') or []):
-        # a ramp has a first and a last step; one of whole epochs may be the only one, and nothing comes before it then
-        shortest = 2 if scheduler.type == 'LinearLR' and not scheduler.get('convert_to_iter_based') else 1
-        for key, least in (('begin', min(1, wanted - 1)), ('end', shortest), ('T_max', shortest)):
-            if scheduler.get(key):
-                options[f'param_scheduler.{i}.{key}'] = max(least, round(scheduler[key] * ratio))
-        if 'milestones' in scheduler:
-            options[f'param_scheduler.{i}.milestones'] = [max(1, round(step * ratio)) for step in scheduler.milestones]
+    options.update(stretch_schedule(config.get('param_scheduler') or [], ratio, wanted))
     if not by_epoch:
         options['default_hooks.logger.interval'] = max(1, min(config.default_hooks.logger.interval, wanted // 20))
         for key, interval in (

@@ -24,7 +24,7 @@ from ..codebases.config import (
     find_installed_config,
     load_config,
 )
-from ..codebases.packages import check_mmcv_ops, find_package
+from ..codebases.packages import check_mmcv_ops, find_shipped
 from ..utils import UserError
 from .checks.run import check_run, choose_checkpoint, drop_needless_pretrained
 from .cpu import start_on_cpu
@@ -56,7 +56,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
         place = find_config_argument(argv)
         given, argv[place] = argv[place], find_config(argv[place])
         codebase = find_codebase(load_config(argv[place]), argv[place], script)
-        path = find_script(codebase, script)
+        path = find_shipped(codebase, f'tools/{script}.py')
         check_mmcv_ops(codebase)
         if script == 'test' and not {'-h', '--help'} & set(argv) and all(arg.startswith('-') for arg in argv[1:]):
             raise UserError('tools/test.py needs a checkpoint after the config')
@@ -131,20 +131,6 @@ def find_config_argument(argv: Sequence[str]) -> int:
     if found is None:
         raise UserError('no config is given: the first argument is the path of a config file')
     return found
-
-
-def find_script(codebase: str, script: str) -> str:
-    """The path of a script that an installed codebase ships.
-
-    Raises:
-        UserError: If the codebase is not installed, or without its scripts.
-    """
-    root = osp.dirname(find_package(codebase))
-    for place in (osp.join(root, '.mim'), osp.dirname(root)):  # a wheel, an editable checkout
-        path = osp.join(place, 'tools', f'{script}.py')
-        if osp.isfile(path):
-            return path
-    raise UserError(f'{codebase} in {root} came without tools/{script}.py: install its wheel, or it in editable mode')
 
 
 def is_main_process(launcher: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from mmengine.config import Config
 
 from helpers import ON_CONTINUATION, REPO
-from mmefficientmod.training.launch import find_script
+from mmefficientmod.codebases.packages import find_shipped
 from scenes import make_dataset
 
 DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
@@ -80,7 +80,7 @@ def run(script: str, *args: object) -> str:
 
 def tool(codebase: str, name: str, *args: object) -> str:
     """What a script of an MM library prints."""
-    return run(find_script(codebase, name), *args)
+    return run(find_shipped(codebase, f'tools/{name}.py'), *args)
 
 
 def infer(code: str, *args: object) -> dict:

@@ -14,8 +14,8 @@ from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
 from helpers import ARCHS, REPO, build_model, trained
+from mmefficientmod.codebases.packages import find_shipped
 from mmefficientmod.models import EfficientMod
-from mmefficientmod.training.launch import find_script
 
 
 def assert_close(levels, expected, tolerance=1e-5):
@@ -95,7 +95,7 @@ def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
     model.backbone.load_state_dict(trained('xxs').state_dict())
     torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
 
-    script = find_script('mmpretrain', 'model_converters/reparameterize_model')
+    script = find_shipped('mmpretrain', 'tools/model_converters/reparameterize_model.py')
     done = subprocess.run(
         [sys.executable, script, str(config), str(checkpoint), str(converted)],
         text=True,

@@ -18,10 +18,11 @@ from helpers import REPO
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import find_weights
 from mmefficientmod.codebases.config import find_config
+from mmefficientmod.codebases.packages import find_shipped
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.checks.data import check_data
 from mmefficientmod.training.checks.run import check_backbones, check_run, drop_needless_pretrained
-from mmefficientmod.training.launch import find_config_argument, find_script, is_main_process, launch
+from mmefficientmod.training.launch import find_config_argument, is_main_process, launch
 from mmefficientmod.utils import UserError
 
 DETECTION = str(REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py')
@@ -127,7 +128,7 @@ def refused(script: str, *argv: str) -> str:
 @pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain'])
 @pytest.mark.parametrize('script', ['train', 'test'])
 def test_finds_the_installed_script(codebase, script):
-    assert 'Runner' in Path(find_script(codebase, script)).read_text()
+    assert 'Runner' in Path(find_shipped(codebase, f'tools/{script}.py')).read_text()
 
 
 @pytest.mark.ops
@@ -589,7 +590,7 @@ def test_necks_that_are_not_judged(neck):
 def test_stock_configs_take_the_backbone(name):
     """Channels are written in the order in which the stock config has them: ascending, descending or the last alone."""
     codebase, _, path = name.partition('/')
-    config = Config.fromfile(Path(find_script(codebase, 'train')).parents[1] / 'configs' / path)
+    config = Config.fromfile(Path(find_shipped(codebase, 'tools/train.py')).parents[1] / 'configs' / path)
     neck = config.model.get('neck')
     first = neck[0] if isinstance(neck, list) else neck or {}
     levels = LEVELS

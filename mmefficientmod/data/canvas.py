@@ -1,0 +1,46 @@
+"""Draws on images: colours that tell classes apart, masks, names on filled boxes. Needs only NumPy and OpenCV."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+Color = tuple  # blue, green, red on an image of OpenCV
+
+
+def spread_colors(count: int) -> list[tuple[int, int, int]]:
+    """As many colours (red, green, blue), spread over the hues; the first ones are the same for every count."""
+    spread = [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.9 - 0.3 * (i % 2), 0.95) for i in range(count)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in spread]
+
+
+def blend(image: np.ndarray, bits: np.ndarray, color: Sequence[int], opacity: float) -> None:
+    """Tints the pixels of an image (H, W, 3) uint8 where ``bits`` (H, W) bool are set."""
+    image[bits] = ((1 - opacity) * image[bits] + opacity * np.array(color)).astype(np.uint8)
+
+
+def text_scale(image: np.ndarray) -> float:
+    """The size of text on an image, for OpenCV."""
+    return max(min(image.shape[:2]) / 900, 0.35)
+
+
+def thickness(image: np.ndarray) -> int:
+    """The width of lines on an image in pixels."""
+    return max(round(2 * text_scale(image)), 1)
+
+
+def write_name(image: np.ndarray, text: str, left: int, bottom: int, color: Color, centred: bool = False) -> None:
+    """Writes text on a filled box, above ``bottom``, moved so far that it lies in the image."""
+    scale, width_of_lines = text_scale(image), thickness(image)
+    (width, height), base = cv2.getTextSize(text, FONT, scale, width_of_lines)
+    if centred:
+        left, bottom = left - width // 2, bottom + (height + base) // 2
+    left = max(min(left, image.shape[1] - width), 0)
+    bottom = max(min(bottom, image.shape[0]), height + base)
+    cv2.rectangle(image, (left, bottom - height - base), (left + width, bottom), color, cv2.FILLED)
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 128 else (255, 255, 255)
+    cv2.putText(image, text, (left, bottom - base), FONT, scale, ink, width_of_lines, cv2.LINE_AA)
