@@ -1,4 +1,4 @@
-"""Finds the checkpoint of a work directory that a training can go on from."""
+"""Finds the checkpoint in a work directory from which a training can be resumed."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..utils import UserError, first_line
-from .reading import check_archive, read_checkpoint
+from .reading import read_checkpoint
 from .weights import check_values, find_weights
 
 NEEDED = ('meta', 'message_hub', 'state_dict', 'optimizer')  # what MMEngine resumes from
 
 
 class Choice(NamedTuple):
-    """The checkpoint to resume from, None without any, and lines on those that were passed over."""
+    """The checkpoint to resume from, None if there is none, and one line for each file that was passed over."""
 
     path: str | None
     notes: list[str]
 
 
 def find_newest_whole(work_dir: str | os.PathLike) -> Choice:
-    """Finds the newest checkpoint that is whole, by the time that is written in it.
+    """Finds the newest complete checkpoint, judged by the time that is written in it.
 
-    Neither ``last_checkpoint`` nor the work directory's place need to be as they were. Files named ``best_...`` are
-    no candidates: MMEngine saves them without the optimizer.
+    Only the entries of each file are read; the bytes are compared with their check sums from the newest file on, until
+    one is complete. Neither the note ``last_checkpoint`` nor the position of the work directory need to be as they
+    were. Files named ``best_...`` are not considered: MMEngine saves them without the optimizer.
 
     Args:
         work_dir (str): The work directory.
 
     Returns:
-        Choice: With one line for each file that was passed over and why.
+        Choice: The checkpoint, and for each file that was passed over one line with the reason.
 
     Raises:
-        UserError: If there are checkpoints and none of them is whole. Starting anew would overwrite them.
+        UserError: If there are checkpoints and none of them is complete. A new training would overwrite them.
     """
-    whole, notes = _rank(Path(work_dir))
-    for path in whole:
+    newest_first, notes = _rank(Path(work_dir))
+    for path in newest_first:
         try:
-            check_archive(str(path))
+            read_checkpoint(str(path), mmap=True)  # compares all bytes with their check sums
         except UserError as error:
             notes.append(f'passed over: {first_line(error)}')
             continue
@@ -53,7 +54,7 @@ def find_newest_whole(work_dir: str | os.PathLike) -> Choice:
 
 
 def find_newest_finite(work_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint that is whole and has no NaN or Inf in its weights, None if there is none."""
+    """Finds the newest complete checkpoint without NaN or Inf in its weights; None if there is none."""
     for path in _rank(Path(work_dir))[0]:
         try:
             weights = find_weights(read_checkpoint(str(path)), str(path))
@@ -65,7 +66,7 @@ def find_newest_finite(work_dir: str | os.PathLike) -> str | None:
 
 
 def _rank(work_dir: Path) -> tuple[list[Path], list[str]]:
-    """The checkpoints that can be opened, newest first, and lines on the others. Their weights are not read."""
+    """The checkpoints that can be opened, newest first, and one line for each of the others; reads no weights."""
     found, notes = [], []
     for path in _candidates(work_dir):
         try:
@@ -76,7 +77,7 @@ def _rank(work_dir: Path) -> tuple[list[Path], list[str]]:
 
 
 def _candidates(work_dir: Path) -> list[Path]:
-    """The checkpoints in a work directory; without any, those beside the one that its note names (``out_dir``)."""
+    """The checkpoints in a work directory; if it has none, those in the folder that its note names (``out_dir``)."""
     note = work_dir / 'last_checkpoint'
     files = _files(work_dir)
     if files or not note.is_file():
@@ -84,7 +85,7 @@ def _candidates(work_dir: Path) -> list[Path]:
     try:
         named = Path(note.read_text(errors='replace').strip())
         return _files(named.parent) if named.is_file() else []
-    except (OSError, ValueError):  # damaged: no path can be made of it
+    except (OSError, ValueError):  # damaged: it holds no path
         return []
 
 
@@ -93,12 +94,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_age(path: Path) -> tuple[str, int]:
-    """When a checkpoint was written, and after which iteration.
+    """The time at which a checkpoint was written, and the iteration after which it was.
 
     Raises:
         UserError: If it cannot be read, or a training cannot be resumed from it.
     """
-    if path.is_dir():  # by DeepSpeed, or by FSDP where each process writes its part
+    if path.is_dir():  # DeepSpeed writes one, and FSDP if each process writes its part
         raise UserError(f'{path} is a folder of a sharded training: name it by --resume PATH')
     checkpoint = read_checkpoint(str(path), mmap=True, check=False)
     missing = [key for key in NEEDED if not isinstance(checkpoint.get(key), Mapping)]

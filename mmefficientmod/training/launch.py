@@ -84,11 +84,14 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
 
     def check_and_build(config: Config) -> object:
         with _refusing():
-            changes = [*choose_checkpoint(config), *drop_needless_pretrained(config)] if script == 'train' else []
+            compared, changes = None, []
+            if script == 'train':
+                compared, changes = choose_checkpoint(config)
+                changes += drop_needless_pretrained(config)
             if is_main_process(config.get('launcher', 'none')):
                 for line in (*notes, *changes):
                     print(line)
-                check_run(script, config)
+                check_run(script, config, compared)
             problem = start_on_cpu(config)
             if problem:
                 raise UserError(problem)

@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -609,7 +611,24 @@ def test_both_file_formats_are_read(legacy, golden, tmp_path):
     assert all(torch.equal(content[name], value) for name, value in weights.items())
 
 
-# --- the inference form ---
+def test_opening_a_checkpoint_reads_its_entries_only(tmp_path):
+    counters = Path('/proc/self/io')
+    if not counters.exists():
+        pytest.skip('this system does not count what a process reads')
+
+    def bytes_read():
+        return int(re.search(r'rchar: (\d+)', counters.read_text())[1])
+
+    path = tmp_path / 'large.pth'
+    torch.save(dict(state_dict=dict(weight=torch.ones(16 * 2**20)), meta=dict(epoch=3)), path)
+    before = bytes_read()
+    content = read_checkpoint(path, mmap=True, check=False)
+    assert bytes_read() - before < path.stat().st_size / 50
+    assert content['meta'] == dict(epoch=3) and content['state_dict']['weight'].shape == (16 * 2**20,)
+    assert content['state_dict']['weight'][-1] == 1
+
+
+# --- the deploy form ---
 
 
 def test_training_weights_do_not_fit_the_inference_form(tmp_path):

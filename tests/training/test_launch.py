@@ -695,9 +695,9 @@ def test_the_inference_form_is_not_trained(tmp_path):
     check('test', deployed)
     with pytest.raises(UserError, match=r'model\.backbone\.deploy=True is for inference alone'):
         check('train', deploy=True)
-    with pytest.raises(UserError, match='is in the inference form: train on from'):
+    with pytest.raises(UserError, match='is in the deploy form: train on from'):
         check('train', deployed)
-    with pytest.raises(UserError, match='is in the inference form, which cannot be trained'):
+    with pytest.raises(UserError, match='is in the deploy form, which cannot be trained'):
         check('train', init_cfg=dict(type='Pretrained', checkpoint=deployed))
 
 

@@ -148,7 +148,7 @@ MISTAKES = {
         SEGMENTATION,
         lambda root: weights(root, 'deploy.pth', deploy=True, prefix='backbone.'),
         ['load_from=deploy.pth'],
-        'is in the inference form: train on from the one that it was made of',
+        'is in the deploy form: train on from the checkpoint that it was made of',
     ),
     'training the inference form': (
         *(SEGMENTATION, None, ['model.backbone.deploy=True']),

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from torch import Tensor
 
 from ...checkpoints.loading import read_checkpoint
-from ...checkpoints.newest import find_newest_whole
+from ...checkpoints.newest import Choice, find_newest_whole
 from ...checkpoints.weights import find_weights, is_deploy_form
 from ...codebases.nodes import (
     exists,
@@ -39,23 +40,23 @@ NECKS = {
 }
 
 
-def choose_checkpoint(config: Config) -> list[str]:
-    """Names the checkpoint that ``--resume`` without a path stands for: the newest one that is whole.
+def choose_checkpoint(config: Config) -> Choice:
+    """Sets the checkpoint that ``--resume`` without a path stands for: the newest complete one.
 
     Args:
-        config (Config): As the codebase's script hands it to the runner; changed in place.
+        config (Config): As the codebase's script passes it to the runner; changed in place.
 
     Returns:
-        list[str]: One line for each checkpoint that was passed over and why, and one for the choice.
+        Choice: The checkpoint that was set, None if none was, and for the log what was passed over and chosen.
 
     Raises:
-        UserError: If there are checkpoints but none is whole.
+        UserError: If there are checkpoints but none is complete.
     """
     if not config.get('resume') or config.get('load_from'):
-        return []
+        return Choice(None, [])
     choice = find_newest_whole(config.work_dir)
     config.resume, config.load_from = choice.path is not None, choice.path
-    return [*choice.notes, *([f'resuming from {choice.path}'] if choice.path else [])]
+    return Choice(choice.path, [*choice.notes, *([f'resuming from {choice.path}'] if choice.path else [])])
 
 
 def drop_needless_pretrained(config: Config) -> list[str]:
@@ -73,7 +74,7 @@ def drop_needless_pretrained(config: Config) -> list[str]:
         for _, path in pretrained_files(place, node)
         if not exists(path)
     ]
-    start = find_start(config) if missing else None
+    start = config.get('load_from')
     if start is None or not exists(start):
         return []
     lines = []
@@ -83,12 +84,13 @@ def drop_needless_pretrained(config: Config) -> list[str]:
     return lines
 
 
-def check_run(script: str, config: Config) -> None:
+def check_run(script: str, config: Config, compared: str | None = None) -> None:
     """Checks the config of a training or a test.
 
     Args:
         script (str): ``'train'`` or ``'test'``.
-        config (Config): As the codebase's script hands it to the runner.
+        config (Config): As the codebase's script passes it to the runner.
+        compared (str, optional): A checkpoint whose bytes were already compared with their check sums.
 
     Raises:
         UserError, FileNotFoundError: With one line, for what cannot work.
@@ -96,9 +98,9 @@ def check_run(script: str, config: Config) -> None:
     training = script == 'train'
     check_backbones(config, training)
     check_data(config, ('train', 'val') if training else ('test',))
-    start = find_start(config)
+    start = config.get('load_from')
     if start:
-        check_checkpoint(start, config, training)
+        check_checkpoint(start, config, training, compare=start != compared)
     if training:
         refuse(find_teacher_problem(config.get('model') or {}))
         datasets = find_datasets(config.get('train_dataloader'), 'train_dataloader')
@@ -106,11 +108,6 @@ def check_run(script: str, config: Config) -> None:
         check_precision(config)
         for place, node in pretrained_parts(config):
             check_pretrained(place, node)
-
-
-def find_start(config: Config) -> str | None:
-    """The checkpoint that the runner will load or resume from, None without one; after :func:`choose_checkpoint`."""
-    return config.get('load_from')
 
 
 def check_backbones(config: Config, training: bool) -> None:
@@ -160,41 +157,51 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
     )
 
 
-def check_checkpoint(path: str, config: Config, training: bool) -> None:
-    """Opens a checkpoint safely, without reading its weights, before MMEngine, which may be less strict, loads it.
+def check_checkpoint(path: str, config: Config, training: bool, compare: bool = True) -> None:
+    """Opens a checkpoint safely before MMEngine, which may be less strict, loads it; maps its weights only.
 
     Folders are left to MMEngine: a sharded training writes one in place of a file.
 
+    Args:
+        path (str): The checkpoint.
+        config (Config): The run's config.
+        training (bool): Whether it starts a training.
+        compare (bool): Compare all bytes with their check sums. Defaults to True.
+
     Raises:
-        UserError: If a training is to start from the inference form, or a classifier that is tested has another head.
-        UserError, FileNotFoundError: As :func:`read_checkpoint` and :func:`find_weights` do.
+        UserError, FileNotFoundError: As :func:`read_checkpoint`, :func:`find_weights` and :func:`check_weights` do.
     """
     if '://' in path or osp.isdir(osp.expanduser(path)):
         return
-    weights = find_weights(read_checkpoint(path, mmap=True), path)
-    refuse(None if training else find_head_problem(path, weights, config.get('model') or {}))
-    if (
-        training
-        and is_deploy_form(weights)
-        and any(is_efficientmod(backbone) for *_, backbone in find_backbones(config))
-    ):
-        raise UserError(f'{path} is in the inference form: train on from the one that it was made of')
+    check_weights(path, find_weights(read_checkpoint(path, mmap=True, check=compare), path), config, training)
+
+
+def check_weights(path: str, weights: dict[str, Tensor], config: Config, training: bool) -> None:
+    """Raises UserError if a training starts from the deploy form, or a tested classifier has another head."""
+    if not training:
+        refuse(find_head_problem(path, weights, config.get('model') or {}))
+    elif is_deploy_form(weights) and any(is_efficientmod(backbone) for *_, backbone in find_backbones(config)):
+        raise UserError(f'{path} is in the deploy form: train on from the checkpoint that it was made of')
 
 
 def check_pretrained(place: str, node: Mapping) -> None:
-    """Opens the files that ``init_cfg`` names; raises as :func:`check_checkpoint` does."""
+    """Opens the files that ``init_cfg`` names, without reading them: the network does that, and compares the bytes.
+
+    Raises:
+        UserError, FileNotFoundError: If one is missing, cannot be opened safely or is in the deploy form.
+    """
     for option, path in pretrained_files(place, node):
         if '://' in path:
             continue
         if not osp.isfile(osp.expanduser(path)):
             raise UserError(
-                f'checkpoint {path} does not exist: download it (see the README) and name it by --cfg-options '
+                f'checkpoint {path} does not exist: download it (see the README) and set it with --cfg-options '
                 f'{option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
             )
         ours = is_efficientmod(node) or is_classifier(node)
-        if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True), path)):
+        if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True, check=False), path)):
             raise UserError(
-                f'{path} is in the inference form, which cannot be trained: take the one that it was made of'
+                f'{path} is in the deploy form, which cannot be trained: set the checkpoint that it was made of'
             )
 
 
