@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..checkpoints.newest import Choice
 from ..codebases.config import (
     CODEBASES,
     CONFIG_SUFFIXES,
@@ -84,14 +85,12 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
 
     def check_and_build(config: Config) -> object:
         with _refusing():
-            compared, changes = None, []
-            if script == 'train':
-                compared, changes = choose_checkpoint(config)
-                changes += drop_needless_pretrained(config)
+            chosen = choose_checkpoint(config) if script == 'train' else Choice(None, [])
+            changes = [*chosen.notes, *(drop_needless_pretrained(config) if script == 'train' else ())]
             if is_main_process(config.get('launcher', 'none')):
                 for line in (*notes, *changes):
                     print(line)
-                check_run(script, config, compared)
+                check_run(script, config, chosen.path)
             problem = start_on_cpu(config)
             if problem:
                 raise UserError(problem)
