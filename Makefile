@@ -23,11 +23,11 @@ endif
 ifeq ($(STACK),core)
 # the network, its checkpoints and the rules of the house
 POSSIBLE := not libraries and not ops and not compiled
-TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/checkpoints/test_loading.py tests/test_architecture.py tests/test_contributing.py)
+TESTS := $(or $(TESTS),tests/models tests/demo/test_scenes.py tests/checkpoints tests/test_architecture.py tests/test_contributing.py)
 endif
-# A file's tests share what its first one made. A process that dies fails the run at once: with another one in its place,
+# Tests of one group (a file, the comparison) share what the first one made. A process that dies fails the run at once: with another one in its place,
 # pytest-xdist may wait for ever. A test that takes a quarter of an hour hangs, and ends its process (from pytest 9 on).
-PARALLEL := $(if $(WORKERS),-n $(WORKERS) --dist loadfile --max-worker-restart 0 \
+PARALLEL := $(if $(WORKERS),-n $(WORKERS) --dist loadgroup --max-worker-restart 0 \
 	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true)
 VENV := .venv/$(STACK)
 CHOICE := $(if $(POSSIBLE),$(if $(MARKS),$(POSSIBLE) and ($(MARKS)),$(POSSIBLE)),$(MARKS))

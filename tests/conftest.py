@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections import OrderedDict
 from typing import Iterator
@@ -10,12 +11,21 @@ from typing import Iterator
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
 from helpers import DATA
 from mmefficientmod.codebases.lite import allow_missing_operators
 
 allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps tests in one process of pytest-xdist that share what a fixture made: a file's, and the comparison's."""
+    for item in items:
+        folder = item.path.parent
+        shared = folder.name if 'work_dir' in getattr(item, 'fixturenames', ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(f'{folder.name}/{shared}'))
 
 
 def _managers(cls: type = ManagerMixin) -> Iterator[type]:
@@ -31,6 +41,17 @@ def managers_as_before():
     yield
     for cls in _managers():
         cls._instance_dict = before.get(cls, OrderedDict())
+
+
+@pytest.fixture
+def messages():
+    """() -> the warnings in MMEngine's log so far, or with ``level`` all of that level."""
+    logger, records = MMLogger.get_current_instance(), []
+    keep = logging.Handler()
+    keep.emit = records.append
+    logger.addHandler(keep)
+    yield lambda level=logging.WARNING: [record.getMessage() for record in records if record.levelno == level]
+    logger.removeHandler(keep)
 
 
 def _golden_value(name: str, shape: list) -> torch.Tensor:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
 import resource
+from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 from mmefficientmod.models import EfficientMod
@@ -42,6 +47,39 @@ def load_tool(name: str) -> ModuleType:
     return _load_module(REPO / f'tools/{name}.py')
 
 
+def ended(main: Callable, *argv: object) -> object:
+    """What a command that fails ends with: a line or an exit code; ``main`` takes its arguments as a list of texts."""
+    with pytest.raises(SystemExit) as error:
+        main([str(arg) for arg in argv])
+    return error.value.code
+
+
+def refused(main: Callable, *argv: object) -> str:
+    """The one line with which a command ends, as :func:`ended`."""
+    line = ended(main, *argv)
+    assert isinstance(line, str), 'it must end with a line and a non-zero exit code'
+    assert line.startswith('error: ') and '\n' not in line
+    return line
+
+
+ITERS = 8  # of each training of the comparison in tests/compare
+
+
+def state_of(work_dir: Path, backbone: str) -> dict:
+    """What `compare run` noted of a backbone."""
+    return json.loads((work_dir / backbone / 'state.json').read_text())
+
+
+def make_run(folder: Path, name: str, config: Config, metrics: str, log: str = '') -> None:
+    """What MMEngine leaves of a run: a training if its metrics have steps, else a test."""
+    run = folder / name
+    (run / 'vis_data').mkdir(parents=True)
+    config.dump(run / 'vis_data' / 'config.py')
+    path = run / 'vis_data' / 'scalars.json' if '"step"' in metrics else run / f'{name}.json'
+    path.write_text(metrics)
+    (run / f'{name}.log').write_text(log)
+
+
 def file_size_limit(size: int) -> Callable[[], None]:
     """For ``preexec_fn``: no file of the process gets larger, which is as real as a full disk and needs no mount."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -66,6 +104,46 @@ def build_model(config: Config) -> torch.nn.Module:
     """The model of a config, built in its codebase's scope."""
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return MODELS.build(config.model)
+
+
+def trainer_file(weights, path, layout='state_dict', prefix='', ema=None):
+    """A file as timm 0.6's trainer writes it: weights, their moving average, the optimiser and the arguments."""
+    content = {layout: OrderedDict((prefix + name, value) for name, value in weights.items())}
+    if ema:
+        content['state_dict_ema'] = ema
+    args = argparse.Namespace(
+        model='efficientMod', lr=4e-3, aa='rand-m9-mstd0.5-inc1', opt_betas=None, mixup=0.8, local_rank=0
+    )
+    torch.save(
+        dict(
+            epoch=299,
+            arch='efficientMod',
+            version=2,
+            args=args,
+            metric=81.9,
+            optimizer=dict(state={}, param_groups=[]),
+            amp_scaler=dict(scale=65536.0),
+            **content,
+        ),
+        path,
+    )
+    return str(path)
+
+
+class Detector(BaseModule):
+    """A backbone inside a model, as MMEngine loads it."""
+
+    def __init__(self, arch, classes=3, **kwargs):
+        super().__init__()
+        self.backbone = EfficientMod(arch, **kwargs)
+        self.head = torch.nn.Linear(self.backbone.out_channels[-1], classes)
+
+
+def random_state(model):
+    return {
+        name: torch.randn_like(value) if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def end_process(code: int = 0) -> None:

@@ -21,6 +21,8 @@ from mmefficientmod.zoo.backbones import TABLE1, select_backbones, task_backbone
 from mmefficientmod.zoo.published import published
 from mmefficientmod.zoo.tasks import CLASSIFICATION, TASKS
 
+COMPARE = load_tool('compare').main
+
 pytestmark = pytest.mark.libraries
 
 timm = pytest.importorskip('timm')
@@ -118,12 +120,10 @@ def work_dirs(tmp_path_factory) -> tuple[Path, Path]:
     options = f'--data-root {root} --size 64 --batch-size 2 --workers 0 --cfg-options test_dataloader.batch_size=2'
     run = ['run', 'classification', *options.split(), 'optim_wrapper.type=OptimWrapper']
     trained, tested = root / 'trained', root / 'tested'
-    load_tool('compare').main(
+    COMPARE(
         [*run, '--backbones', 'mobilenetv2-1.0', '--epochs', '1', '--work-dir', str(trained)],
     )
-    load_tool('compare').main(
-        [*run, '--backbones', 'MobileViT-XS', '--checkpoints', str(root), 'published', '--work-dir', str(tested)]
-    )
+    COMPARE([*run, '--backbones', 'MobileViT-XS', '--checkpoints', str(root), 'published', '--work-dir', str(tested)])
     return trained, tested
 
 
@@ -132,7 +132,7 @@ def test_run_report_and_latency(work_dirs, tmp_path):
     options = f'--backbones mobilenetv2-1.0 --parts classifier --sizes 64 --repeats 2 --warmup 1 --out {tmp_path}'
     load_tool('benchmark').main(options.split())
     benchmark = str(tmp_path / 'benchmark.json')
-    load_tool('compare').main(['report', *map(str, work_dirs), '--benchmark', benchmark, '--out', str(tmp_path)])
+    COMPARE(['report', *map(str, work_dirs), '--benchmark', benchmark, '--out', str(tmp_path)])
     with open(tmp_path / 'comparison.csv') as file:
         rows = {row['backbone']: row for row in csv.DictReader(file)}
     row, other = rows['MobileNetV2-1.0'], rows['MobileViT-XS']

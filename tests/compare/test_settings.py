@@ -10,22 +10,15 @@ import sys
 
 import pytest
 
-from helpers import REPO, load_tool
+from helpers import REPO, ended, load_tool
 from mmefficientmod.compare.settings import Settings, backbone_config, find_weights_file
 from mmefficientmod.utils import UserError
 from mmefficientmod.zoo.backbones import select_backbones, task_backbones
 from mmefficientmod.zoo.tasks import TASKS
 
+COMPARE = load_tool('compare').main
+
 TOOL = str(REPO / 'tools' / 'compare.py')
-ITERS = 8
-BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-
-
-def fails(*argv) -> str:
-    """The line that a command ends with."""
-    with pytest.raises(SystemExit) as error:
-        load_tool('compare').main([str(arg) for arg in argv])
-    return str(error.value.code)
 
 
 def test_backbones():
@@ -77,8 +70,19 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
     ],
 )
 def test_wrong_options_start_nothing(options, message, tmp_path, capsys):
-    ended = fails('run', 'segmentation', '--backbones', 'resnet-18', '--work-dir', tmp_path / 'work', *options.split())
-    assert message in ended + capsys.readouterr().err and not (tmp_path / 'work').exists()
+    line = str(
+        ended(
+            COMPARE,
+            'run',
+            'segmentation',
+            '--backbones',
+            'resnet-18',
+            '--work-dir',
+            tmp_path / 'work',
+            *options.split(),
+        )
+    )
+    assert message in line + capsys.readouterr().err and not (tmp_path / 'work').exists()
 
 
 def test_the_schedule_follows_the_length():
@@ -139,14 +143,15 @@ def test_a_folder_may_have_an_equals_sign(tmp_path, monkeypatch, capsys):
     folder.mkdir()
     (folder / 'resnet-18.pth').touch()
     arguments = ['run', 'detection', '--backbones', 'resnet-18', '--work-dir', 'work', '--dry-run']
-    load_tool('compare').main([*arguments, '--checkpoints', 'lr=0.1'])
+    COMPARE([*arguments, '--checkpoints', 'lr=0.1'])
     assert 'lr=0.1/resnet-18.pth' in capsys.readouterr().out
 
 
 def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
     (tmp_path / 'resnet-18.pth').touch()
     assert (
-        fails(
+        ended(
+            COMPARE,
             'run',
             'detection',
             '--backbones',
@@ -159,7 +164,7 @@ def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
             tmp_path / 'work',
             '--dry-run',
         )
-        == '1'
+        == 1
     )
     printed = capsys.readouterr()
     commands = [line for line in printed.out.splitlines() if not line.startswith('#')]
@@ -180,7 +185,7 @@ def test_a_missing_checkpoint_leaves_the_others(tmp_path, capsys):
 )
 def test_launchers(launcher, start, tmp_path, capsys):
     arguments = ['--backbones', 'pvt-tiny', '--work-dir', str(tmp_path), '--dry-run', '--launcher', *launcher]
-    load_tool('compare').main(['run', 'detection', *arguments])
+    COMPARE(['run', 'detection', *arguments])
     commands = capsys.readouterr().out.partition('#!/bin/bash')[0]
     train, test = (line for line in commands.splitlines() if not line.startswith('#'))
     assert train.startswith(f'{start}{REPO}/tools/train.py') and train.endswith(f'--launcher {launcher[0]}')
@@ -192,7 +197,7 @@ def test_slurm_job_array_runs_one_backbone_a_task(tmp_path, capsys):
     work_dir = tmp_path / 'work dir'
     launcher = ['--launcher', 'slurm', '--gpus', '2', '--launcher-args=-p gpu']
     backbones = ['--backbones', 'resnet-18', 'pvt-tiny', '--work-dir', str(work_dir)]
-    load_tool('compare').main(['run', 'segmentation', *backbones, *launcher, '--dry-run'])
+    COMPARE(['run', 'segmentation', *backbones, *launcher, '--dry-run'])
     printed = capsys.readouterr().out
     script = printed[printed.index('#!/bin/bash') :]
     options = [line.split(' ', 1)[1] for line in script.splitlines() if line.startswith('#SBATCH ')]

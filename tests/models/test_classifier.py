@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import subprocess
 import sys
@@ -14,11 +12,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner, load_checkpoint
 from torch.testing import assert_close
 
-from helpers import ARCHS, REPO, build_model, randomised
+from helpers import ARCHS, REPO, build_model, randomised, trainer_file
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint
@@ -54,26 +51,6 @@ model = dict(head=dict(num_classes=2, topk=(1, )))
 data_preprocessor = dict(num_classes=2)
 val_evaluator = test_evaluator = dict(topk=(1, ))
 """
-
-
-def trainer_file(path, weights, ema=None):
-    """A file as the authors' trainer wrote it."""
-    content = dict(state_dict=weights) if weights else {}
-    if ema:
-        content['state_dict_ema'] = ema
-    torch.save(dict(epoch=299, args=argparse.Namespace(model='efficientMod'), **content), path)
-    return str(path)
-
-
-@pytest.fixture
-def messages():
-    """Of MMEngine's log."""
-    logger, records = MMLogger.get_current_instance(), []
-    keep = logging.Handler()
-    keep.emit = lambda record: records.append(record.getMessage())
-    logger.addHandler(keep)
-    yield records
-    logger.removeHandler(keep)
 
 
 @pytest.fixture(scope='module')
@@ -137,7 +114,7 @@ def model_of_a_test(path, work_dir, copy=None):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_released_files_give_the_logits_of_the_authors(arch, way, golden, pictures, tmp_path):
     weights, _, tensors = golden(arch)
-    path = trainer_file(tmp_path / 'released.pth', {f'module.{name}': value for name, value in weights.items()})
+    path = trainer_file(weights, tmp_path / 'released.pth', prefix='module.')
     config = CONFIG.format(arch.replace('_', '-'))
     if way == 'load_from':
         model = model_of_a_test((config, path), tmp_path)
@@ -175,7 +152,8 @@ def test_either_copy_of_the_weights_and_which_of_them_it_was(writer, copy, golde
             dict(meta={}, state_dict=model.state_dict(), ema_state_dict=dict(plain, steps=torch.tensor(3))), path
         )
     else:
-        trainer_file(path, weights if writer == 'timm' else None, average)
+        with_plain = writer == 'timm'
+        trainer_file(weights, path, ema=average) if with_plain else trainer_file(average, path, 'state_dict_ema')
     if (writer, copy) == ('timm, the average alone', 'plain'):
         with pytest.raises(UserError, match='holds no plain copy of the weights'):
             model_of_a_test((XXS, path), tmp_path, copy)
@@ -197,7 +175,7 @@ def test_command_of_the_test(golden, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path))
     average = {name: value.clone() for name, value in golden('xxs')[0].items()}
     average['head.bias'] += torch.arange(1000) / 100
-    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0], average)
+    path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth', ema=average)
     (tmp_path / 'small.py').write_text(SMALL)
     scores = {}
     for copy in ('plain', 'ema'):
@@ -214,7 +192,7 @@ def test_command_of_the_test(golden, pictures, tmp_path, monkeypatch):
 def test_bad_input_is_refused_in_one_line(golden, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', [*sys.argv])
     monkeypatch.setattr(sys, 'path', [*sys.path])
-    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0])
+    path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth')
     bare = tmp_path / 'bare.pth'
     torch.save(EfficientMod('xxs').state_dict(), bare)
     small, two = tmp_path / 'small.py', tmp_path / 'two.py'
@@ -309,14 +287,14 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
         assert_close(model.state_dict(), {name: state[name] for name in model.state_dict()})
         if to == 'released':
             convert_checkpoint(str(tmp_path / 'released.pth'), str(tmp_path / 'project.pth'))
-    assert not [message for message in messages if 'not match' in message]
+    assert not [message for message in messages() if 'not match' in message]
 
 
 @pytest.mark.parametrize('change', ['inference form', 'grey'])
 def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, tmp_path):
     """A file in the inference form switches it, and a stem for another number of channels is adapted."""
     config = Config.fromfile(XXS)
-    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0])
+    path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth')
     if change == 'grey':
         config.model.backbone.in_channels = 1
     else:
@@ -335,7 +313,7 @@ def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, 
 
 
 def test_a_file_that_does_not_fit_a_classifier_is_a_short_line(golden, tmp_path):
-    path = trainer_file(tmp_path / 'released.pth', golden('xxs')[0])
+    path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth')
     config = Config.fromfile(XXS)
     config.model.backbone.arch = 's'
     config.model.init_cfg = dict(type='Pretrained', checkpoint=path)
