@@ -11,7 +11,9 @@ if all(map(importlib.util.find_spec, ('torch', 'mmengine'))):
     check_dependencies()
 
     from .checkpoints.reading import allow_safe_globals
+    from .codebases.operators import serve
 
     allow_safe_globals()
+    serve()
 
 __all__ = ['__version__']

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 __version__ = '0.1.0'
+
+MMCV_LITE = 'mmcv-lite==2.1.0'  # the newest that MMDetection 3.3 and MMSegmentation 1.2 take
 
 # Oldest version accepted and first version refused. MMCV is optional: the backbone alone runs without it.
 _SUPPORTED = {
@@ -18,7 +21,8 @@ _SUPPORTED = {
 
 def check_dependencies() -> None:
     """Raises ImportError where torch, MMEngine or MMCV is missing or outside the supported range."""
-    found = {name: importlib.util.find_spec(name) is not None for name in _SUPPORTED}
+    specs = {name: importlib.util.find_spec(name) for name in _SUPPORTED}
+    found = {name: getattr(spec, 'origin', None) is not None for name, spec in specs.items()}  # no leftover folder
     for name, (minimum, maximum, required) in _SUPPORTED.items():
         if required and not found[name]:
             _refuse(name, minimum, maximum, 'is not installed')
@@ -31,9 +35,23 @@ def check_dependencies() -> None:
                 _refuse(name, minimum, maximum, f'{installed} is installed')
 
 
+def mmcv_distributions() -> dict[str, str]:
+    """The installed distributions that bring a package ``mmcv``, with their versions."""
+    found = {}
+    for name in ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def _refuse(name: str, minimum: str, maximum: str, state: str) -> None:
     wanted = f'{name}>={minimum},<{maximum}'
-    message = f'mmefficientmod {__version__} needs {wanted}, but {name} {state}: pip install "{wanted}"'
+    command = f'pip install "{wanted}"'
+    if name == 'mmcv':  # each of its distributions would be installed over another one
+        command = f'pip uninstall -y {" ".join(mmcv_distributions()) or name}, then pip install {MMCV_LITE}'
+    message = f'mmefficientmod {__version__} needs {wanted}, but {name} {state}: {command}'
     # MMEngine's registries swallow the exception and say that EfficientMod is unknown.
     print(f'error: {message}', file=sys.stderr)
     raise ImportError(message)

@@ -14,10 +14,8 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
+import mmefficientmod  # noqa: F401  (MMCV's operators, where MMCV has no compiled ones)
 from helpers import DATA
-from mmefficientmod.codebases.lite import allow_missing_operators
-
-allow_missing_operators()  # MMSegmentation is imported in many tests; on mmcv-lite only so
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

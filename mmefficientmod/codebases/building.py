@@ -9,8 +9,6 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from .lite import allow_missing_operators
-
 
 def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
     """A model in evaluation mode, without what the libraries warn of while they build it.
@@ -19,8 +17,6 @@ def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
         settings (Mapping): The model's dict in a config.
         scope (str, optional): The codebase in which its parts are found. Defaults to none: their names tell.
     """
-    if scope == 'mmseg':
-        allow_missing_operators()  # those that MMSegmentation imports, its models here do not call
     if scope == 'mmpretrain':
         settings = dict(settings, train_cfg=None)  # mixup and CutMix, which announce themselves
     with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():

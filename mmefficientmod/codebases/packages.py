@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os.path as osp
 import sys
+from importlib.machinery import ExtensionFileLoader
 
 from mmengine.config.utils import MODULE2PACKAGE
 
-from ..utils import UserError
-from .lite import allow_missing_operators
+from ..utils import UserError, first_line
+from ..version import MMCV_LITE, mmcv_distributions
 
 
 def find_package(codebase: str) -> str:
@@ -17,7 +19,8 @@ def find_package(codebase: str) -> str:
     path = getattr(importlib.util.find_spec(codebase), 'origin', None)  # None for a mere folder of that name
     if path is None:
         package = MODULE2PACKAGE.get(codebase, codebase)
-        raise UserError(f'{codebase} is not installed: "mim install {package}", or see "Install" in the README')
+        command = f'pip install {MMCV_LITE}' if codebase == 'mmcv' else f'mim install {package}'
+        raise UserError(f'{codebase} is not installed: "{command}", or see "Install" in the README')
     return path
 
 
@@ -36,25 +39,32 @@ def find_shipped(codebase: str, file: str) -> str:
 
 
 def check_mmcv_ops(codebase: str) -> None:
-    """Raises UserError where the codebase is missing, or the compiled operators of MMCV that it needs are."""
+    """Checks that a codebase and MMCV are installed, and that MMCV's operators can be used.
+
+    Raises:
+        UserError: If not.
+    """
     find_package(codebase)
+    find_package('mmcv')
+    installed = mmcv_distributions()
+    if len(installed) > 1:
+        names = ' and '.join(f'{name} {version}' for name, version in installed.items())
+        print(
+            f'warning: {names} are installed over each other, each with files of the other: '
+            f'pip uninstall -y {" ".join(installed)}, then install one of them',
+            file=sys.stderr,
+        )
     try:
-        import mmcv.ops  # noqa: F401
-    except ImportError:
+        import mmcv.ops
+
+        compiled = isinstance(mmcv._ext.__loader__, ExtensionFileLoader)
+    except ImportError as error:
         try:
-            _import_models(codebase)  # some codebases import the operators only where they use them
-        except ImportError as error:
-            raise UserError(
-                f'MMCV with compiled operators is needed by {codebase} ({error}): remove mmcv-lite if it is installed '
-                'and build mmcv with MMCV_WITH_OPS=1; see "Install" in the README'
-            ) from error
+            importlib.import_module(f'{codebase}.models')  # some import operators only where they use them
+        except ImportError:
+            raise UserError(f'{codebase} needs the operators of MMCV: {first_line(error)}') from error
+    else:
+        if codebase == 'mmdet' and not compiled:
+            from .operators.common import torchvision_operators
 
-
-def _import_models(codebase: str) -> None:
-    try:
-        importlib.import_module(f'{codebase}.models')
-    except ImportError:
-        if codebase != 'mmseg' or not allow_missing_operators():
-            raise
-        importlib.import_module('mmseg.models')
-        print("MMCV has no compiled operators: a model that calls one ends with that operator's name", file=sys.stderr)
+            torchvision_operators()

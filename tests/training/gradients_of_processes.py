@@ -10,10 +10,8 @@ import torch.distributed as dist
 from mmengine.config import Config
 
 from helpers import REPO, build_model, end_process
-from mmefficientmod.codebases.lite import allow_missing_operators
 from mmefficientmod.training.cpu import CpuDistributedDataParallel
 
-allow_missing_operators()  # MMSegmentation on mmcv-lite
 dist.init_process_group('gloo')
 rank, processes = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
