@@ -58,17 +58,23 @@ def softnms(
     kept: list[int] = []
     while len(left):
         best = int(left[:, 4].argmax())
-        dets[len(kept)] = torch.from_numpy(left[best])
+        chosen = left[best].copy()
+        dets[len(kept)] = torch.from_numpy(chosen)
         kept.append(int(indices[best]))
-        overlaps = _overlaps(left[best], left, offset)
+        # boxes change places as in MMCV: of equal scores, the first one comes next
+        left[best], indices[best] = left[0], indices[0]
+        left, indices = left[1:], indices[1:]
+        overlaps = _overlaps(chosen, left, offset)
         if method == 2:
             factors = np.exp(-(overlaps**2) / sigma)
         else:
             factors = np.where(overlaps >= iou_threshold, 1 - overlaps if method else 0, 1)
         left[:, 4] *= factors.astype(left.dtype)
-        stays = left[:, 4] >= min_score
-        stays[best] = False
-        left, indices = left[stays], indices[stays]
+        stays = ~(left[:, 4] < min_score)  # as MMCV treats nan
+        number = int(stays.sum())
+        holes, fillers = np.flatnonzero(~stays[:number]), number + np.flatnonzero(stays[number:])[::-1]
+        left[holes], indices[holes] = left[fillers], indices[fillers]
+        left, indices = left[:number], indices[:number]
     return torch.tensor(kept, dtype=torch.long)
 
 
@@ -115,9 +121,9 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, ali
 
 
 def _overlaps(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
-    """Intersection over union of one box with each of (N, 4) or more columns; nan where both have no area."""
+    """Intersection over union of one box with each of (N, 4) or more columns; 0 where both have no area."""
     sides = np.minimum(box[2:4], boxes[:, 2:4]) - np.maximum(box[:2], boxes[:, :2]) + offset
     intersection = np.maximum(sides, 0).prod(1)
     areas = (boxes[:, 2:4] - boxes[:, :2] + offset).prod(1)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return intersection / ((box[2:4] - box[:2] + offset).prod() + areas - intersection)
+    union = (box[2:4] - box[:2] + offset).prod() + areas - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union != 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,7 @@ def deform_conv_backward_input(
     settings = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
     grads = torchvision_operators()._deform_conv2d_backward(*widen(gradOutput), *tensors, *settings)
     gradInput.copy_(grads[0])
-    gradOffset.copy_(grads[2])
+    gradOffset.copy_(_stop_at_edge(grads[2], offset, (kH, kW), settings))
     columns.set_(grads[1].to(columns.dtype))  # torchvision computes all at once
 
 
@@ -211,8 +211,10 @@ def modulated_deform_conv_backward(
     tensors = _tensors(input, weight, offset, mask, bias if with_bias else None)
     settings = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
     grads = torchvision_operators()._deform_conv2d_backward(*widen(grad_output), *tensors, *settings)
-    for result, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
-        result.copy_(grad)
+    grad_input.copy_(grads[0])
+    grad_weight.copy_(grads[1])
+    grad_offset.copy_(_stop_at_edge(grads[2], offset, (kernel_h, kernel_w), settings))
+    grad_mask.copy_(grads[3])
     if with_bias:
         grad_bias.copy_(grads[4])
 
@@ -338,6 +340,23 @@ def _tensors(
     mask = input.new_zeros(len(input), 1) if mask is None else mask
     bias = input.new_zeros(len(weight)) if bias is None else bias
     return widen(input, weight, offset, mask, bias)
+
+
+def _stop_at_edge(grad_offset: Tensor, offset: Tensor, kernel: tuple[int, int], settings: Sequence[int]) -> Tensor:
+    """Sets the gradients of shifts to 0 for taps exactly one pixel outside of the map.
+
+    At that kink torchvision takes the slope inwards, and MMCV the one outwards. A layer with padding whose shifts start
+    at 0 has such taps along the border.
+    """
+    strides, padding, dilation, groups = settings[:2], settings[2:4], settings[4:6], settings[7]
+    taps = torch.cartesian_prod(*(torch.arange(side, device=offset.device) for side in kernel)).view(-1, 2)
+    shifts = offset.view(len(offset), groups, len(taps), 2, *offset.shape[2:])
+    at_edge = torch.zeros_like(shifts[:, :, :, 0], dtype=torch.bool)
+    for axis in range(2):
+        steps = torch.arange(offset.shape[2 + axis], device=offset.device) * strides[axis] - padding[axis]
+        start = taps[:, axis, None] * dilation[axis] + steps  # (taps, H' or W')
+        at_edge |= start.unsqueeze(2 - axis) + shifts[:, :, :, axis] == -1
+    return grad_offset.masked_fill(at_edge.unsqueeze(3).expand_as(shifts).reshape_as(offset), 0)
 
 
 def _split(enlarged: Tensor, groups: int, scale: int) -> Tensor:

@@ -53,7 +53,8 @@ def roi_align_forward(
     Raises:
         RuntimeError: If the second corner of an aligned region is left of or above the first. Not checked on a GPU.
     """
-    maps, regions = widen(input, rois)
+    (maps,) = widen(input)
+    regions = rois.to(maps.dtype)
     if aligned and not regions.is_cuda and (regions[:, 3:] < regions[:, 1:3]).any():
         raise RuntimeError('RoIAlign takes no region whose second corner is left of or above its first')
     if pool_mode == 1:
@@ -89,7 +90,8 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Writes the gradient of the maps to ``grad_input``; the arguments are those of :func:`roi_align_forward`."""
-    grad, regions, y, x = widen(grad_output, rois, argmax_y, argmax_x)
+    grad, y, x = widen(grad_output, argmax_y, argmax_x)
+    regions = rois.to(grad.dtype)
     if pool_mode == 1:
         sizes = (spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned)
         grad_input.copy_(torchvision_operators()._roi_align_backward(grad, regions, *sizes))
