@@ -39,7 +39,7 @@ def test_a_package_outside_the_range_is_named(code, version, tmp_path):
     (tmp_path / 'mmcv' / '__init__.py').write_text(f'__version__ = {version!r}\n')
     done = run(code, tmp_path)
     assert done.returncode != 0
-    line = f'needs mmcv>=2.0.1,<3.0.0, but mmcv {version} is installed: pip install "mmcv>=2.0.1,<3.0.0"'
+    line = f'needs mmcv>=2.0.1,<3.0.0, but mmcv {version} is installed: pip uninstall -y '
     assert [text for text in done.stderr.splitlines() if text.startswith('error: mmefficientmod') and line in text]
 
 

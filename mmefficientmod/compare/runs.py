@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shlex
 import signal
@@ -115,6 +114,10 @@ class Job:
         Yields:
             int | None: The descriptor for the children to inherit, None if another process holds the lock.
         """
+        try:
+            import fcntl
+        except ImportError:
+            raise UserError('trainings are run and compared on Linux and macOS only; "report" works here') from None
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / '.lock', 'w') as file:
             try:

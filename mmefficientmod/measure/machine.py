@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ def describe_machine(device: torch.device) -> dict:
         python=platform.python_version(),
         mmengine=environment['MMEngine'],
         system=platform.platform(),
-        load=round(os.getloadavg()[0], 1),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
     )
     if device.type == 'cuda':
         facts.update(
@@ -100,6 +99,8 @@ def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
     if not (status.exists() and meminfo.exists()):
         yield
         return
+    import resource  # not on Windows
+
     used, free = (
         int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith(key))) * 1024
         for file, key in ((status, 'VmData:'), (meminfo, 'MemAvailable:'))
