@@ -8,6 +8,7 @@ TESTS ?=
 MARKS ?=
 PYTEST_ARGS ?=
 WORKERS ?=
+DEVICE ?= cpu
 BENCH_ARGS ?=
 PYTHON ?=
 export PYTHON
@@ -32,7 +33,7 @@ PARALLEL := $(if $(WORKERS),-n $(WORKERS) --dist loadgroup --max-worker-restart 
 VENV := .venv/$(STACK)
 CHOICE := $(if $(POSSIBLE),$(if $(MARKS),$(POSSIBLE) and ($(MARKS)),$(POSSIBLE)),$(MARKS))
 
-.PHONY: help env demo bench test test-core lint docs package clean
+.PHONY: help env demo bench test test-core gpu lint docs package clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,11 +48,14 @@ demo: env  ## train and evaluate both tasks on a small generated data set, on th
 bench: env  ## measure EfficientMod's speed against the reference, on the CPU; BENCH_ARGS='--modes all ...' in place of the default
 	$(VENV)/bin/python tools/benchmark.py $(or $(BENCH_ARGS),--backbones efficientmod --parts backbone --modes all --sizes 512x512)
 
-test: env  ## run the tests; TESTS=tests/test_x.py or MARKS='not slow' chooses, WORKERS=2 takes two files at a time, PYTEST_ARGS='-x -k name' goes to pytest
-	$(VENV)/bin/python -m pytest $(if $(CHOICE),-m '$(CHOICE)') $(LEFT_OUT) $(PARALLEL) $(PYTEST_ARGS) $(TESTS)
+test: env  ## run the tests; TESTS=tests/test_x.py or MARKS='not slow' chooses, WORKERS=2 takes two files at a time, DEVICE=cuda runs on a GPU, PYTEST_ARGS='-x -k name' goes to pytest
+	$(VENV)/bin/python -m pytest $(if $(CHOICE),-m '$(CHOICE)') $(LEFT_OUT) $(PARALLEL) --device $(DEVICE) $(PYTEST_ARGS) $(TESTS)
 
 test-core:  ## run the tests that need torch and MMEngine alone, minutes from a fresh clone; nothing is compiled
 	@$(MAKE) test STACK=core
+
+gpu: env  ## test and time the network on one GPU, in at most ten minutes; writes work_dirs/gpu/gpu.json and gpu.md
+	@$(VENV)/bin/python tests/gpu.py
 
 lint: .venv/lint/complete  ## check style, types and the floors of the house; needs only ruff, mypy and import-linter, not the environment
 	.venv/lint/bin/ruff check .

@@ -18,8 +18,27 @@ import mmefficientmod  # noqa: F401  (MMCV's operators, where MMCV has no compil
 from helpers import DATA
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps tests in one process of pytest-xdist that share what a fixture made: a file's, and the comparison's."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--device', default='cpu', help='cuda runs the tests that take the fixture `device` on a GPU')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    device = config.getoption('--device')
+    if device not in ('cpu', 'cuda'):
+        raise pytest.UsageError(f'--device takes cpu or cuda, not {device}')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise pytest.UsageError('--device cuda needs a GPU that torch can use, and there is none: leave it out')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a GPU, leaves out the tests that take no device.
+
+    Tests that share what a fixture made stay in one process of pytest-xdist: those of a file, and of the comparison.
+    """
+    if config.getoption('--device') == 'cuda':
+        others = [item for item in items if 'device' not in getattr(item, 'fixturenames', ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     for item in items:
         folder = item.path.parent
         shared = folder.name if 'work_dir' in getattr(item, 'fixturenames', ()) else item.path.name
@@ -39,6 +58,15 @@ def managers_as_before():
     yield
     for cls in _managers():
         cls._instance_dict = before.get(cls, OrderedDict())
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where the network runs: a CPU, or a GPU in plain float32, without TensorFloat-32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield torch.device(request.config.getoption('--device'))
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.fixture

@@ -21,10 +21,14 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine.utils import digit_version
 
 from mmefficientmod.models import EfficientMod
 
 ARCHS = ('xxs', 'xs', 's', 's_conv')
+HALVES = [torch.bfloat16]
+if digit_version(torch.__version__) >= digit_version('2.4'):  # before, a CPU has no autocast to float16
+    HALVES.append(torch.float16)
 REPO = Path(__file__).parents[1]
 DATA = REPO / 'tests/data'
 ON_CONTINUATION = any(distributions(name='onedl-mmengine'))
@@ -144,6 +148,44 @@ def random_state(model):
         name: torch.randn_like(value) if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
+
+
+def classifier_config(classes: int = 2, root: Path | None = None, **backbone: object) -> Config:
+    """A small classifier for MMPreTrain, which needs no operators.
+
+    Args:
+        classes (int): Number of classes.
+        root (Path, optional): A folder with one folder of images a class, on which it is trained for two epochs.
+        **backbone: Arguments of the backbone, such as ``arch``.
+    """
+    backbone = dict(dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)), **backbone)
+    head = dict(type='LinearClsHead', num_classes=classes, in_channels=256, topk=(1,))
+    model = dict(type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head)
+    imports = dict(imports=['mmefficientmod'], allow_failed_imports=False)
+    config = dict(default_scope='mmpretrain', custom_imports=imports, model=model)
+    config['data_preprocessor'] = dict(mean=[124, 116, 104], std=[58, 57, 57], to_rgb=True, num_classes=classes)
+    if root:
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
+        loader = dict(
+            batch_size=4,
+            num_workers=0,
+            persistent_workers=False,
+            dataset=dict(type='CustomDataset', data_root=str(root)),
+        )
+        loader['dataset'].update(pipeline=pipeline)
+        for split in ('train', 'val', 'test'):
+            sampler = dict(type='DefaultSampler', shuffle=split == 'train')
+            config[f'{split}_dataloader'] = dict(loader, sampler=sampler)
+        config.update(
+            train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=1),
+            val_cfg=dict(),
+            test_cfg=dict(),
+            val_evaluator=dict(type='Accuracy', topk=1),
+            test_evaluator=dict(type='Accuracy', topk=1),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+            default_hooks=dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook')),
+        )
+    return Config(config)
 
 
 def end_process(code: int = 0) -> None:

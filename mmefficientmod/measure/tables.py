@@ -49,7 +49,7 @@ def _mode_row(measured: Mapping[Case, Measurement], cases: Sequence[Case], peak:
     row, whole = {}, [m for m in measured.values() if not m.error]
     for case in cases:
         m = measured.get(case)
-        row[case.mode] = '-' if m is None else 'failed' if m.error else f'{m.median_ms:.0f}'
+        row[case.mode] = '-' if m is None else _optional_ms(m.median_ms)
         if m and m.speed_up_over_reference and case != case.like:
             row[case.mode] += f' ({m.speed_up_over_reference:.2f})'
     kept = {case: m.kept_mb for case, m in measured.items() if m.kept_mb}
@@ -104,6 +104,10 @@ def report(results: Results, content: Mapping) -> str:
             lines += [f'{case}:', markdown_table(case_table(case, found, content['settings']['baseline']))]
         lines += failures(group)
     return '\n\n'.join(lines) + '\n'
+
+
+def _optional_ms(value: float | None) -> str:
+    return 'failed' if value is None else f'{value:.0f}' if value >= 10 else f'{value:.2f}'
 
 
 def _optional(value: float | None, style: str) -> str:

@@ -31,12 +31,13 @@ from mmefficientmod.utils import UserError
     ],
 )
 @pytest.mark.parametrize('arch', ARCHS)
-def test_init_cfg_takes_released_imagenet_files(arch, layout, prefix, golden, tmp_path):
+def test_init_cfg_takes_released_imagenet_files(arch, layout, prefix, golden, device, tmp_path):
     weights = golden(arch)[0]
     path = trainer_file(weights, tmp_path / 'released.pth', layout, prefix)
-    model = EfficientMod(arch, init_cfg=dict(type='Pretrained', checkpoint=path))
+    model = EfficientMod(arch, init_cfg=dict(type='Pretrained', checkpoint=path)).to(device)
     model.init_weights()
-    loaded = {to_released_name(name): value for name, value in model.state_dict().items()}
+    assert all(value.device.type == device.type for value in model.state_dict().values())
+    loaded = {to_released_name(name): value.cpu() for name, value in model.state_dict().items()}
     assert loaded.keys() == {name for name in weights if not name.startswith(('norm.', 'head.'))}
     assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
 

@@ -25,8 +25,8 @@ def assert_close(levels, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_deploy_form_equals_training_form(arch):
-    model, images = trained(arch), torch.rand(1, 3, 64, 96)
+def test_deploy_form_equals_training_form(arch, device):
+    model, images = trained(arch).to(device), torch.rand(1, 3, 64, 96, device=device)
     with torch.no_grad():
         expected = model(images)
         model.switch_to_deploy()
@@ -38,8 +38,9 @@ def test_deploy_form_equals_training_form(arch):
     assert not any('gamma' in name or '.norm' in name for name in names if name.startswith('stages'))
 
 
-def test_state_dict_of_the_deploy_form(tmp_path):
-    model, images = trained('xxs'), torch.rand(1, 3, 64, 64)
+def test_state_dict_of_the_deploy_form(device, tmp_path):
+    """A file that a GPU wrote is read on a CPU."""
+    model, images = trained('xxs').to(device), torch.rand(1, 3, 64, 64)
     original = copy.deepcopy(model.state_dict())
     model.switch_to_deploy()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'deploy.pth')
@@ -47,7 +48,7 @@ def test_state_dict_of_the_deploy_form(tmp_path):
     loaded = EfficientMod('xxs', deploy=True, init_cfg=init_cfg).eval()
     loaded.init_weights()
     with torch.no_grad():
-        assert_close(loaded(images), model(images), 0)
+        assert_close(loaded(images), model.cpu()(images), 0)
     with pytest.raises(RuntimeError, match=r'Missing key.*stages\.0\.0\.gamma'):
         EfficientMod('xxs').load_state_dict(model.state_dict())
     with pytest.raises(RuntimeError, match=r'Unexpected key.*stages\.0\.0\.gamma'):

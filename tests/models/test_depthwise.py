@@ -12,6 +12,7 @@ from mmefficientmod.models import depthwise
 from mmefficientmod.models.depthwise import conv_layout
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
+CPU = torch.device('cpu')
 FORMS = 'training', 'evaluation', 'deploy', 'ablation'
 
 
@@ -47,11 +48,11 @@ class ConvRecorder(TorchDispatchMode):
         return y
 
 
-def build(form):
+def build(form, device):
     arch = dict(embed_dims=(16, 24), depths=(2, 2), attn_depths=(0, 1), ratio=3, attn_ratios=(2, 2), drop_path_rate=0.0)
     if form == 'ablation':
         arch['block'] = dict(type='ModulationVariant', kernel_sizes=(7, 7))
-    model = trained(arch, out_indices=(0, 1)).train(form in ('training', 'ablation'))
+    model = trained(arch, out_indices=(0, 1)).to(device).train(form in ('training', 'ablation'))
     if form == 'deploy':
         model.switch_to_deploy()
     return model
@@ -66,12 +67,12 @@ def run(model, images):
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_both_layouts_give_the_same_and_arrive_at_the_convolution(form, monkeypatch):
-    images, results = torch.rand(2, 3, 64, 96), {}
+def test_both_layouts_give_the_same_and_arrive_at_the_convolution(form, device, monkeypatch):
+    images, results = torch.rand(2, 3, 64, 96, device=device), {}
     for layout in (NHWC, NCHW):
         monkeypatch.setattr(depthwise, 'conv_layout', lambda device, dtype, layout=layout: layout)
         with ConvRecorder() as recorder:
-            results[layout] = run(build(form), images)
+            results[layout] = run(build(form, device), images)
         names = [name for name, _ in recorder.calls]
         count = 8 if form == 'ablation' else 4
         assert names.count('aten::convolution') == names.count('aten::convolution_backward') == count
@@ -84,12 +85,12 @@ def test_both_layouts_give_the_same_and_arrive_at_the_convolution(form, monkeypa
 @pytest.mark.compiled
 @pytest.mark.parametrize('layout', [NHWC, NCHW], ids=str)
 @pytest.mark.parametrize('form', FORMS)
-def test_compiled_in_both_layouts(form, layout, monkeypatch):
-    images = torch.rand(2, 3, 64, 96)
-    expected = run(build(form), images)
+def test_compiled_in_both_layouts(form, layout, device, monkeypatch):
+    images = torch.rand(2, 3, 64, 96, device=device)
+    expected = run(build(form, device), images)
     monkeypatch.setattr(depthwise, 'conv_layout', lambda device, dtype: layout)
     torch.compiler.reset()
-    found = run(torch.compile(build(form), backend='aot_eager', fullgraph=True), images)
+    found = run(torch.compile(build(form, device), backend='aot_eager', fullgraph=True), images)
     for value, other in zip(expected, found):
         torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5 * value.abs().max().item())
 
@@ -104,7 +105,7 @@ def test_the_compiler_keeps_the_copies(monkeypatch):
         graphs = []
         backend = aot_autograd(fw_compiler=lambda graph, inputs, graphs=graphs: graphs.append(graph) or graph)
         with torch.no_grad():
-            torch.compile(build('evaluation'), backend=backend, fullgraph=True)(torch.rand(2, 3, 64, 96))
+            torch.compile(build('evaluation', CPU), backend=backend, fullgraph=True)(torch.rand(2, 3, 64, 96))
         (graph,) = graphs
         copies.append(sum(node.target is torch.ops.aten.clone.default for node in graph.graph.nodes))
     assert copies[1] - copies[0] == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 
-from helpers import end_process, released_form, trained
+from helpers import HALVES, end_process, released_form, trained
 from mmefficientmod.measure.training import saved_bytes
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.layers import ModulationBlock
@@ -26,9 +27,9 @@ def plain(block, x):
     return x + block.gamma * block.fc2(value * context.repeat(1, 1, 1, ratio))
 
 
-def build_block(ratio, dims=6, dtype=torch.float64):
+def build_block(ratio, device, dims=6, dtype=torch.float64):
     torch.manual_seed(0)
-    block = ModulationBlock(dims, ratio).to(dtype)
+    block = ModulationBlock(dims, ratio).to(device, dtype)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, 0.3, 0.3)
     return block
@@ -43,9 +44,9 @@ def gradients(function, block, x):
 
 
 @pytest.mark.parametrize('ratio', [1, 2, 6])
-def test_gradcheck(ratio):
-    block = build_block(ratio, dims=3)
-    x = torch.randn(2, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+def test_gradcheck(ratio, device):
+    block = build_block(ratio, device, dims=3)
+    x = torch.randn(2, 4, 5, 3, dtype=torch.float64, device=device, requires_grad=True)
     parameters = dict(block.named_parameters())
 
     def function(x, *values):
@@ -55,12 +56,12 @@ def test_gradcheck(ratio):
 
 
 @pytest.mark.parametrize('ratio', [1, 6])
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
-def test_equals_the_plain_form(ratio, dtype):
-    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
-    block = build_block(ratio, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    x = torch.randn(2, 9, 7, 6).to(block.gamma.dtype)
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, *HALVES])
+def test_equals_the_plain_form(ratio, dtype, device):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}[dtype]
+    block = build_block(ratio, device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.randn(2, 9, 7, 6).to(block.gamma)
+    with torch.autocast(device.type, dtype, enabled=dtype in HALVES):
         ours = gradients(block, block, x)
     expected = gradients(lambda x: plain(block, x), block, x)
     torch.testing.assert_close(block.eval()(x), expected['output'])
@@ -70,9 +71,9 @@ def test_equals_the_plain_form(ratio, dtype):
 
 @pytest.mark.compiled
 @pytest.mark.parametrize('ratio', [1, 6])
-def test_compiled(ratio):
-    block = build_block(ratio, dtype=torch.float32)
-    x = torch.randn(2, 9, 7, 6)
+def test_compiled(ratio, device):
+    block = build_block(ratio, device, dtype=torch.float32)
+    x = torch.randn(2, 9, 7, 6, device=device)
     expected = gradients(block, block, x)
     compiled = gradients(torch.compile(block, backend='aot_eager', fullgraph=True), block, x)
     for name, value in expected.items():
@@ -80,10 +81,10 @@ def test_compiled(ratio):
 
 
 @pytest.mark.parametrize('arch', ['s', 's_conv'])
-def test_keeps_little_for_the_backward_pass(arch):
-    images = torch.rand(2, 3, 256, 256)
-    ours = saved_bytes(EfficientMod(arch).train(), images)
-    assert ours <= 0.55 * saved_bytes(released_form().build(arch).train(), images)
+def test_keeps_little_for_the_backward_pass(arch, device):
+    images = torch.rand(2, 3, 256, 256, device=device)
+    ours = saved_bytes(EfficientMod(arch).to(device).train(), images)
+    assert ours <= 0.55 * saved_bytes(released_form().build(arch).to(device).train(), images)
 
 
 def step(model, images):
@@ -93,32 +94,37 @@ def step(model, images):
     return {name.replace('module.', '', 1): parameter.grad for name, parameter in model.named_parameters()}
 
 
-def distributed_steps(rank, folder, images, with_cp):
-    """What each of two processes does: two steps of MMEngine's data-parallel model on a half of the images."""
+def distributed_steps(rank, folder, images, with_cp, device, processes):
+    """What each process does: two steps of MMEngine's data-parallel model on its share of the images."""
     torch.set_num_threads(1)
     meeting = dict(init_method=f'file://{folder}/meeting', timeout=timedelta(seconds=120))
-    dist.init_process_group('gloo', rank=rank, world_size=2, **meeting)
-    model = trained('xxs', drop_path_rate=0.0, with_cp=with_cp).train()
-    model = MMDistributedDataParallel(model, find_unused_parameters=False)
+    backend = 'gloo' if device.type == 'cpu' else 'nccl'
+    dist.init_process_group(backend, rank=rank, world_size=processes, **meeting)
+    torch.backends.cudnn.allow_tf32 = False
+    model = trained('xxs', drop_path_rate=0.0, with_cp=with_cp).to(device).train()
+    ids = None if device.type == 'cpu' else [0]
+    model = MMDistributedDataParallel(model, device_ids=ids, find_unused_parameters=False)
     for i in range(2):  # the second step raises an error if the first left a parameter without a gradient
-        torch.save(step(model, images.chunk(2)[rank]), folder / f'{rank}-{i}.pth')
+        grads = step(model, images.chunk(processes)[rank].to(device))
+        torch.save({name: grad.cpu() for name, grad in grads.items()}, folder / f'{rank}-{i}.pth')
     end_process()
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_distributed_training_gives_the_gradients_of_the_whole_batch(with_cp, tmp_path):
-    images = torch.rand(4, 3, 64, 64)
-    expected = step(trained('xxs', drop_path_rate=0.0).train(), images)
-    torch.multiprocessing.spawn(distributed_steps, (tmp_path, images, with_cp), nprocs=2)
-    for rank, i in ((0, 0), (0, 1), (1, 0), (1, 1)):
+def test_distributed_training_gives_the_gradients_of_the_whole_batch(with_cp, device, tmp_path):
+    """Two processes on a CPU, connected by gloo; one on a GPU, as NCCL takes one GPU a process."""
+    images, processes = torch.rand(4, 3, 64, 64), 2 if device.type == 'cpu' else 1
+    expected = step(trained('xxs', drop_path_rate=0.0).to(device).train(), images.to(device))
+    torch.multiprocessing.spawn(distributed_steps, (tmp_path, images, with_cp, device, processes), nprocs=processes)
+    for rank, i in itertools.product(range(processes), range(2)):
         grads = torch.load(tmp_path / f'{rank}-{i}.pth')
         assert grads.keys() == expected.keys()
         for name, grad in expected.items():
-            assert (grads[name] - grad).abs().max() <= 1e-5 * grad.abs().max(), name
+            assert (grads[name] - grad.cpu()).abs().max() <= 1e-5 * grad.abs().max(), name
 
 
-def test_gradients_have_the_strides_of_their_parameters():
+def test_gradients_have_the_strides_of_their_parameters(device):
     """Distributed training warns of any other ("Grad strides do not match bucket view strides") and copies them."""
-    model = trained('xxs').train()
-    for name, grad in step(model, torch.rand(2, 3, 64, 64)).items():
+    model = trained('xxs').to(device).train()
+    for name, grad in step(model, torch.rand(2, 3, 64, 64, device=device)).items():
         assert grad.stride() == model.get_parameter(name).stride(), name
