@@ -27,9 +27,12 @@ from ..codebases.config import (
 )
 from ..codebases.packages import check_mmcv_ops, find_shipped
 from ..utils import UserError
-from .checks.run import check_run, choose_checkpoint, drop_needless_pretrained
+from .checks.data import WatchedLoaders, check_data
+from .checks.loaders import fit_workers
+from .checks.run import PARTS, check_run, choose_checkpoint, drop_needless_pretrained
 from .cpu import start_on_cpu
 
+NO_DATA_CHECKS = '--no-data-checks'
 RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
@@ -43,13 +46,16 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With one line that names the fix, if the config, the data, a checkpoint or MMCV cannot be used.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given_argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [arg for arg in given_argv if arg != NO_DATA_CHECKS]
+    data = argv == given_argv
     if not argv or argv[0] in ('-h', '--help'):
         operands = 'CONFIG CHECKPOINT' if script == 'test' else 'CONFIG'
         print(
             f'usage: python tools/{script}.py {operands} [ARGUMENT ...]\n\n'
             f"Runs tools/{script}.py of the codebase that the config's default_scope names "
             f'({", ".join(CODEBASES)}) with these very arguments.\n'
+            f'{NO_DATA_CHECKS} starts without a look at the data (docs/data-checks.md).\n'
             f'Its own help: python tools/{script}.py CONFIG --help'
         )
         raise SystemExit(0 if argv else 2)
@@ -67,9 +73,9 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
         _parse(tool, argv[place])
     notes = [f'config {given} is {argv[place]}'] if given != argv[place] else []
     # The scripts build their runner by one of these two, once the command line is part of the config.
-    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes))
+    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes, data))
     if hasattr(tool, 'RUNNERS'):
-        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes))
+        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes, data))
     with _refusing():  # weights are read, and compared with the model, when it is there
         try:
             tool.main()
@@ -77,7 +83,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
             raise UserError(str(error).strip().rpartition('\n')[2]) from None
 
 
-def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
+def _checked(build: Callable, script: str, notes: Sequence[str], data: bool) -> Callable:
     """``build``, the maker of the runner, after the checks of its config.
 
     One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
@@ -87,14 +93,21 @@ def _checked(build: Callable, script: str, notes: Sequence[str]) -> Callable:
         with _refusing():
             chosen = choose_checkpoint(config) if script == 'train' else Choice(None, [])
             changes = [*chosen.notes, *(drop_needless_pretrained(config) if script == 'train' else ())]
-            if is_main_process(config.get('launcher', 'none')):
+            fit_workers(config, PARTS[script])
+            is_main = is_main_process(config.get('launcher', 'none'))
+            if is_main:
                 for line in (*notes, *changes):
                     print(line)
                 check_run(script, config, chosen.path)
+                if data:
+                    check_data(config, PARTS[script])
             problem = start_on_cpu(config)
             if problem:
                 raise UserError(problem)
-            return _build(build, config)
+            runner = _build(build, config)
+            if is_main:
+                WatchedLoaders(runner, config, PARTS[script], data)
+            return runner
 
     return check_and_build
 

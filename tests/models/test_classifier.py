@@ -203,7 +203,7 @@ def test_bad_input_is_refused_in_one_line(golden, pictures, tmp_path, monkeypatc
     (tmp_path / 'flat/val').mkdir(parents=True)
     (tmp_path / 'flat/val/a.jpg').touch()
     monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'flat'))
-    assert f'the pictures of {tmp_path}/flat/val have no labels: ' in refused('test', small, path)
+    assert f'the images of {tmp_path}/flat/val have no labels: ' in refused('test', small, path)
 
 
 @pytest.mark.parametrize(

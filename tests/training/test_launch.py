@@ -396,9 +396,11 @@ def data_config(**dataset: object) -> Config:
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A folder with ``images/`` and ``list.txt``, which is the home directory too."""
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'list.txt').touch()
+    """A folder with ``images/a/`` and ``list.txt``, which is the home directory too."""
+    (tmp_path / 'images/a').mkdir(parents=True)
+    (tmp_path / 'train/a').mkdir(parents=True)
+    (tmp_path / 'val.json').write_text('{}')
+    (tmp_path / 'list.txt').write_text('a/1.jpg 0\n')
     monkeypatch.setenv('HOME', str(tmp_path))
     return str(tmp_path)
 
@@ -463,7 +465,7 @@ def test_wrapped_data_sets_and_evaluators(files):
         with pytest.raises(UserError, match=f'{place}.data_root=PATH'):
             check_data(config_of(train_dataloader=dict(dataset=wrap(missing))), ['train'])
 
-    fine = [dict(type='IoUMetric'), dict(type='CocoMetric', ann_file=f'{files}/list.txt')]
+    fine = [dict(type='IoUMetric'), dict(type='CocoMetric', ann_file=f'{files}/val.json')]
     for evaluator in (None, fine[0], fine, dict(type='Evaluator', metrics=fine)):
         check_data(config_of(test_dataloader=None, test_evaluator=evaluator), ['test', 'val'])
     with pytest.raises(UserError, match=r'test_evaluator\.1\.ann_file=PATH'):
@@ -652,7 +654,8 @@ def test_a_picture_that_is_missing_ends_in_one_line(workers, classification, tmp
     """From a process that loads data it comes with that one's traceback."""
     (tmp_path / 'list.txt').write_text('a/none.png 0\na/gone.png 0\n')
     options = (FROM_SCRATCH, 'train_dataloader.dataset.ann_file=list.txt', f'train_dataloader.num_workers={workers}')
-    done = run('train', classification, '--work-dir', tmp_path / 'out', '--cfg-options', *options)
+    out = ('--no-data-checks', '--work-dir', tmp_path / 'out')
+    done = run('train', classification, *out, '--cfg-options', *options)
     assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
     assert re.fullmatch(r'error: .*No such file or directory: .*\.png.*', done.stderr.strip().splitlines()[-1])
 

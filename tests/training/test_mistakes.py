@@ -110,13 +110,13 @@ MISTAKES = {
         DETECTION,
         lambda root: annotations(root, lambda a: [a]),
         [],
-        'is no annotation file in the format of COCO',
+        'is not an annotation file in the format of COCO',
     ),
     'an empty annotation file': (
         DETECTION,
         lambda root: (root / 'data/coco/annotations/instances_train2017.json').write_text(''),
         [],
-        'is no annotation file in the format of COCO',
+        'is not an annotation file in the format of COCO',
     ),
     'a missing annotation file': (
         DETECTION,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from collections.abc import Mapping
 
@@ -29,20 +28,6 @@ def find_head_problem(path: str, weights: dict[str, Tensor], model: Mapping) -> 
     return (
         f'{path} has {found}, the config one for {classes}: test a checkpoint of this config, or set '
         '--cfg-options model.head.num_classes=N and the classes of the data'
-    )
-
-
-def find_label_problem(folder: str, root: str, dataset: Mapping) -> str | None:
-    """Why a split of ImageNet has no labels: pictures in no folders of their classes, and no annotation file."""
-    listed = dataset.get('ann_file') or osp.join('meta', f'{dataset["split"]}.txt')
-    if osp.isfile(osp.join(root, listed)) or dataset['split'] == 'test' or not osp.isdir(folder):
-        return None
-    with os.scandir(folder) as entries:
-        if any(entry.is_dir() for entry in entries):
-            return None
-    return (
-        f'the pictures of {folder} have no labels: put those of each class into a folder of its own, or list them '
-        f'with their labels in {osp.join(root, listed)}'
     )
 
 

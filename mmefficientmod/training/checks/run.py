@@ -15,7 +15,6 @@ from ...checkpoints.weights import find_weights, is_deploy_form
 from ...codebases.nodes import (
     exists,
     find_backbones,
-    find_datasets,
     find_dicts,
     has_own_code,
     is_classifier,
@@ -28,7 +27,7 @@ from ...codebases.nodes import (
 )
 from ...utils import UserError
 from .classifier import find_head_problem, find_teacher_problem
-from .data import check_classes, check_data
+from .schedule import check_best
 
 # What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
@@ -38,6 +37,9 @@ NECKS = {
     'CTResNetNeck': lambda channels: channels[-1],
     'DilatedEncoder': lambda channels: channels[-1],
 }
+
+
+PARTS = dict(train=('train', 'val'), test=('test',))  # data sets that a script builds
 
 
 def choose_checkpoint(config: Config) -> Choice:
@@ -97,15 +99,13 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
     """
     training = script == 'train'
     check_backbones(config, training)
-    check_data(config, ('train', 'val') if training else ('test',))
     start = config.get('load_from')
     if start:
         check_checkpoint(start, config, training, compare=start != compared)
     if training:
         refuse(find_teacher_problem(config.get('model') or {}))
-        datasets = find_datasets(config.get('train_dataloader'), 'train_dataloader')
-        check_classes([item for item in datasets if is_known(item[1])], find_dicts(config.get('model'), 'model'))
         check_precision(config)
+        check_best(config)
         for place, node in pretrained_parts(config):
             check_pretrained(place, node)
 

@@ -1,0 +1,350 @@
+"""Annotation files in COCO's format: whether MMDetection can read them, and what it makes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import os.path as osp
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .findings import Finding, Tally, enumerate_names, error, judge, nearest_name, warning, write_tuple
+from .sources import Source
+
+MOST_BYTES = 50 * 2**20  # of a file that is read as a whole: COCO's own training file takes ten seconds
+ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
+WITHOUT_MASKS = (
+    'add masks, or train a detector of boxes with model.roi_head.mask_head=None, '
+    'model.roi_head.mask_roi_extractor=None, with_mask=False in each LoadAnnotations and metric=bbox in the evaluators'
+)
+OUTSIDE = 2.0  # pixels by which a box may reach over the border of its image
+
+
+class FormatError(ValueError):
+    """A file that is not in COCO's format; the message is one line without the file's name."""
+
+
+def read_annotations(path: str) -> dict:
+    """The content of an annotation file; read once for the config and the built data set.
+
+    Raises:
+        FormatError: If it is not JSON in COCO's format.
+        OSError: If it cannot be read.
+    """
+    status = os.stat(path)
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, modified: int, size: int) -> dict:
+    with open(path, 'rb') as file:
+        data = file.read()
+    if data.startswith(b'\xef\xbb\xbf'):
+        raise FormatError('starts with a byte order mark: save it as UTF-8 without one')
+    try:
+        content = json.loads(data.decode())
+    except (ValueError, RecursionError) as problem:
+        raise FormatError(f'is not JSON in UTF-8 ({type(problem).__name__}: {problem})') from problem
+    if not isinstance(content, dict):
+        raise FormatError(f'holds a {type(content).__name__} in place of images, annotations and categories')
+    return content
+
+
+forget_annotations = _read.cache_clear
+
+
+def is_small(path: str) -> bool:
+    """Whether a file is read as a whole."""
+    return osp.getsize(path) <= MOST_BYTES
+
+
+def read_categories(path: str) -> list | None:
+    """The categories of an annotation file, without reading the rest of a large one; None if they are not found."""
+    if is_small(path):
+        categories = read_annotations(path).get('categories')
+        return categories if isinstance(categories, list) else None
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.rfind(b'"categories"')
+        start = data.find(b'[', start) if start >= 0 else -1
+        text = data[start : start + 4 * 2**20].decode(errors='replace') if start >= 0 else ''
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except ValueError:
+        return None
+
+
+def is_coco(source: Source) -> bool:
+    """Whether a data set is read by MMDetection's own reader of COCO's format."""
+    if not source.is_known or not source.is_a('mmdet', 'CocoDataset'):
+        return False
+    from mmdet.datasets import CocoDataset
+
+    own = ('load_data_list', 'parse_data_info', 'COCOAPI')
+    return all(getattr(source.kind, name) is getattr(CocoDataset, name) for name in own)
+
+
+def check_file(source: Source) -> list[Finding]:
+    """Checks the annotation file of a data set before MMDetection reads it: format, keys, ids, names of classes."""
+    path, place = source.path('ann_file'), source.place
+    if isinstance(source.settings.get('ann_file'), (list, tuple)):
+        return [error(place, 'ann_file is a list: give one file, and join data sets with type="ConcatDataset"')]
+    if path is None or not osp.isfile(path):
+        return []
+    try:
+        if not is_small(path):
+            categories = read_categories(path)
+            return list(check_classes(source, path, categories)) if categories else []
+        content = read_annotations(path)
+    except FormatError as problem:
+        return [error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')]
+    return check_content(source, path, content)
+
+
+def check_content(source: Source, path: str, content: dict) -> list[Finding]:
+    """Checks the whole content of an annotation file; later checks are left out where earlier ones find errors."""
+    place = source.place
+    objects = content.get('annotations', None if source.training else [])
+    for key, value in dict(
+        images=content.get('images'), annotations=objects, categories=content.get('categories')
+    ).items():
+        if not isinstance(value, list):
+            found = 'has no' if value is None else f'has a {type(value).__name__} as'
+            return [error(place, f'{path} is not an annotation file in the format of COCO: it {found} list of {key}')]
+    if not content['images']:
+        return [error(place, f'{path} lists no images')]
+    steps = (
+        check_categories(place, path, content['categories']),
+        check_images(place, path, content['images']),
+        check_classes(source, path, content['categories']),
+        check_annotations(source, path, content),
+    )
+    findings: list[Finding] = []
+    for step in steps:
+        findings += step
+        if any(finding.level == 'error' for finding in findings):
+            break
+    return findings
+
+
+def check_categories(place: str, path: str, categories: Sequence) -> Iterator[Finding]:
+    """Ids and names of the categories: each once, ids as numbers."""
+    for key in ('id', 'name'):
+        missing = [each for each in categories if not isinstance(each, Mapping) or each.get(key) is None]
+        if missing:
+            yield error(
+                place, f'{len(missing)} of {len(categories)} categories of {path} have no "{key}", as {missing[0]}'
+            )
+            return
+        twice = [value for value, count in Counter(str(each[key]) for each in categories).items() if count > 1]
+        if twice:
+            yield error(place, f'{path} has several categories of {key} {enumerate_names(twice)}: give each its own')
+
+
+def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
+    """Keys of the images, ids that are there twice, sizes that are none."""
+    tally = Tally()
+    for number, image in enumerate(images):
+        if not isinstance(image, Mapping):
+            tally.add('are not objects in braces', number)
+            continue
+        label = f'image {image.get("file_name", number)}'
+        for key in IMAGE_KEYS:
+            if image.get(key) is None:
+                tally.add(f'have no "{key}"', label)
+        for key in ('height', 'width'):
+            if image.get(key) is not None and not (is_number(image[key]) and image[key] > 0):
+                tally.add(f'have a "{key}" that is not a number above 0', f'{label}: {image[key]!r}')
+        if not isinstance(image.get('file_name', ''), str):
+            tally.add('have a "file_name" that is not a text', label)
+    for kind, count, example in tally:
+        yield error(place, f'{count} of {len(images)} images of {path}, as {example}, {kind}')
+    if tally:
+        return
+    twice = [number for number, count in Counter(image['id'] for image in images).items() if count > 1]
+    if twice:
+        yield error(
+            place,
+            f'{path} gives the id {twice[0]!r} to several images, {len(twice)} such ids in all: MMDetection keeps one '
+            'image of each; number the images, and set image_id of the annotations',
+        )
+    names = [name for name, count in Counter(image['file_name'] for image in images).items() if count > 1]
+    if names:
+        yield warning(place, f'{len(names)} of {len(images)} file names are in {path} more than once, as {names[0]}')
+
+
+def check_classes(source: Source, path: str, categories: Sequence[Mapping]) -> Iterator[Finding]:
+    """Whether MMDetection gives each category the label of its own name.
+
+    It numbers the chosen categories in the file's order, whatever the order of ``metainfo.classes``.
+    """
+    classes, place = source.classes, source.place
+    if classes is None:
+        return
+    names = [str(category['name']) for category in categories]
+    given = source.named_classes is not None
+    wanted = f'metainfo=dict(classes={write_tuple(names)})'
+    origin = (
+        f'the classes {enumerate_names(classes)}' if given else f'the {len(classes)} classes of {source.kind.__name__}'
+    )
+    missing = [name for name in classes if name not in names]
+    if 'CLASSES' in (source.settings.get('metainfo') or {}):
+        yield error(place, f'metainfo.CLASSES is not read by MMDetection 3: write {wanted}')
+    elif missing and not given:
+        yield error(
+            place,
+            f'metainfo is not set, so {origin} are taken, but the categories of {path} are {enumerate_names(names)}: '
+            f'set {wanted} there and num_classes={len(names)} in each head',
+        )
+    elif len(missing) == len(classes):
+        yield error(
+            place,
+            f'none of {origin} is a category of {path}, which has {enumerate_names(names)}: '
+            f'set metainfo.classes to its names, {write_tuple(names)}, and num_classes of the heads to {len(names)}',
+        )
+    elif missing:
+        yield error(place, _describe_missing(path, missing, names))
+    else:
+        order = library_order(source, categories)
+        if order is not None and order != classes:
+            yield error(
+                place,
+                f'metainfo.classes is {write_tuple(classes)}, but MMDetection numbers the categories in the order of '
+                f'{path}, so that names and labels do not match: set metainfo=dict(classes={write_tuple(order)})',
+            )
+
+
+def _describe_missing(path: str, missing: Sequence[str], names: Sequence[str]) -> str:
+    first, nearest = missing[0], nearest_name(missing[0], names)
+    meant = f' (is {nearest!r} meant?)' if nearest else ''
+    several = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+    return (
+        f'class {first!r}{several} of metainfo.classes is not a category of {path}{meant}, which has '
+        f'{enumerate_names(names, 10)}: MMDetection would shift the labels of all later classes by one; correct '
+        'metainfo.classes, or add the category to the file'
+    )
+
+
+def library_order(source: Source, categories: Sequence[Mapping]) -> list[str] | None:
+    """The names of the classes in the order in which MMDetection itself numbers a file's categories."""
+    api = source.kind.COCOAPI()
+    api.dataset = dict(categories=list(categories))
+    ids = api.get_cat_ids(cat_names=source.classes)
+    names = {category['id']: str(category['name']) for category in categories}
+    return [names[number] for number in ids]
+
+
+def check_annotations(source: Source, path: str, content: Mapping) -> Iterator[Finding]:
+    """Keys, ids and boxes of the annotations; whether there are objects to train on."""
+    place, tally, lost, with_masks = source.place, Tally(), Tally(), source.loads('with_mask')
+    objects = content.get('annotations') or []
+    image_ids = {image['id'] for image in content['images']}
+    names = {category['id']: str(category['name']) for category in content['categories']}
+    for number, each in enumerate(objects):
+        if not isinstance(each, Mapping):
+            tally.add('are not objects in braces', number)
+            continue
+        label = f'annotation {each.get("id", number)!r}'
+        for fault in find_faults(each, names):
+            tally.add(fault, label)
+        if with_masks and not each.get('segmentation'):
+            tally.add(f'have no segmentation: {WITHOUT_MASKS}', label)
+        if each.get('image_id') not in image_ids:
+            lost.add('are of no image of the file', f'{label} of image_id {each.get("image_id")!r}')
+        elif each.get('category_id') not in names:
+            lost.add('are of no category of the file', f'{label} of category_id {each.get("category_id")!r}')
+    for kind, count, example in tally:
+        yield error(place, f'{count} of {len(objects)} annotations of {path}, as {example}, {kind}')
+    if tally:
+        return
+    twice = [number for number, count in Counter(each['id'] for each in objects).items() if count > 1]
+    if twice:
+        yield error(
+            place, f'{path} gives the id {twice[0]!r} to several annotations, {len(twice)} such ids in all: number them'
+        )
+    for kind, count, example in lost:
+        message = f'{count} of {len(objects)} annotations of {path}, as {example}, {kind} and are never read'
+        yield judge(place, count, len(objects), message)
+    classes = source.classes or list(names.values())
+    used = {each['category_id'] for each in objects if each['image_id'] in image_ids}
+    if not any(names.get(number) in classes for number in used):
+        message = f'{path} has no object of the classes {enumerate_names(classes)}'
+        if source.training:
+            yield error(place, message)
+        elif objects:
+            yield warning(place, f'{message}: no metric will have a value')
+    elif source.training and source.named_classes is not None:
+        empty = [name for number, name in names.items() if name in classes and number not in used]
+        if empty:
+            yield warning(
+                place,
+                f'{len(empty)} of {len(classes)} classes, as {empty[0]!r}, have no object in {path}: they are '
+                'never learnt',
+            )
+
+
+def find_faults(annotation: Mapping, categories: Mapping) -> Iterator[str]:
+    """What MMDetection's reader would fail on in one annotation."""
+    for key in ANNOTATION_KEYS:
+        if annotation.get(key) is None:
+            yield f'have no "{key}"'
+    category = annotation.get('category_id')
+    if isinstance(category, (list, dict)) or (
+        category is not None and category not in categories and str(category) in map(str, categories)
+    ):
+        yield f'have a {type(category).__name__} as "category_id", of another type than the ids of the categories'
+    box = annotation.get('bbox')
+    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(is_number(side) for side in box)):
+        yield 'have a "bbox" that is not four numbers [x, y, width, height]'
+    if annotation.get('area') is not None and not is_number(annotation['area']):
+        yield 'have an "area" that is not a number'
+    for key in ('id', 'image_id'):
+        if isinstance(annotation.get(key), (list, dict)):
+            yield f'have no number as "{key}"'
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_evaluation(place: str, path: str, metric: Mapping) -> Iterator[Finding]:
+    """What pycocotools would fail on at the end of an epoch, or count wrongly.
+
+    Args:
+        place (str): The metric's place in the config.
+        path (str): Its annotation file.
+        metric (Mapping): Its settings.
+    """
+    if not osp.isfile(path) or not is_small(path) or metric.get('format_only'):
+        return
+    try:
+        content = read_annotations(path)
+    except FormatError as problem:
+        yield error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')
+        return
+    objects = [each for each in content.get('annotations') or [] if isinstance(each, Mapping)]
+    wanted = metric.get('metric', 'bbox')
+    with_masks = 'segm' in ([wanted] if isinstance(wanted, str) else wanted)
+    tally = Tally()
+    for each in objects:
+        label = f'annotation {each.get("id")!r}'
+        if 'iscrowd' not in each:
+            tally.add('have no "iscrowd", which pycocotools needs: add "iscrowd": 0', label)
+        if with_masks and not each.get('segmentation'):
+            tally.add('have no segmentation, which metric "segm" needs: set metric=bbox, or add it', label)
+        elif with_masks and any(len(part) < 6 for part in _polygons(each['segmentation'])):
+            tally.add('have a polygon of less than three points, which metric "segm" cannot use', label)
+    for kind, count, example in tally:
+        yield error(place, f'{count} of {len(objects)} annotations of {path}, as {example}, {kind}')
+    if not tally and any(each.get('id') == 0 for each in objects):
+        message = f'{path} has an annotation of id 0, of which pycocotools counts a match as a miss'
+        yield warning(place, f'{message}: number the annotations from 1')
+
+
+def _polygons(segmentation: Any) -> list:
+    return [part for part in segmentation if isinstance(part, list)] if isinstance(segmentation, list) else []

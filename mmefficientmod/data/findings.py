@@ -1,0 +1,88 @@
+"""What a look at data finds, and how it is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+ERROR, WARNING = 'error', 'warning'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with data.
+
+    Args:
+        level (str): ``'error'`` for what cannot work or learns the wrong thing, ``'warning'`` for what is lost.
+        place (str): Dotted place in the config, as ``'train_dataloader.dataset'``.
+        message (str): One line: what, file, count, one example, and what to change.
+    """
+
+    level: str
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f'{self.place}: {self.message}'
+
+
+def error(place: str, message: str) -> Finding:
+    """A finding that a training or a test must not start with."""
+    return Finding(ERROR, place, message)
+
+
+def warning(place: str, message: str) -> Finding:
+    """A finding to print and go on."""
+    return Finding(WARNING, place, message)
+
+
+def judge(place: str, count: int, total: int, message: str) -> Finding:
+    """An error where all of something is affected, a warning where a part is."""
+    return Finding(ERROR if count == total else WARNING, place, message)
+
+
+def enumerate_names(names: Iterable, most: int = 6) -> str:
+    """The first names of many, separated by commas."""
+    shown = [str(name) for name in names]
+    return ', '.join(shown[:most]) + (', ...' if len(shown) > most else '')
+
+
+def write_tuple(names: Iterable[str], most: int = 30) -> str:
+    """Names as Python writes a tuple of them, to paste into a config."""
+    shown = [repr(name) for name in names]
+    if len(shown) > most:
+        return f'({", ".join(shown[:most])}, ... {len(shown)} names)'
+    return f'({", ".join(shown)}{"," if len(shown) == 1 else ""})'
+
+
+def nearest_name(name: str, names: Collection[Any]) -> str | None:
+    """The name that was probably meant: alike but for case, spaces and a letter or two; None without one."""
+    plain = {_plain(each): str(each) for each in names}
+    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.75)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: Any) -> str:
+    return ''.join(str(name).casefold().replace('_', ' ').replace('-', ' ').split())
+
+
+class Tally:
+    """Counts faults by kind, each with its first example."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.examples: dict[str, str] = {}
+
+    def add(self, kind: str, example: object) -> None:
+        """Counts one fault; ``example`` is kept for the first of its kind."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.examples.setdefault(kind, str(example))
+
+    def __iter__(self) -> Iterator[tuple[str, int, str]]:
+        """Kind, count and example of each, in the order in which they were met."""
+        return ((kind, count, self.examples[kind]) for kind, count in self.counts.items())
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)

@@ -1,0 +1,180 @@
+"""Data sets of MMPreTrain: a folder for each class, or a list of images and labels."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.fileio import list_from_file
+
+from .findings import Finding, enumerate_names, error, nearest_name, warning, write_tuple
+from .images import check_unread
+from .sources import Source
+
+FEW = 50  # classes up to which each name is compared with each folder
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}
+
+
+def is_folders(kind: type | None) -> bool:
+    """Whether a class of data sets is MMPreTrain's for folders and lists."""
+    return any(each.__module__ == 'mmpretrain.datasets.custom' for each in getattr(kind, '__mro__', ()))
+
+
+def check_before(source: Source) -> list[Finding]:
+    """Checks the folders of the classes, or the list, before MMPreTrain reads them."""
+    listed, folder = source.path('ann_file'), _image_folder(source)
+    root, split = source.settings.get('data_root') or '', source.settings.get('split')
+    if source.option('with_label') is False or split == 'test':
+        return []
+    if split and not listed:  # ImageNet's list, which MMPreTrain takes where it exists
+        listed = osp.join(osp.expanduser(root), 'meta', f'{split}.txt')
+    if listed and osp.isfile(listed):
+        return list(check_list(source.place, listed))
+    if not folder or not osp.isdir(folder) or source.settings.get('ann_file'):
+        return []
+    return list(check_folders(source, folder))
+
+
+def _image_folder(source: Source) -> str | None:
+    prefix = source.settings.get('data_prefix')
+    if isinstance(prefix, Mapping):
+        return source.path('data_prefix.img_path')
+    if not prefix and source.settings.get('split'):  # ImageNet's folders are named as its splits
+        return osp.join(osp.expanduser(source.settings.get('data_root') or ''), source.settings['split'])
+    if isinstance(prefix, str) and prefix:
+        return source.path('data_prefix')
+    root = source.settings.get('data_root')
+    return osp.expanduser(root) if isinstance(root, str) and root else None
+
+
+def check_list(place: str, path: str) -> Iterator[Finding]:
+    """Lines of an annotation file: an image and a number each."""
+    try:
+        lines = list_from_file(path)
+    except (OSError, ValueError) as problem:
+        yield error(place, f'{path} cannot be read ({problem})')
+        return
+    if not any(line.strip() for line in lines):
+        yield error(place, f'{path} lists no images')
+        return
+    if path.endswith('.json'):
+        return
+    wrong = [(number, line) for number, line in enumerate(lines, 1) if not _is_entry(line)]
+    if wrong:
+        number, line = wrong[0]
+        yield error(
+            place,
+            f'{len(wrong)} of {len(lines)} lines of {path} are not an image, a space and the number of its class, as '
+            f'line {number}: {line[:60]!r}',
+        )
+
+
+def _is_entry(line: str) -> bool:
+    parts = line.strip().rsplit(' ', 1)
+    return len(parts) == 2 and parts[1].lstrip('-').isdecimal()
+
+
+def check_folders(source: Source, folder: str) -> Iterator[Finding]:
+    """Whether there is one folder for each class."""
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith('.'))
+    place, classes = source.place, source.classes
+    if not found:
+        split = source.settings.get('split')
+        listed = osp.join(source.settings.get('data_root') or '', 'meta', f'{split}.txt') if split else 'ann_file'
+        message = f'the images of {folder} have no labels: put those of each class into a folder of its own'
+        yield error(place, f'{message}, or list them with their labels in {listed}')
+    elif set(found) <= SPLITS:
+        yield error(
+            place, f'the folders of {folder}, {", ".join(found)}, are not classes: set data_prefix to one of them'
+        )
+    elif classes is not None and len(classes) != len(found):
+        own = source.named_classes is not None
+        names = (
+            f'metainfo names {len(classes)} classes' if own else f'{source.kind.__name__} has {len(classes)} classes'
+        )
+        missing = [name for name in classes if name not in found] if own else []
+        extra = [name for name in found if name not in classes] if own else []
+        details = ''.join(
+            f', {text} {enumerate_names(items)}'
+            for text, items in (('without a folder:', missing), ('not named:', extra))
+            if items
+        )
+        kind = '' if own or source.kind_name == 'CustomDataset' else "type='CustomDataset', "
+        yield error(
+            place,
+            f'{names}, but {folder} has {len(found)} folders, {enumerate_names(found)}{details}: set {kind}'
+            f'metainfo=dict(classes={write_tuple(found)}) and model.head.num_classes={len(found)}',
+        )
+
+
+def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> list[Finding]:
+    """Compares the labels of a built data set with its folders and its names of classes."""
+    classes = list(dataset.metainfo.get('classes') or [])
+    findings: list[Finding] = []
+    folders = getattr(dataset, 'folder_to_idx', None)
+    if folders and classes:
+        findings += judge_order(place, dataset, list(folders), classes)
+    labels = Counter(int(label) for entry in entries for label in _labels(entry))
+    if classes and labels:
+        findings += judge_labels(place, dataset, labels, classes, training and len(entries) == len(dataset))
+    if folders is not None and osp.isdir(dataset.img_prefix):
+        findings += find_unread(place, dataset)
+    return findings
+
+
+def _labels(entry: Mapping) -> Sequence:
+    label = entry.get('gt_label', ())
+    return [label] if not hasattr(label, '__len__') else label
+
+
+def judge_order(place: str, dataset: Any, folders: Sequence[str], classes: Sequence[str]) -> Iterator[Finding]:
+    """Names that are those of folders, in another order than MMPreTrain numbers the folders."""
+    wrong = [name for name, folder in zip(classes, folders) if name != folder and name in folders]
+    if wrong:
+        yield error(
+            place,
+            f'metainfo.classes is {write_tuple(classes)}, but MMPreTrain numbers the folders of '
+            f'{dataset.img_prefix} in the order of their names: set metainfo=dict(classes={write_tuple(folders)})',
+        )
+        return
+    for name, folder in zip(classes, folders) if len(classes) <= FEW else ():
+        nearest = nearest_name(name, folders) if name != folder else folder
+        if nearest not in (None, folder):
+            message = f'class {name!r} stands for the folder {folder}, but looks like {nearest}'
+            yield error(place, f'{message}: order metainfo.classes as the folders, {write_tuple(folders)}')
+            return
+
+
+def judge_labels(place: str, dataset: Any, labels: Counter, classes: Sequence[str], whole: bool) -> Iterator[Finding]:
+    """Numbers outside the classes, and classes without an image."""
+    beyond = sorted(label for label in labels if not 0 <= label < len(classes))
+    source = dataset.ann_file or dataset.img_prefix
+    if beyond:
+        hint = 'the numbers start at 0' if min(labels) == 1 and beyond == [len(classes)] else 'name all classes'
+        yield error(
+            place,
+            f'{sum(labels[label] for label in beyond)} of {sum(labels.values())} labels of {source} are outside the '
+            f'classes, as {beyond[-1]}; expected are 0 to {len(classes) - 1}: {hint}',
+        )
+        return
+    empty = [name for number, name in enumerate(classes) if number not in labels]
+    if whole and empty:
+        message = f'{len(empty)} of {len(classes)} classes have no image in {source}, as {empty[0]!r}'
+        yield warning(place, f'{message}: they are never learnt')
+
+
+def find_unread(place: str, dataset: Any) -> list[Finding]:
+    """Images in no class's folder, and images of other suffixes."""
+    folder = dataset.img_prefix
+    loose = [entry.name for entry in os.scandir(folder) if entry.is_file() and dataset.is_valid_file(entry.name)]
+    findings = check_unread(place, folder, sorted(dataset.extensions), 'extensions', ignore_case=True)
+    if loose:
+        findings.append(
+            warning(
+                place, f'{len(loose)} images in {folder} are in no folder of a class and are never read, as {loose[0]}'
+            )
+        )
+    return findings

@@ -1,0 +1,127 @@
+"""Whether model, evaluators and the classes of the data fit together, from the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from ..codebases.nodes import find_dicts, type_name
+from .findings import Finding, enumerate_names, error, warning, write_tuple
+from .sources import Source
+
+BINARY_HEADS = ('STDCHead',)  # tell boundaries from the rest, whatever the classes are
+SETTINGS = ('train_cfg', 'test_cfg', 'data_preprocessor')  # of a model: no parts of the network
+
+
+def check_model(config: Config, sources: Sequence[Source]) -> Iterator[Finding]:
+    """Compares heads and evaluators with the data sets of a training or a test."""
+    model = config.get('model') or {}
+    nodes = list(find_dicts(model, 'model'))
+    yield from compare_splits(sources)
+    for source in sources:
+        yield from check_heads(source, nodes)
+    for part in dict.fromkeys(source.part for source in sources):
+        yield from check_masks(model, [source for source in sources if source.part == part])
+        yield from check_metrics(config.get(f'{part}_evaluator'), f'{part}_evaluator', model)
+
+
+def compare_splits(sources: Sequence[Source]) -> Iterator[Finding]:
+    """Data sets of other classes than the first one that is trained on."""
+    first = next((source for source in sources if source.training and source.classes), None)
+    for source in sources:
+        if first is None or source.training or not source.classes or source.classes == first.classes:
+            continue
+        yield error(
+            source.place,
+            f'it has {len(source.classes)} classes, {enumerate_names(source.classes)}, and {first.place} has '
+            f'{len(first.classes or [])}, {enumerate_names(first.classes or [])}, so that a label differs: set '
+            f'metainfo=dict(classes={write_tuple(first.classes or [])}) in both',
+        )
+
+
+def check_heads(source: Source, nodes: Iterable[tuple[str, Mapping]]) -> Iterator[Finding]:
+    """Heads that have fewer classes than the data, or more than the user names."""
+    classes: Any = source.classes
+    if 'Panoptic' in type_name(source.settings):  # its heads tell things only
+        meta = source.settings.get('metainfo') or {}
+        classes = meta.get('thing_classes') if meta.get('classes') else None
+    if not isinstance(classes, (list, tuple)):
+        return
+    for place, node in nodes:
+        number = node.get('num_classes')
+        if not tells_classes(place, node) or not isinstance(number, int) or number == len(classes):
+            continue
+        origin = (
+            f'{source.place}.metainfo names'
+            if source.named_classes is not None
+            else f'{type_name(source.settings)} has'
+        )
+        message = (
+            f'{place}.num_classes is {number}, but {origin} {len(classes)} classes: add '
+            f'--cfg-options {place}.num_classes={len(classes)}'
+        )
+        if number < len(classes):
+            yield error(place, message)
+        elif source.named_classes is not None and source.training and not source.option('return_classes'):
+            yield warning(place, message)
+
+
+def tells_classes(place: str, node: Mapping) -> bool:
+    """Whether a part of a model is a head that tells the classes of the data from one another."""
+    name = re.sub(r'(\.\d+)+$', '', place).rpartition('.')[2]  # of the list, where a model has several such heads
+    return (
+        'head' in name and name != 'rpn_head' and type_name(node) not in BINARY_HEADS and not node.get('class_agnostic')
+    )
+
+
+def check_masks(model: Mapping, sources: Sequence[Source]) -> Iterator[Finding]:
+    """A mask head without masks in the training data."""
+    roi_head = model.get('roi_head')
+    heads = roi_head if isinstance(roi_head, (list, tuple)) else [roi_head]
+    if not any(isinstance(head, Mapping) and head.get('mask_head') for head in heads):
+        return
+    for source in sources:
+        if source.training and source.loads('with_bbox') and not source.loads('with_mask'):
+            yield error(
+                source.place,
+                'the model has a mask head, but LoadAnnotations loads no masks: set with_mask=True in its pipeline, or '
+                'model.roi_head.mask_head=None and model.roi_head.mask_roi_extractor=None',
+            )
+
+
+def check_metrics(evaluator: object, place: str, model: Mapping) -> Iterator[Finding]:
+    """Metrics that the model's outputs cannot have."""
+    for where, metric in find_dicts(evaluator, place):
+        wanted = metric.get('metric')
+        wanted = [wanted] if isinstance(wanted, str) else wanted or []
+        if type_name(metric) == 'CocoMetric' and 'segm' in wanted and model and not makes_masks(model):
+            yield error(where, f"metric has 'segm', but the model predicts no masks: set {where}.metric=bbox")
+        if type_name(metric) == 'Accuracy':
+            head = model.get('head') if isinstance(model.get('head'), Mapping) else {}
+            number, topk = (head or {}).get('num_classes'), metric.get('topk', 1)
+            topk = [topk] if isinstance(topk, int) else topk
+            if isinstance(number, int) and topk and max(topk) > number:
+                fitting = ','.join(str(k) for k in topk if k <= number)
+                yield error(
+                    where,
+                    f'topk is {tuple(topk)}, but model.head.num_classes is {number}: add '
+                    f'--cfg-options {where}.topk=({fitting},)',
+                )
+
+
+def makes_masks(model: Mapping) -> bool:
+    """Whether any part of a detector, by its name or type, is about masks."""
+    for place, node in find_dicts({key: value for key, value in model.items() if key not in SETTINGS}, 'model'):
+        if {*place.split('.')} & {*SETTINGS}:
+            continue
+        names = [key for key, value in node.items() if value is not None]
+        if place != 'model':
+            names.append(type_name(node))
+        if any(part in name.lower() for name in names for part in ('mask', 'panoptic', 'solo')):
+            return True
+        if re.search(r'Ins(?![a-z])|InsSep|Inst', type_name(node)):
+            return True
+    return False

@@ -1,0 +1,193 @@
+"""Image files of data sets: whether they are there, can be read, have the size that the annotations say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import os.path as osp
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .built import Budget, apply, find_transform
+from .findings import Finding, Tally, enumerate_names, error, judge, warning
+
+TURNED = (5, 6, 7, 8)  # EXIF orientations in which width and height change places
+ORIENTATION = 0x0112  # EXIF's tag
+MOST_DECODED = 50  # images of a data set that are decoded
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2', '.avif')
+
+
+def image_size(path: str) -> tuple[int, int, int] | None:
+    """Width, height in pixels as stored, and EXIF orientation (1 for upright) of an image; None if it is none."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of large images
+            with Image.open(path) as image:
+                return (*image.size, image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises whatever a damaged file leads it to
+        return None
+
+
+def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
+    """Checks the image files of a built data set: there, readable, of the annotated size."""
+    paths = [entry['img_path'] for entry in entries if isinstance(entry.get('img_path'), str)]
+    if any('://' in path for path in paths[:1]):
+        return []
+    missing = [path for path in paths if not osp.exists(path)]
+    if missing:
+        return [error(place, describe_missing('images', missing, len(paths)))]
+    findings, tally = [], Tally()
+    looked = [entry for entry in Budget(1.0).within(entries) if _look(entry, tally, dataset)]
+    for kind, count, example in tally:
+        findings.append(error(place, f'{count} of {len(looked)} images, as {example}, {kind}'))
+    if not findings:
+        findings += check_decoding(place, dataset, entries)
+    return findings
+
+
+def describe_missing(what: str, missing: Sequence[str], total: int) -> str:
+    """That files are missing, and what is there in their place."""
+    path = missing[0]
+    hint = 'put or link them there, or set data_root and data_prefix'
+    folder = osp.dirname(path)
+    if '\\' in path:
+        hint = 'the names have backslashes: write / in file_name'
+    elif not osp.isdir(folder):
+        hint = f'there is no folder {folder}: {hint}'
+    else:
+        stem = osp.splitext(osp.basename(path))[0]
+        alike = re.compile(re.escape(stem) + r'([^0-9a-zA-Z].*)?', re.IGNORECASE)
+        near = [name for name in os.listdir(folder) if alike.fullmatch(name)]
+        hint = f'there is {enumerate_names(sorted(near))}: set the suffix, or rename the files' if near else hint
+    return f'{len(missing)} of {total} {what} do not exist, as {path}; {hint}'
+
+
+def _look(entry: Mapping, tally: Tally, dataset: Any) -> bool:
+    """Compares one image's header with its entry."""
+    path = entry['img_path']
+    if not osp.getsize(path):
+        tally.add('are empty files', path)
+        return True
+    found = image_size(path)
+    if found is None:
+        if not _decodes(dataset, entry):  # Pillow may know fewer formats than the pipeline
+            tally.add('cannot be read', path)
+        return True
+    width, height, orientation = found
+    wanted = entry.get('width'), entry.get('height')
+    if None in wanted:
+        return True
+    turned = orientation in TURNED and not _ignores_orientation(dataset)
+    loaded = (height, width) if turned else (width, height)
+    if loaded != wanted:
+        label = f'{path}, which is {loaded[0]} x {loaded[1]} and annotated as {wanted[0]} x {wanted[1]}'
+        if loaded == wanted[::-1] and turned:
+            kind = 'are turned by their EXIF orientation when they are loaded, unlike the annotations: turn the files'
+        elif loaded == wanted[::-1]:
+            kind = 'have width and height swapped in the annotations'
+        else:
+            kind = 'have another size than the annotations say'
+        tally.add(kind, label)
+    return True
+
+
+def _ignores_orientation(dataset: Any) -> bool:
+    load = find_transform(dataset, 'LoadImageFromFile')
+    return (
+        'ignore_orientation' in str(getattr(load, 'color_type', '')) or getattr(load, 'color_type', '') == 'unchanged'
+    )
+
+
+def _decodes(dataset: Any, entry: Mapping) -> bool:
+    load = find_transform(dataset, 'LoadImageFromFile')
+    try:
+        return load is None or apply([load], entry) is not None
+    except Exception:  # of whatever decoder the pipeline names
+        return False
+
+
+def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
+    """Decodes some images to their end: a file that was cut off has a sound header."""
+    from PIL import Image
+
+    if find_transform(dataset, 'LoadImageFromFile') is None:
+        return []
+    step = max(1, len(entries) // MOST_DECODED)
+    broken, count = [], 0
+    for entry in Budget(0.5).within(entries[::step]):
+        count += 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                with Image.open(entry['img_path']) as image:
+                    image.load()
+        except Exception:  # Pillow raises whatever a damaged file leads it to
+            if image_size(entry['img_path']):  # else the pipeline has read it above, with another library
+                broken.append(entry['img_path'])
+    if not broken:
+        return []
+    return [warning(place, f'{len(broken)} of {count} images that were decoded are damaged, as {broken[0]}')]
+
+
+def check_unread(
+    place: str, folder: str, suffixes: Sequence[str], option: str, ignore_case: bool = False
+) -> list[Finding]:
+    """Images of a folder that a data set passes over because of their suffix."""
+    others: dict[str, str] = {}
+    count = read = 0
+    for name in walk_images(folder):
+        if (name.lower() if ignore_case else name).endswith(tuple(suffixes)):
+            read += 1
+        else:
+            count += 1
+            others.setdefault(osp.splitext(name)[1], name)
+    if not count:
+        return []
+    what = f'{count} of {count + read} images in {folder} do not end in {" or ".join(suffixes)} and are never read'
+    examples = enumerate_names(others.values(), 3)
+    return [judge(place, count, count + read, f'{what}, as {examples}: rename or convert them, or set {option}')]
+
+
+def walk_images(folder: str) -> Iterator[str]:
+    """The image files below a folder, as paths relative to it."""
+    for where, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
+                yield osp.relpath(osp.join(where, name), folder)
+
+
+def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_place: str) -> list[Finding]:
+    """Images that are in two data sets, by content: files of equal size are read.
+
+    Args:
+        place (str): Place of the data set that is evaluated.
+        paths (Sequence[str]): Its images.
+        others (Sequence[str]): Images of the data set that is trained on.
+        other_place (str): Its place.
+    """
+    known = set(map(osp.realpath, others))
+    by_size: dict[int, list[str]] = {}
+    for path in others:
+        by_size.setdefault(osp.getsize(path), []).append(path)
+    budget, shared, count = Budget(1.0), [], 0
+    for path in budget.within(paths):
+        count += 1
+        same = osp.realpath(path) in known
+        if same or any(digest(each) == digest(path) for each in by_size.get(osp.getsize(path), ())):
+            shared.append(path)
+    if not shared:
+        return []
+    message = (
+        f'{len(shared)} of {count} images are in {other_place} as well, as {shared[0]}: the metrics will be too good'
+    )
+    return [warning(place, message)]
+
+
+def digest(path: str) -> bytes:
+    """What tells the content of one file from that of others."""
+    with open(path, 'rb') as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
