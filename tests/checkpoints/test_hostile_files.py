@@ -60,7 +60,7 @@ def test_hand_made_files(weights, tmp_path, monkeypatch):
         except BaseException as error:
             raise AssertionError(f'{what}: {type(error).__name__}: {error}') from error
     print(dict(results))
-    assert sum(results.values()) >= 200 and os.listdir(tmp_path) == ['file.pth']
+    assert results['refused'] >= 180 and results['loaded'] >= 5 and os.listdir(tmp_path) == ['file.pth']
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
@@ -79,23 +79,25 @@ def test_flipped_bits(weights, tmp_path):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         results[outcome(bytes(data), weights, tmp_path)] += 1
     print(dict(results))
-    assert sum(results.values()) == 600
+    assert results['refused'] >= 540  # nine tenths of the file are weights and what finds them
 
 
 def test_flips_in_an_archives_directory(weights, tmp_path):
     """The last part of an archive says where everything is."""
     whole, chance = saved({'state_dict': weights}), random.Random(3)
-    begin = whole.index(b'PK\1\2')
+    begin, results = whole.index(b'PK\1\2'), Counter()
     for _ in range(200):
         data = bytearray(whole)
         data[chance.randrange(begin, len(data))] ^= 1 << chance.randrange(8)
-        outcome(bytes(data), weights, tmp_path)
+        results[outcome(bytes(data), weights, tmp_path)] += 1
+    print(dict(results))
+    assert results['refused'] >= 60 and results['loaded']
 
 
 def test_flips_in_the_pickle_of_a_legacy_file_do_no_harm(weights, tmp_path):
     """The format has no check sums: a changed weight is loaded as it is, but never half of a file or with an error."""
     whole, chance = saved({'state_dict': weights}, legacy=True), random.Random(4)
-    path = tmp_path / 'file.pth'
+    path, refused = tmp_path / 'file.pth', 0
     for _ in range(200):
         data = bytearray(whole)
         data[chance.randrange(10_000)] ^= 1 << chance.randrange(8)
@@ -105,8 +107,11 @@ def test_flips_in_the_pickle_of_a_legacy_file_do_no_harm(weights, tmp_path):
         try:
             load_pretrained(model, str(path))
         except UserError as error:
+            refused += 1
             assert '\n' not in str(error)
             assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    print(refused)
+    assert 0 < refused < 200
 
 
 def test_conversion_is_as_strict(weights, tmp_path):

@@ -221,6 +221,9 @@ def test_a_classifier_with_another_head_takes_its_own_checkpoint(head, tmp_path)
     config.model.head = head and dict(head, in_channels=256, **({} if 'task_heads' in head else dict(num_classes=3)))
     torch.save(dict(state_dict=build_model(config).state_dict()), tmp_path / 'own.pth')
     check_checkpoint(str(tmp_path / 'own.pth'), config, training=False)
+    config.model.head = dict(type='LinearClsHead', num_classes=7, in_channels=256)
+    with pytest.raises(UserError, match=r'has (no head|a head for 3 classes), the config one for 7: '):
+        check_checkpoint(str(tmp_path / 'own.pth'), config, training=False)
 
 
 @pytest.fixture(scope='module')

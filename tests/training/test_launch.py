@@ -21,7 +21,7 @@ from mmefficientmod.codebases.config import find_config
 from mmefficientmod.codebases.packages import find_shipped
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.checks.data import check_data
-from mmefficientmod.training.checks.run import check_backbones, check_run, drop_needless_pretrained
+from mmefficientmod.training.checks.run import NECKS, check_backbones, check_run, drop_needless_pretrained
 from mmefficientmod.training.launch import find_config_argument, is_main_process, launch
 from mmefficientmod.utils import UserError
 
@@ -533,19 +533,26 @@ def test_a_neck_is_refused_where_it_fails_and_only_there(neck, wrong):
 
 
 @pytest.mark.parametrize(
-    'neck',
+    ('neck', 'judged'),
     [
-        None,
-        [],
-        dict(type='GlobalAveragePooling'),
-        dict(type='SSDNeck', in_channels=(512, 1024)),
-        dict(type='HRFPN', in_channels=[1, 2]),
-        dict(type='mmyolo.YOLOXPAFPN', in_channels=[128, 256]),
-        [dict(type='FPN', in_channels=LEVELS), dict(type='BFP', in_channels=256)],
+        (None, dict(type='FPN', in_channels=[1, 2])),
+        ([], [dict(type='FPN', in_channels=[1, 2])]),
+        (dict(type='GlobalAveragePooling'), dict(type='ChannelMapper', in_channels=[1, 2])),
+        (dict(type='FPN'), dict(type='FPN', in_channels=[1, 2])),  # its own default
+        (dict(type='SSDNeck', in_channels=(512, 1024)), dict(type='FPN', in_channels=(512, 1024))),
+        (dict(type='HRFPN', in_channels=[1, 2]), dict(type='FPN', in_channels=[1, 2])),
+        (dict(type='mmyolo.YOLOXPAFPN', in_channels=[1, 2]), dict(type='mmdet.YOLOXPAFPN', in_channels=[1, 2])),
+        (
+            [dict(type='FPN', in_channels=LEVELS), dict(type='BFP', in_channels=256)],
+            [dict(type='FPN', in_channels=LEVELS[:3]), dict(type='BFP', in_channels=256)],
+        ),
     ],
 )
-def test_necks_that_are_not_judged(neck):
+def test_necks_that_are_not_judged(neck, judged):
+    """Each next to one that is, which differs in one point and is wrong."""
     check_backbones(neck_config(neck), training=True)
+    with pytest.raises(UserError, match=r'neck\.in_channels is '):
+        check_backbones(neck_config(judged), training=True)
 
 
 @pytest.mark.parametrize(
@@ -584,6 +591,10 @@ def test_stock_configs_take_the_backbone(name):
     config.model.pretrained = None  # in MMSegmentation's, the weights of the stock backbone
     config.model.backbone = dict(EFFICIENTMOD, out_indices=tuple(range(4 - len(levels), 4)))
     check_backbones(config, training=True)
+    if first.get('type') in NECKS and 'in_channels' in first:
+        first.in_channels = 7 if isinstance(first.in_channels, int) else [*first.in_channels[:-1], 7]
+        with pytest.raises(UserError, match=r'neck\.in_channels is '):
+            check_backbones(config, training=True)
 
 
 def test_weights_from_a_checkpoint_need_no_pretrained_file(tmp_path):
