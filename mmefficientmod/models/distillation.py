@@ -1,4 +1,4 @@
-"""Distillation by soft targets; it needs MMPreTrain, so a config names this module in custom_imports."""
+"""Distillation with soft targets; it needs MMPreTrain, so configs name this module in ``custom_imports``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from ..checkpoints.loading import load_whole
 from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import find_weights
 from ..registry import MODELS
-from ..utils import UserError
 from .classifier import EfficientModClassifier
 
 
 class Teacher:
-    """Holds the teacher where no ``state_dict()``, optimiser, averaging of weights or ``train()`` reaches it."""
+    """Holds the teacher where no ``state_dict()``, optimizer, averaging of weights or ``train()`` reaches it."""
 
     def __init__(self, settings: dict, checkpoint: str | None) -> None:
         self.settings = settings
@@ -39,11 +39,7 @@ class Teacher:
             model = MMPRETRAIN_MODELS.build(self.settings)
             if self.checkpoint:
                 weights = find_weights(read_checkpoint(self.checkpoint), self.checkpoint)
-                try:
-                    model.load_state_dict(weights)
-                except RuntimeError as error:
-                    listed = ' '.join(line.strip() for line in str(error).splitlines())
-                    raise UserError(f'teacher {self.checkpoint}: {listed}') from None
+                load_whole(model, weights, f'the teacher {self.checkpoint}')
             self.model = model.eval().requires_grad_(False)
         return self.model
 
@@ -58,11 +54,11 @@ class DistilledClassifier(EfficientModClassifier):
     """A classifier that also learns from a teacher's scores for the same, mixed images.
 
     loss = (1 - alpha) * base + alpha * tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)), the mean over the
-    batch. One head serves both terms. The teacher is used in training alone: a test needs no file of it.
+    batch. One head serves both terms. Only training uses the teacher: a test does not need its file.
 
     Args:
         *args, **kwargs: As :class:`EfficientModClassifier` takes them.
-        teacher (dict): Any classifier of MMPreTrain, or timm's by ``dict(type='TimmClassifier', model_name=NAME)``,
+        teacher (dict): Any classifier of MMPreTrain, or timm's with ``dict(type='TimmClassifier', model_name=NAME)``,
             for images normalised as the student's.
         teacher_checkpoint (str, optional): Its weights. Defaults to None: as it is built.
         alpha (float): Weight of the teacher's term, 0 to 1. Defaults to 0.9.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,11 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoints.loading import load_pretrained, rename_for_loading
+from ..checkpoints.loading import fit_some, fit_weights, is_from_mmengine, load_pretrained, rename_weights
+from ..checkpoints.weights import enumerate_names
 from ..registry import MODELS
 from .deploy import fold_blocks
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
@@ -60,7 +63,7 @@ class EfficientMod(BaseModule):
         contiguous_outputs (bool): Copy the outputs to contiguous NCHW maps. False returns channels-last views: for
             readers that respect strides. MMCV's RoIAlign and deformable convolutions do not: they read any map as
             contiguous, without an error. Defaults to True.
-        deploy (bool): Build the inference form, for a state dict that was saved after :meth:`switch_to_deploy`.
+        deploy (bool): Build the deploy form, for a state dict that was saved after :meth:`switch_to_deploy`.
             ``init_cfg`` and MMEngine's ``load_checkpoint`` switch to it where the file is in it. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation. ``dict(type='Pretrained', checkpoint=PATH)`` takes the
             authors' released files as they are. Defaults to the released initialisation.
@@ -70,7 +73,7 @@ class EfficientMod(BaseModule):
         out_strides (tuple[int]): Their strides in pixels, e.g. ``(4, 8, 16, 32)``.
         levels (nn.ModuleList): One module per stage, without parameters, that puts out the level (B, C, H, W): the name
             for hooks and activation maps, e.g. ``backbone.levels.3``. Only those of ``out_indices`` are called.
-        deploy (bool): Whether this is the inference form.
+        deploy (bool): Whether this is the deploy form.
 
     Raises:
         ValueError: If ``arch``, ``out_indices``, ``frozen_stages`` or ``attn_max_keys`` is not one of the values above.
@@ -132,6 +135,10 @@ class EfficientMod(BaseModule):
         rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
         rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
         make_block = self._find_block(setting.get('block'))
+        # The first part, as it has no weights: its hook is called before any weight is loaded.
+        self.levels = nn.ModuleList(ToNCHW(copy=contiguous_outputs) for _ in range(self.out_indices[-1] + 1))
+        self.levels.register_load_state_dict_post_hook(self._judge_weights)
+        self._given: tuple[dict, str] | None = None
         self.patch_embeds = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i in range(self.out_indices[-1] + 1):
@@ -145,7 +152,6 @@ class EfficientMod(BaseModule):
                 for _ in range(attn_depths[i])
             ]
             self.stages.append(nn.ModuleList(blocks))
-        self.levels = nn.ModuleList(ToNCHW(copy=contiguous_outputs) for _ in self.stages)
         self._freeze_stages()
         self.deploy = False
         if deploy:
@@ -193,12 +199,12 @@ class EfficientMod(BaseModule):
 
         Raises:
             ValueError: If H or W is below 32 in training.
-            RuntimeError: If the inference form is trained.
+            RuntimeError: If the deploy form is trained.
         """
         if self.training and self.deploy and self.frozen_stages < len(self.stages):
             raise RuntimeError(
-                'this is the inference form, which is not trained: build the backbone without deploy=True and start '
-                'from the checkpoint that the inference form was made of'
+                'this is the deploy form, which is not trained: build the backbone without deploy=True and start '
+                'from the checkpoint that the deploy form was made of'
             )
         height, width = x.shape[-2:]
         is_small = height < MIN_INPUT_SIZE or width < MIN_INPUT_SIZE
@@ -232,7 +238,7 @@ class EfficientMod(BaseModule):
             load_pretrained(self, **{key: value for key, value in cfg.items() if key != 'type'})
 
     def switch_to_deploy(self) -> None:
-        """Turns the trained backbone into its inference form: fewer operations, the same outputs; once is enough.
+        """Turns the trained backbone into its deploy form: fewer operations, the same outputs; once is enough.
 
         Raises:
             ValueError: If a block or a part of one is wrapped, parametrised, pruned or hooked.
@@ -276,8 +282,34 @@ class EfficientMod(BaseModule):
         return 1 + sum(len(blocks) for blocks in self.stages[:stage]) + block, num_layers
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        own = [name for name in state_dict if name.startswith(prefix)]
-        weights = {name[len(prefix) :]: state_dict.pop(name) for name in own}
-        weights = rename_for_loading(weights, self, prefix)
+        own = {name[len(prefix) :]: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
+        weights, _ = rename_weights(own, len(self.stages))
         state_dict.update((prefix + name, value) for name, value in weights.items())
+        self._given = own, prefix
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _judge_weights(self, levels: nn.Module, keys: object) -> None:
+        """Rejects weights that would ruin a run, before one of them is loaded; switches to the form that they are in.
+
+        torch raises or returns missing and unexpected names, as its caller wants: only a wrong shape is rejected.
+        MMEngine only warns of all three.
+        """
+        if self._given is None:  # only the levels are loaded
+            return
+        (weights, prefix), self._given = self._given, None
+        if not is_from_mmengine(keys):
+            fit = fit_weights(weights, self, any_form=False)
+            if fit.misshaped:
+                raise fit.explain()
+            return
+        fit = fit_some(weights, self, prefix)
+        if fit.deploy and not self.deploy:
+            self.switch_to_deploy()
+        if not fit.is_complete:
+            print_log(
+                f'EfficientMod arch {fit.arch!r} is loaded in part: {fit.num_loaded} tensors loaded; '
+                f'{len(fit.missing)} missing: {enumerate_names(fit.missing)}; '
+                f'{len(fit.unexpected)} unexpected: {enumerate_names(fit.unexpected)}',
+                logger='current',
+                level=logging.WARNING,
+            )

@@ -122,7 +122,7 @@ def test_what_does_not_fit_leaves_the_backbone_as_it_is(deployed, tmp_path):
         load_checkpoint(model, str(tmp_path / 'whole.pth'))
     hooked = Model()
     hooked.backbone.stages[0][0].fc1.register_forward_hook(lambda *_: None)
-    with pytest.raises(UserError, match=r'inference form, which the backbone cannot take: stages\.0\.0\.fc1'):
+    with pytest.raises(UserError, match=r'deploy form, which the backbone cannot take: stages\.0\.0\.fc1'):
         load_checkpoint(hooked, str(tmp_path / 'whole.pth'))
     assert not any(backbone.deploy for backbone in (wide, model.backbone, hooked.backbone))
 
@@ -135,7 +135,7 @@ def _with_file(model, path):
 def test_training_from_the_inference_form_is_refused(deployed):
     model = _with_file(EfficientMod('xxs'), deployed[1])
     model.init_weights()
-    with pytest.raises(RuntimeError, match='start from the checkpoint that the inference form was made of'):
+    with pytest.raises(RuntimeError, match='start from the checkpoint that the deploy form was made of'):
         model.train()(torch.rand(1, 3, 64, 64))
     frozen = _with_file(EfficientMod('xxs', frozen_stages=4), deployed[1])
     frozen.init_weights()

@@ -1,4 +1,4 @@
-"""Any timm classifier, whole, in MMPreTrain's; and the weights that timm publishes as the checkpoint of a test."""
+"""Complete timm classifiers in MMPreTrain, and the weights that timm publishes as the checkpoint of a test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from ...checkpoints.loading import is_called_by_mmengine
+from ...checkpoints.loading import is_from_mmengine
 from ...checkpoints.weights import enumerate_names
 from ...registry import MODELS
 from ...utils import UserError
@@ -16,9 +16,9 @@ from .timm_backbone import TIMM_SCHEME, TimmModule, published_weights
 
 @MODELS.register_module()
 class TimmLogits(TimmModule):
-    """A whole timm classifier, its own head included, as the backbone of an ``ImageClassifier`` with a ``ClsHead``.
+    """A complete timm classifier, its head included, as the backbone of an ``ImageClassifier`` with a ``ClsHead``.
 
-    A checkpoint that MMEngine loads has to fit, all of it: the accuracy of a model that is half random means nothing.
+    All of a checkpoint that MMEngine loads must fit: the accuracy of a model that is half random means nothing.
 
     Args:
         model_name (str): A name of ``timm.list_models()``, e.g. ``'efficientformerv2_s2'``.
@@ -33,22 +33,26 @@ class TimmLogits(TimmModule):
 
     def __init__(self, model_name: str, num_classes: int = 1000, init_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(model_name, init_cfg, num_classes=num_classes, **kwargs)
+        self._misfits: list[str] = []
+        self.register_load_state_dict_post_hook(TimmLogits._reject_misfits)
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Images (B, 3, H, W) -> a tuple of the logits (B, num_classes)."""
         return (self.model(x),)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        if is_called_by_mmengine():
-            own = {prefix + name: value.shape for name, value in self.state_dict().items()}
-            given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
-            wrong = [name for name in {**own, **given} if own.get(name) != given.get(name)]
-            if wrong:
-                raise UserError(
-                    f"the checkpoint does not fit timm's {self.model_name}: {len(wrong)} tensors are missing, "
-                    f'unexpected or of another shape: {enumerate_names(wrong)}'
-                )
+        own = {prefix + name: value.shape for name, value in self.state_dict().items()}
+        given = {name: value.shape for name, value in state_dict.items() if name.startswith(prefix)}
+        self._misfits = [name for name in {**own, **given} if own.get(name) != given.get(name)]
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _reject_misfits(self, keys: object) -> None:
+        """Called when the weights are loaded: MMEngine only warns of those that do not fit."""
+        if self._misfits and is_from_mmengine(keys):
+            raise UserError(
+                f"the checkpoint does not fit timm's {self.model_name}: {len(self._misfits)} tensors are missing, "
+                f'unexpected or of another shape: {enumerate_names(self._misfits)}'
+            )
 
 
 @CheckpointLoader.register_scheme(prefixes=TIMM_SCHEME)
