@@ -21,12 +21,12 @@ class UserError(RuntimeError):
     """An error for the user; the message is one line that says what is wrong and what to do."""
 
 
-def replace_file(path: Path, content: str | bytes, durable: bool = True) -> None:
+def replace_file(path: Path, content: str | bytes | memoryview, durable: bool = True) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old content or the new one, never half of it.
 
     Args:
         path (Path): The file.
-        content (str or bytes): Text is written as UTF-8.
+        content (str, bytes or memoryview): Text is written as UTF-8.
         durable (bool): Wait until the disk has it, against a loss of power. Defaults to True.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writes checkpoints anew: by the authors' names or the project's, in the inference form, for publication."""
+"""Converts checkpoints: to the authors' names or the project's, to the deploy form, and for publication."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,14 +19,14 @@ from ..checkpoints.names import BACKBONE_PREFIX, STEM, to_bare_names, to_project
 from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import check_values, enumerate_names, is_deploy_form, pick_weights
 from ..models import EfficientMod
-from ..utils import UserError, first_line
+from ..utils import UserError, first_line, replace_file
 from ..version import __version__
 
 
 class Conversion(NamedTuple):
     """What :func:`convert_checkpoint` wrote."""
 
-    changed: int  # names
+    changed: int  # number of names that differ from the source's
     form: str  # 'training' or 'deploy'
     is_average: bool  # whether the weights are a moving average
 
@@ -33,57 +34,45 @@ class Conversion(NamedTuple):
 def convert_checkpoint(
     source: str, target: str, to: str = 'project', ema: bool = False, deploy: bool = False
 ) -> Conversion:
-    """Writes the weights of ``source`` under the names of the other form, with its ``meta`` and nothing else.
+    """Writes the weights of ``source`` with the names of the other form, with its ``meta`` and nothing else.
 
     Args:
         source (str): A checkpoint in either form, of a backbone, a classifier or a whole detector or segmentor.
         target (str): The file to write; it must not exist.
         to (str): ``'project'`` or ``'released'``. Defaults to ``'project'``.
         ema (bool): Take the moving average of the weights. Defaults to False.
-        deploy (bool): Turn the backbone into its inference form, which needs the project's names. Defaults to False.
+        deploy (bool): Turn the backbone into its deploy form, which needs the project's names. Defaults to False.
 
     Returns:
         Conversion: What was written.
 
     Raises:
         FileNotFoundError: If ``source`` does not exist.
-        FileExistsError: If ``target`` does.
-        OSError: If ``target`` cannot be written; nothing is left of it.
-        ValueError: If the inference form is asked for under the released names.
-        UserError: If ``source`` cannot be read safely or holds no whole EfficientMod.
+        UserError: If ``target`` exists or cannot be written, ``source`` cannot be read safely or holds no complete
+            EfficientMod, or the deploy form is asked for with the released names. No file is left behind.
     """
     if deploy and to != 'project':
-        raise ValueError("the authors' code has no inference form: leave out either --deploy or --to released")
+        raise UserError("the authors' code has no deploy form: leave out either --deploy or --to released")
     if os.path.exists(target):
-        raise FileExistsError(f'{target} exists: remove it or choose another name')
-    checkpoint = read_checkpoint(source)
-    weights, is_average = pick_weights(checkpoint, source, ema)
-    names = list(weights)
-    if to == 'released':
-        weights = to_bare_names(weights)
+        raise UserError(f'{target} exists: remove it or choose another name')
+    content = read_checkpoint(source)
+    given, is_average = pick_weights(content, source, ema)
+    weights = to_bare_names(given) if to == 'released' else given
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in weights) else ''
-    own = {name: name[len(prefix) :] for name in weights if name.startswith(prefix)}
-    short = {short: weights[name] for name, short in own.items()}
     try:
-        backbone = check_complete(short)
+        backbone = find_network({name[len(prefix) :]: weights[name] for name in weights if name.startswith(prefix)})
         if to == 'released' and backbone.deploy:
-            raise UserError("this is the inference form, which the authors' code does not have")
+            raise UserError("this is the deploy form, which the authors' code does not have")
     except UserError as error:
         raise UserError(f'{source}: {error}') from None
     rename = {'project': to_project_name, 'released': to_released_name}[to]
-    renamed = {name: prefix + rename(own[name]) if name in own else name for name in weights}
-    state = {renamed[name]: weights[name] for name in weights}
-    if deploy and not backbone.deploy:
-        trained = backbone.state_dict()
-        state = {n: v for n, v in state.items() if not (n.startswith(prefix) and n[len(prefix) :] in trained)}
-        state.update((prefix + name, value) for name, value in _fold(backbone, short).items())
+    names = [prefix + rename(name[len(prefix) :]) if name.startswith(prefix) else name for name in weights]
+    state = dict(zip(names, weights.values()))
     form = 'deploy' if deploy or backbone.deploy else 'training'
-    meta = checkpoint.get('meta')
-    meta = dict(meta) if isinstance(meta, Mapping) else {}  # a file may hold anything there
-    if form == 'deploy':
-        meta['mmefficientmod'] = dict(form=form, version=__version__)
-    _write(dict(meta=meta, state_dict=state), target)
-    return Conversion(sum(old != new for old, new in zip(names, renamed.values())), form, is_average)
+    if deploy and not backbone.deploy:
+        state = _fold(state, backbone, prefix)
+    _write(dict(meta=_note_form(content.get('meta'), form), state_dict=state), target)
+    return Conversion(sum(old != new for old, new in zip(given, names)), form, is_average)
 
 
 def publish(path: str) -> str:
@@ -100,70 +89,77 @@ def publish(path: str) -> str:
     return published
 
 
-def _fold(backbone: EfficientMod, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a backbone's inference form; folded in float32 or wider, kept in the type of the file."""
-    dtype = weights[next(name for name in weights if to_project_name(name) == STEM)].dtype
+def _note_form(meta: object, form: str) -> dict:
+    """A checkpoint's ``meta``, which may be anything in a file, with the form of the backbone."""
+    meta = dict(meta) if isinstance(meta, Mapping) else {}
+    return {**meta, 'mmefficientmod': dict(form=form, version=__version__)} if form == 'deploy' else meta
+
+
+def _fold(state: dict[str, Tensor], backbone: EfficientMod, prefix: str) -> dict[str, Tensor]:
+    """A state dict with its backbone in the deploy form: folded in float32 or wider, kept in the dtype of the file."""
+    trained = {name: state[prefix + name] for name in backbone.state_dict()}
+    dtype = trained[STEM].dtype
     backbone = backbone.to_empty(device='cpu').to(torch.promote_types(dtype, torch.float32))
-    backbone.load_state_dict(weights)
+    backbone.load_state_dict(trained)
     backbone.switch_to_deploy()
-    return {name: value.to(dtype) for name, value in backbone.state_dict().items()}
+    others = {name: value for name, value in state.items() if name not in {prefix + name for name in trained}}
+    return {**others, **{prefix + name: value.to(dtype) for name, value in backbone.state_dict().items()}}
 
 
 def _write(content: dict, target: str) -> None:
     """Writes a checkpoint in one step; an error leaves nothing behind."""
-    partial = f'{target}.partial'
+    buffer = BytesIO()  # given a name, torch would write it into the file and change its hash
+    torch.save(content, buffer)
     try:
-        with open(partial, 'wb') as file:  # by its name, torch would write that into the file and change its hash
-            torch.save(content, file)
-        os.replace(partial, target)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter where a disk is full
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise OSError(f'{target} cannot be written: {reason}') from error
-    finally:
-        with suppress(OSError):
-            os.remove(partial)
+        replace_file(Path(target), buffer.getbuffer())
+    except OSError as error:
+        raise UserError(f'{target} cannot be written: {error.strerror or first_line(error)}') from error
 
 
-def check_complete(weights: dict[str, Tensor]) -> EfficientMod:
-    """Checks that weights in either form are a whole EfficientMod, with or without the last stages.
+def find_network(weights: dict[str, Tensor]) -> EfficientMod:
+    """Builds the EfficientMod that weights in either form are complete for, with or without its last stages.
 
-    Widths of a published arch mean that arch or one with more blocks; any other arch is taken as its shapes tell.
+    Widths of a published arch stand for that arch or one with more blocks; any other arch follows from the shapes.
 
     Returns:
-        EfficientMod: The network that they fit, on the meta device.
+        EfficientMod: The network, on the meta device.
 
     Raises:
         UserError: If a name or a shape does not fit, or a tensor holds no usable weights.
     """
     named = {to_project_name(name): value for name, value in weights.items()}
-    found_arch = _find_arch(named)
-    arch: str | dict = found_arch
-    num_stages = len(found_arch['embed_dims'])
-    settings: dict[str, dict] = EfficientMod.arch_settings
-    for name, setting in settings.items():
-        if list(setting['embed_dims'][:num_stages]) == found_arch['embed_dims']:
-            blocks = [
-                (found_arch[key][i], setting[key][i]) for key in ('depths', 'attn_depths') for i in range(num_stages)
-            ]
-            if any(found < published for found, published in blocks) or all(a == b for a, b in blocks):
-                arch = name
-                num_stages = 4 if 'norm.weight' in named else num_stages  # a classifier has all stages
-                break
+    found = _find_arch(named)
+    num_stages = len(found['embed_dims'])
+    arch = next((name for name in EfficientMod.arch_settings if _is_meant(name, found)), None)
+    if arch and 'norm.weight' in named:  # a classifier has all stages
+        num_stages = 4
     with torch.device('meta'):
         backbone = EfficientMod(
-            arch, in_channels=named[STEM].shape[1], out_indices=num_stages - 1, deploy=is_deploy_form(named)
+            arch or found, in_channels=named[STEM].shape[1], out_indices=num_stages - 1, deploy=is_deploy_form(named)
         )
     fit_all(weights, backbone)
-    check_values(weights)  # those of the classifier, too
+    check_values(weights)  # the classifier's, too
     return backbone
 
 
+def _is_meant(name: str, found: dict) -> bool:
+    """Whether weights have the widths of a published arch, and its blocks or, damaged, fewer in some stage."""
+    setting: dict = EfficientMod.arch_settings[name]
+    stages = range(len(found['embed_dims']))
+    if list(setting['embed_dims'][: len(stages)]) != found['embed_dims']:
+        return False
+    blocks = [(found[key][i], setting[key][i]) for key in ('depths', 'attn_depths') for i in stages]
+    return any(number < published for number, published in blocks) or all(a == b for a, b in blocks)
+
+
 def _find_arch(weights: dict[str, Tensor]) -> dict:
-    """The fields of ``EfficientMod(arch=...)`` for weights of these names (the project's) and shapes."""
+    """The fields of ``EfficientMod(arch=...)`` that follow from the names (the project's) and shapes of weights."""
 
     def rows(name: str) -> int:
         if name not in weights or weights[name].ndim < 2:
-            raise UserError(f'it holds no whole EfficientMod: {name} is missing, there is {enumerate_names(weights)}')
+            raise UserError(
+                f'the file holds no complete EfficientMod: {name} is missing, there is {enumerate_names(weights)}'
+            )
         return weights[name].shape[0]
 
     embed_dims, depths, attn_depths, ratios, attn_ratios = [], [], [], [], []

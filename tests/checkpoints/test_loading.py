@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from collections import OrderedDict
 
 import pytest
@@ -166,6 +168,20 @@ def test_load_from_warns_once_of_a_partial_match(messages, tmp_path):
         f"EfficientMod arch 'xxs' is loaded in part: {total - 1} tensors loaded; 1 missing: stages.0.0.fc2.bias; "
         '1 unexpected: other.weight'
     ]
+
+
+@pytest.mark.parametrize(
+    'copied', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=['copy', 'pickle']
+)
+def test_a_copy_judges_what_is_loaded_into_it(copied, tmp_path):
+    """Averaging of weights copies a model; each network is switched to the form of its own file."""
+    original = Detector('xxs')
+    model, deployed = copied(original), EfficientMod('xxs')
+    deployed.switch_to_deploy()
+    torch.save({f'backbone.{name}': value for name, value in deployed.state_dict().items()}, tmp_path / 'deploy.pth')
+    load_checkpoint(model, str(tmp_path / 'deploy.pth'))
+    assert model.backbone.deploy and not original.backbone.deploy
+    assert all(map(torch.equal, model.backbone.state_dict().values(), deployed.state_dict().values()))
 
 
 def test_load_from_refuses_a_backbone_of_which_nothing_matches(tmp_path):

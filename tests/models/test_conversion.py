@@ -159,7 +159,7 @@ def test_published_files_hold_weights_alone_and_name_their_hash(tmp_path, capsys
     said = capsys.readouterr().out
     (path,) = tmp_path.glob('model*')
     assert path.name == f'model-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth'
-    assert said.startswith(f'{path}: ') and 'moving average' in said and 'inference form' in said
+    assert said.startswith(f'{path}: ') and 'moving average' in said and 'deploy form' in said
     content = torch.load(path, weights_only=True)
     assert set(content) == {'meta', 'state_dict'}
     assert content['state_dict']['patch_embeds.0.proj.bias'].equal(average.patch_embeds[0].proj.bias)
@@ -175,7 +175,7 @@ def test_any_name_is_published(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['--deploy', '--to', 'released'], "the authors' code has no inference form"),
+        (['--deploy', '--to', 'released'], "the authors' code has no deploy form"),
         (['no-such-folder/out.pth'], 'no-such-folder/out.pth cannot be written: No such file or directory'),
     ],
 )

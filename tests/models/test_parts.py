@@ -229,9 +229,7 @@ def test_the_inference_form_does_not_lose_what_was_added(change):
 
 def test_the_inference_form_is_not_trained():
     model = build(deploy=True)
-    with pytest.raises(
-        RuntimeError, match='this is the deploy form, which is not trained: build the backbone without'
-    ):
+    with pytest.raises(RuntimeError, match='this is the deploy form, which is not trained: build the backbone without'):
         model.train()(torch.rand(1, 3, 64, 64))
     frozen = build(deploy=True, frozen_stages=4).train()  # a fixed backbone under heads that are trained
     assert len(frozen(torch.rand(1, 3, 64, 64))) == 4
