@@ -1,21 +1,65 @@
-"""Builds models of the MM libraries."""
+"""Builds models of the MM libraries, quietly and on a device that works."""
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 
+import torch
+from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from ..utils import UserError, first_line
+
+
+def check_device(name: str | None = None, option: str = '--device') -> torch.device:
+    """The device of that name, after a tensor was made and read there.
+
+    Args:
+        name (str, optional): For example ``'cpu'`` or ``'cuda:0'``. Defaults to the best one available.
+        option (str): The option that gave the name, for the message. Defaults to ``'--device'``.
+
+    Raises:
+        UserError: If there is no such device, or it cannot be used.
+    """
+    name = name or get_device()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError):
+        raise UserError(f'{option} {name} is not the name of a device: give cpu or cuda:0, for example') from None
+    try:
+        value = torch.zeros(1, device=device)
+        value.item()  # the meta device has none
+    except Exception as error:  # each backend of torch has its own
+        reason = first_line(error).partition('. ')[0]  # some list every backend after it
+        raise UserError(f'{option} {name} is not available ({reason}): use {option} cpu') from error
+    return value.device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what the MM libraries print, log below errors and warn of."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+
 
 def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
-    """A model in evaluation mode, without what the libraries warn of while they build it.
+    """Builds a model in evaluation mode, without the warnings of the libraries.
 
     Args:
         settings (Mapping): The model's dict in a config.
-        scope (str, optional): The codebase in which its parts are found. Defaults to none: their names tell.
+        scope (str, optional): The codebase in which its parts are found. Defaults to None: their names tell.
     """
     if scope == 'mmpretrain':
         settings = dict(settings, train_cfg=None)  # mixup and CutMix, which announce themselves

@@ -53,7 +53,7 @@ def convert_checkpoint(
     """
     if deploy and to != 'project':
         raise UserError("the authors' code has no deploy form: leave out either --deploy or --to released")
-    if os.path.exists(target):
+    if os.path.lexists(target):  # also a link that leads nowhere
         raise UserError(f'{target} exists: remove it or choose another name')
     content = read_checkpoint(source)
     given, is_average = pick_weights(content, source, ema)
