@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import logging
 import math
 import os
 import re
@@ -12,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +148,24 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what libraries print, log below an error and warn of; what they raise passes."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        out, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+        with out, errors, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+        mmengine: Any = sys.modules.get('mmengine.logging')
+        if mmengine:  # its loggers remember what was disabled, where logging.disable() cannot reach it
+            logger = mmengine.MMLogger.get_current_instance()
+            logger.setLevel(logger.level)
 
 
 # Types of argparse ---------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 
 import pytest
+from mmengine.logging import print_log
 
 from mmefficientmod import utils
-from mmefficientmod.utils import UserError, check_output_folder, exit_in_one_line, read_json
+from mmefficientmod.utils import UserError, check_output_folder, exit_in_one_line, quiet, read_json
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,10 @@ def test_config_options_without_a_key_or_a_value_are_refused(options, capsys):
     with pytest.raises(SystemExit) as end:
         utils.parse_with_config_options(parser, ['--cfg-options', *options])
     assert end.value.code == 2 and '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
+
+
+def test_quiet_leaves_the_log_of_mmengine_as_it_was(messages):
+    with quiet():
+        print_log('within', 'current', logging.WARNING)
+    print_log('after', 'current', logging.WARNING)
+    assert messages() == ['after']

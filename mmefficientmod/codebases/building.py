@@ -1,12 +1,9 @@
-"""Builds models of the MM libraries, quietly and on a device that works."""
+"""Builds models of the MM libraries, and checks the device that they run on."""
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Mapping
 
 import torch
 from mmengine.device import get_device
@@ -39,19 +36,6 @@ def check_device(name: str | None = None, option: str = '--device') -> torch.dev
         reason = first_line(error).partition('. ')[0]  # some list every backend after it
         raise UserError(f'{option} {name} is not available ({reason}): use {option} cpu') from error
     return value.device
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what the MM libraries print, log below errors and warn of."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)
 
 
 def build_quietly(settings: Mapping, scope: str | None = None) -> nn.Module:
