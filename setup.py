@@ -78,7 +78,7 @@ setup(
     # name, and naming one would install it over the other. requirements/openmmlab.txt and
     # requirements/onedl.txt list the proven sets. Nor torch: a newer one than MMCV was compiled for would break it.
     install_requires=['numpy'],
-    extras_require={name: requirements(name) for name in ('docs', 'export', 'tools')},
+    extras_require={name: requirements(name) for name in ('data', 'docs', 'export', 'tools')},
     # Spelled out because setuptools then makes an editable install a plain path, in which the
     # package wins over the folder that EditableWheel adds; an import hook would come second.
     package_dir={'': '.'},

@@ -263,7 +263,8 @@ def deployed(folder: Path) -> Iterator[dict]:
 
 
 TABLES: dict[str, Callable[[], Iterator[dict]]] = {
-    each.__name__.replace('_', '-'): each for each in (models, levels, stages, backbones, pretrained, table7_cost, classifiers)
+    each.__name__.replace('_', '-'): each
+    for each in (models, levels, stages, backbones, pretrained, table7_cost, classifiers)
 }
 TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid)
 TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})

@@ -85,7 +85,7 @@ def test_wheel_holds_the_package_and_mim(archives):
     # an MM distribution, torch or torchvision among them could replace what the user has installed
     requires = metadata.get_all('Requires-Dist')
     assert [name for name in requires if 'extra ==' not in name] == ['numpy']
-    extras = {'docs': set(), 'export': set(), 'tools': set()}
+    extras = {'data': set(), 'docs': set(), 'export': set(), 'tools': set()}
     for line in requires:
         if 'extra ==' in line:
             extras[re.search(r'extra == ["\'](\w+)', line)[1]].add(re.match(r'[\w-]+', line)[0])
@@ -101,6 +101,7 @@ def test_wheel_holds_the_package_and_mim(archives):
         'ruff',
     }
     assert extras['docs'] == site
+    assert extras['data'] == {'supervision'}
     assert extras['tools'] == {'jinja2', 'matplotlib', 'pandas', 'rich', 'timm'}
     assert set(metadata.get_all('Provides-Extra')) == set(extras)
     assert metadata['Version'] == __version__

@@ -27,12 +27,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'EXPORTED_FOLDER, the one with export.json, which needs neither torch nor an MM library',
     )
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write; default predictions')
-    parser.add_argument('--score-thr', type=parse_share, default=0.3, help='least score of an object; default 0.3')
+    parser.add_argument('--score-thr', type=parse_share, help='least score of an object; default 0.3')
+    parser.add_argument(
+        '--annotations',
+        type=Path,
+        metavar='FILE',
+        help='COCO JSON that gives images and categories their ids, for an evaluation; --score-thr is 0 then',
+    )
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is, with a file the CPU')
     parser.add_argument('--batch-size', type=parse_positive, default=1, help='pictures at a time; default 1')
     parser.add_argument('--no-images', action='store_true', help='write predictions only, no drawings')
     parser.add_argument('--format', help='which of the exported files to use, such as openvino or onnx-int8')
     args = parser.parse_args(argv)
+    if args.score_thr is None:
+        args.score_thr = 0.0 if args.annotations else 0.3
     args.exported = is_exported(args.paths[-1])
     operands = 1 if args.exported else 2
     args.inputs, args.model = args.paths[:-operands], args.paths[-operands:]
@@ -80,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
     try:
         sources = find_sources(args.inputs, args.out)
-        summary = run(load(args), sources, args.out, args.batch_size, not args.no_images)
+        summary = run(load(args), sources, args.out, args.batch_size, not args.no_images, args.annotations)
     except (UserError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:

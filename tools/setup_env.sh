@@ -22,12 +22,12 @@ step() { echo "[$1/5] $2"; }
 stack=${1:-openmmlab}
 case $stack in
     openmmlab)
-        pythons='3.11 3.12 3.10' third_party='torch runtime export tests'  # MMCV 2.1.0 cannot be built on 3.13
+        pythons='3.11 3.12 3.10' third_party='torch runtime export data tests'  # MMCV 2.1.0 cannot be built on 3.13
         hint=' (on 3.13: STACK=onedl)' ;;
     onedl)
-        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime export tests' ;;
+        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime export data tests' ;;
     core)
-        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime tests' ;;
+        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime data tests' ;;
     oldest)
         pythons=3.8 third_party=python3.8 ;;
     *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), onedl (their maintained" \

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..export.inputs import read_picture
 from ..utils import UserError
+from .annotations import read_ids
 from .results import Result
 from .sources import Source, Video
 from .writer import Writer
@@ -61,7 +62,14 @@ class Summary:
         return f'{count}{found}{failed} in {self.seconds:.1f} s: {speed}{alone}{end}'
 
 
-def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1, pictures: bool = True) -> Summary:
+def run(
+    model: Model,
+    sources: Sequence[Source],
+    out: Path,
+    batch_size: int = 1,
+    pictures: bool = True,
+    annotations: Path | None = None,
+) -> Summary:
     """Predicts on all sources and writes the results; one that cannot be read is named and left out.
 
     Args:
@@ -70,13 +78,17 @@ def run(model: Model, sources: Sequence[Source], out: Path, batch_size: int = 1,
         out (Path): Folder of the results.
         batch_size (int): Pictures at a time. Defaults to 1.
         pictures (bool): Write pictures and videos. Defaults to True.
+        annotations (Path, optional): COCO JSON with the ids of the images and categories. Defaults to None.
 
     Raises:
-        UserError: If two sources would be written to the same file.
+        UserError: If two sources would be written to the same file, or if ``annotations`` lacks an id.
         OSError: If a result cannot be written.
     """
+    if annotations and model.task != 'detection':
+        raise UserError(f'--annotations {annotations} numbers objects, but the model is for {model.task}: leave it out')
+    ids = read_ids(annotations, sources, model.classes) if annotations else None
     summary, progress = Summary(), Progress(len(sources))
-    writer = Writer(out, sources, model.classes, model.palette, pictures)
+    writer = Writer(out, sources, model.classes, model.palette, pictures, ids)
     start = time.perf_counter()
     try:
         for batch in _batches(_items(sources, summary, progress), batch_size, model.mixed_sizes):

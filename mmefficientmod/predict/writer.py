@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from ..utils import UserError, replace_file
+from .annotations import Ids
 from .drawing import draw, make_palette
 from .results import Classification, Detections, Result, Segmentation, encode
 from .sources import Source
@@ -35,18 +36,26 @@ class Writer:
         classes (Sequence[str]): Names of the classes.
         palette (object): Their colours in RGB; without as many of them, colours are chosen.
         pictures (bool): Write pictures and videos. Defaults to True.
+        ids (Ids, optional): Ids of images and categories. Defaults to None, those of COCO where the names are COCO's.
 
     Raises:
         OSError: Here or later, if a file cannot be written.
     """
 
     def __init__(
-        self, out: Path, sources: Sequence[Source], classes: Sequence[str], palette: object, pictures: bool = True
+        self,
+        out: Path,
+        sources: Sequence[Source],
+        classes: Sequence[str],
+        palette: object,
+        pictures: bool = True,
+        ids: Ids | None = None,
     ) -> None:
         self.out, self.sources, self.classes, self.pictures = out, sources, list(classes), pictures
         self.palette = make_palette(palette, len(self.classes))
-        self.category_ids = category_ids(self.classes)
-        self.image_ids = image_ids(sources)
+        self.category_ids: list[Any] = ids.categories if ids else category_ids(self.classes)
+        self.image_ids = ids.images if ids else image_ids(sources)
+        self._given = ids is not None
         self.objects = 0
         self._count = 0
         self._video: tuple[Source, cv2.VideoWriter, Path] | None = None
@@ -128,6 +137,8 @@ class Writer:
             labels = result.labels if isinstance(result, Detections) else result.classes
             count = int(labels.max()) + 1 if labels.size else 0
         known = len(self.classes)
+        if count > known and self._given:
+            raise UserError(f'the model has a class {known} without a name: --annotations gives no id for it')
         if count > known:
             self.classes += map(str, range(known, count))
             self.category_ids += range(known + 1, count + 1)

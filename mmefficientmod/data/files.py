@@ -1,0 +1,233 @@
+"""The files of a data set: lists them without leaving its folder, and reads what strangers wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ..utils import UserError, describe_error
+from .findings import Finding, warning
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+TEXT_LIMIT = 10 * 2**20  # bytes of a YAML, XML or list of names; people's are some kilobytes
+MOST_SIZES = 500  # images whose headers are read for the sizes of a data set
+SLOW = 2000  # files from which a progress bar is worth its lines
+Item = TypeVar('Item')
+
+
+@dataclass
+class Tree:
+    """All files below a folder.
+
+    Args:
+        root (Path): The folder.
+        folders (dict[str, list[str]]): Names of the files by folder relative to the root, with /; the root is ``''``.
+        findings (list[Finding]): Links that lead outside.
+    """
+
+    root: Path
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def files(self, *suffixes: str) -> list[str]:
+        """Files with these suffixes in lower case, relative to the root, in order."""
+        return [
+            join(folder, name)
+            for folder, names in self.folders.items()
+            for name in names
+            if os.path.splitext(name)[1].lower() in suffixes
+        ]
+
+    def images(self, folder: str) -> list[str]:
+        """Names of the images in one folder, without its subfolders."""
+        return [name for name in self.folders.get(folder, ()) if is_image(name)]
+
+    def images_below(self, folder: str) -> list[str]:
+        """Images in a folder and its subfolders, relative to the folder."""
+        start = folder + '/' if folder else ''
+        inside = [each for each in self.folders if each == folder or each.startswith(start)]
+        return [join(each[len(start) :], name) for each in inside for name in self.images(each)]
+
+
+def scan(root: Path) -> Tree:
+    """Lists a data set's files; hidden ones are left out, links that lead outside are followed with a warning.
+
+    Raises:
+        UserError: If the folder does not exist, or cannot be read.
+    """
+    if not root.is_dir():
+        raise UserError(f'{root} does not exist' if not root.exists() else f'{root} is not a folder')
+    tree, seen = Tree(root), {os.path.realpath(root)}
+    count = 0
+    try:
+        for place, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+            kept = []
+            for name in sorted(folders):
+                path = os.path.join(place, name)
+                real = os.path.realpath(path)
+                if name.startswith('.') or name == '__MACOSX' or real in seen:
+                    continue
+                if os.path.islink(path) and not is_inside(Path(real), root):
+                    tree.findings.append(warning(relative(Path(path), root), f'is a link to {real}, outside the data'))
+                seen.add(real)
+                kept.append(name)
+            folders[:] = kept
+            names = sorted(name for name in files if not name.startswith('.'))
+            tree.folders[relative(Path(place), root)] = names
+            count += len(names)
+            show(f'{count} files found' if count >= SLOW else '')
+    except OSError as error:
+        raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
+    show('')
+    return tree
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def show(text: str) -> None:
+    """Replaces the line of progress on a terminal; prints nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f'\r\x1b[K{text}', end='', file=sys.stderr, flush=True)
+
+
+def track(items: Sequence[Item], what: str) -> Iterable[Item]:
+    """The items, with a bar on the terminal where they are many."""
+    from rich.console import Console
+    from rich.progress import track as track_with_bar
+
+    few = len(items) < SLOW or not sys.stderr.isatty()
+    return track_with_bar(items, what, console=Console(stderr=True), transient=True, disable=few)
+
+
+def join(folder: str, name: str) -> str:
+    """A path relative to the root from a folder and a name, with /."""
+    return f'{folder}/{name}' if folder else name
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that OpenCV reads."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path lies in a folder, once links and ``..`` are resolved."""
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    return real == top or real.startswith(top.rstrip(os.sep) + os.sep)
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path from a folder with /, the whole path where it lies outside."""
+    try:
+        text = path.relative_to(root).as_posix()
+    except ValueError:
+        return path.as_posix()
+    return '' if text == '.' else text
+
+
+def role(path: str) -> str | None:
+    """``'train'``, ``'val'`` or ``'test'`` where a path says which part it is of; the last component that does wins."""
+    for part in reversed(PurePosixPath(path.lower()).parts):
+        found = re.findall(r'(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])', part)
+        found = found or re.findall(r'^(train|val|test)(?=annot|labels?$|masks?$|images?$|img)', part)
+        if found:
+            return {'tra': 'train', 'val': 'val', 'tes': 'test'}[found[-1][:3]]
+    return None
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many indices of a list, evenly spread over it."""
+    step = max(count / most, 1) if most else 1
+    return sorted({int(i * step) for i in range(min(count, most))})
+
+
+def open_image(path: Path) -> Image.Image:
+    """Opens an image with Pillow.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path} cannot be read as an image: {describe_error(error)}') from error
+    return image
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of an image as OpenCV shows it, upright, from its header.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # the orientations with sides changed
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path} cannot be read as an image: {describe_error(error)}') from error
+    return (height, width) if turned else (width, height)
+
+
+def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Sizes of a sample of images; those that cannot be read are left out."""
+    sizes = []
+    for i in spread(len(paths), MOST_SIZES):
+        try:
+            sizes.append(read_size(paths[i]))
+        except UserError:
+            continue
+    return sizes
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: If it is none, or too large for what it should be.
+    """
+    try:
+        if path.stat().st_size > TEXT_LIMIT:
+            raise UserError(f'{path} is larger than {TEXT_LIMIT >> 20} MiB: no such list or description is')
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is not text in UTF-8: save it as such') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without white space around them, and without empty ones; raises as read_text does."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; tags that would build Python objects are refused.
+
+    Raises:
+        UserError: If it is none.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f'{path} is not plain YAML: {describe_error(error)}') from error
+
+
+def group(items: Iterable[Item], key: Any) -> dict[Any, list[Item]]:
+    """Items by what a function says of each, in the order of their first."""
+    groups: dict[Any, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)

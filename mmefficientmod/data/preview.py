@@ -1,0 +1,226 @@
+"""Draws a data set as it will be learnt: a sheet of images for each class, and an HTML page with all of them."""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..utils import replace_file
+from .canvas import blend, thickness, write_name
+from .files import group, spread, track
+from .findings import Finding
+from .parts import MOST_COUNTED, Boxes, Labels, Masks, OwnData, Part
+
+TILE = 320, 240  # width and height in pixels that images are fitted into
+COLUMNS = 4
+TILES = 12  # of a class; fewer where the classes are many
+MANY_CLASSES = 100
+GAP = 6
+STRONG, FAINT = 0.55, 0.2  # opacity of the class that a sheet is about, and of the rest
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1340px; padding: 0 1em; color: #222 }}
+h2 {{ margin: 2em 0 .4em; font-size: 1.15em }} img {{ max-width: 100%; border: 1px solid #ddd }}
+i {{ display: inline-block; width: .9em; height: .9em; margin-right: .5em; border: 1px solid #888 }}
+table {{ border-collapse: collapse }} td, th {{ padding: .15em .9em .15em 0; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }} .error {{ color: #b00020 }} .warning {{ color: #8a5a00 }}
+small {{ color: #666; font-weight: normal }} a {{ color: inherit }}
+</style></head><body>
+<h1>{title}</h1><p>{summary}</p>
+{findings}
+{table}
+{sections}
+</body></html>
+"""
+
+
+def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
+    """Writes a sheet for each class and the page.
+
+    Args:
+        data (OwnData): The data set.
+        out (Path): The folder; ``index.html`` and ``classes/NUMBER.jpg`` appear in it.
+        findings (Sequence[Finding]): What the page says above the sheets.
+
+    Returns:
+        Path: The page.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    (out / 'classes').mkdir(parents=True, exist_ok=True)
+    shown = {name: _images_by_class(part) for name, part in data.parts.items()}
+    objects = {id(part): _objects_by_image(part) for part in data.parts.values()}
+    tiles = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
+    sections = []
+    for number in track(range(len(data.classes)), 'preview'):
+        places = [(part, i) for name, part in data.parts.items() for i in shown[name].get(number, ())]
+        chosen = [places[i] for i in spread(len(places), tiles)]
+        drawn = [tile for part, i in chosen for tile in _draw_tile(data, part, i, number, objects[id(part)])]
+        if drawn:
+            sheet = cv2.imencode('.jpg', _arrange(drawn), [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+            replace_file(out / 'classes' / f'{number}.jpg', sheet, durable=False)
+        sections.append(_section(data, number, len(drawn)))
+    replace_file(out / 'index.html', _page(data, findings, sections))
+    return out / 'index.html'
+
+
+def _images_by_class(part: Part) -> dict[int, list[int]]:
+    """Indices of the images that show each class; of label images, among a sample."""
+    found: dict[int, list[int]] = defaultdict(list)
+    if isinstance(part, Labels):
+        for i, label in enumerate(part.labels):
+            found[label].append(i)
+    elif isinstance(part, Boxes):
+        numbers = {category['id']: i for i, category in enumerate(part.categories)}
+        places = {image.get('id'): i for i, image in enumerate(part.images)}
+        for annotation in part.annotations:
+            number, place = numbers.get(annotation.get('category_id')), places.get(annotation.get('image_id'))
+            if number is not None and place is not None and found[number][-1:] != [place]:
+                found[number].append(place)
+    else:
+        for i in spread(len(part), MOST_COUNTED):
+            for number in np.unique(part.decoder.read(part.mask(i))).tolist():
+                found[number].append(i)
+    return found
+
+
+def _objects_by_image(part: Part) -> dict[Any, list[dict]]:
+    return group(part.annotations, lambda each: each.get('image_id')) if isinstance(part, Boxes) else {}
+
+
+def _draw_tile(
+    data: OwnData, part: Part, index: int, number: int, objects: Mapping[Any, list[dict]]
+) -> Iterable[np.ndarray]:
+    """An image with one class drawn strongly and the rest faintly; nothing where it cannot be read."""
+    root = part.image_root if isinstance(part, Masks) else part.root
+    content = np.fromfile(root / part.names()[index], np.uint8)
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    if image is None:
+        return
+    height, width = image.shape[:2]
+    ratio = min(TILE[0] / width, TILE[1] / height)
+    size = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+    palette = [tuple(int(value) for value in color[::-1]) for color in data.palette]
+    if isinstance(part, Boxes):
+        numbers = {category['id']: i for i, category in enumerate(part.categories)}
+        found = [(numbers.get(each.get('category_id')), each) for each in objects.get(part.images[index].get('id'), ())]
+        _draw_objects(image, [(i, each) for i, each in found if i is not None], number, ratio, data.classes, palette)
+    elif isinstance(part, Masks):
+        _draw_classes(image, part, index, number, palette)
+    yield _frame(image)
+
+
+def _draw_objects(
+    image: np.ndarray,
+    objects: Iterable[tuple[int, dict]],
+    number: int,
+    ratio: float,
+    names: Sequence[str],
+    palette: Sequence[tuple],
+) -> None:
+    for label, entry in sorted(objects, key=lambda item: item[0] == number):
+        strong = label == number
+        outlines = _outlines(entry.get('segmentation'), ratio)
+        if outlines:
+            bits = np.zeros(image.shape[:2], np.uint8)
+            cv2.fillPoly(bits, outlines, 1)
+            blend(image, bits.astype(bool), palette[label], STRONG if strong else FAINT)
+        box = entry.get('bbox')
+        if not isinstance(box, Sequence) or len(box) != 4 or not all(np.isfinite(box)):
+            continue
+        left, top, right, bottom = (
+            round(value * ratio) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3])
+        )
+        cv2.rectangle(image, (left, top), (right, bottom), palette[label], 2 if strong else 1)
+        if strong:
+            write_name(image, _short(names[label], label), left, top, palette[label])
+
+
+def _outlines(segmentation: object, ratio: float) -> list[np.ndarray]:
+    """Polygons of an object in pixels of the tile; run lengths are decoded first."""
+    if isinstance(segmentation, dict):
+        from pycocotools import mask as rle
+
+        height, width = segmentation['size']
+        runs = segmentation['counts']
+        coded = rle.frPyObjects(segmentation, height, width) if isinstance(runs, list) else segmentation
+        found = cv2.findContours(rle.decode(coded), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        polygons = [contour.reshape(-1, 2) for contour in found]
+    else:
+        given = segmentation if isinstance(segmentation, list) else []
+        polygons = [
+            np.reshape(each, (-1, 2)) for each in given if isinstance(each, list) and len(each) % 2 == 0 and each
+        ]
+    return [np.round(polygon * ratio).astype(np.int32) for polygon in polygons]
+
+
+def _draw_classes(image: np.ndarray, part: Masks, index: int, number: int, palette: Sequence[tuple]) -> None:
+    size = image.shape[1::-1]
+    values = cv2.resize(part.decoder.read(part.mask(index)).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    for label in np.unique(values).tolist():
+        if label < len(palette):
+            blend(image, values == label, palette[label], STRONG if label == number else FAINT)
+    own = (values == number).astype(np.uint8)
+    contours = cv2.findContours(own, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+    cv2.drawContours(image, contours, -1, palette[number], thickness(image))
+
+
+def _short(name: str, number: int) -> str:
+    """A name as OpenCV can write it, which is ASCII; else its number, which the page has, too."""
+    return name if name.isascii() else f'class {number}'
+
+
+def _frame(image: np.ndarray) -> np.ndarray:
+    """The image in the middle of a tile."""
+    tile = np.full((TILE[1], TILE[0], 3), 245, np.uint8)
+    top, left = (TILE[1] - image.shape[0]) // 2, (TILE[0] - image.shape[1]) // 2
+    tile[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return tile
+
+
+def _arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Tiles in rows."""
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width, height = TILE[0] + GAP, TILE[1] + GAP
+    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * height + GAP, i % columns * width + GAP
+        sheet[top : top + TILE[1], left : left + TILE[0]] = tile
+    return sheet
+
+
+def _section(data: OwnData, number: int, drawn: int) -> str:
+    swatch = '#{:02x}{:02x}{:02x}'.format(*data.palette[number])
+    heading = f'<i style="background:{swatch}"></i>{number}: {html.escape(data.classes[number])}'
+    sheet = f'<img src="classes/{number}.jpg" loading="lazy" alt="">' if drawn else '<p>No image shows this class.</p>'
+    return f'<h2 id="c{number}">{heading}</h2>\n{sheet}'
+
+
+def _page(data: OwnData, findings: Sequence[Finding], sections: Sequence[str]) -> str:
+    what = 'images in a sample of ' + str(MOST_COUNTED) if data.task == 'segmentation' else (
+        'objects' if data.task == 'detection' else 'images'
+    )  # fmt: skip
+    counts = {name: part.counts() for name, part in data.parts.items()}
+    rows = [f'<tr><th>class</th>{"".join(f"<th>{name}</th>" for name in counts)}</tr>']
+    for number, name in enumerate(data.classes):
+        cells = ''.join(f'<td>{count[number]}</td>' for count in counts.values())
+        rows.append(f'<tr><td><a href="#c{number}">{html.escape(name)}</a></td>{cells}</tr>')
+    sizes = ', '.join(f'{len(part)} images in {name}' for name, part in data.parts.items())
+    said = ''.join(f'<li class="{each.level}">{html.escape(f"{each.level}: {each}")}</li>' for each in findings)
+    return PAGE.format(
+        title=html.escape(data.root.name),
+        summary=html.escape(f'{data.format}, {len(data.classes)} classes, {sizes}. The table counts {what}.'),
+        findings=f'<ul>{said}</ul>' if said else '',
+        table=f'<table>{"".join(rows)}</table>',
+        sections='\n'.join(sections),
+    )
