@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -244,5 +245,8 @@ class HelpFormatter(argparse.HelpFormatter):
     """Wraps a tool's description and epilog, and keeps lines that begin with a space, such as examples, as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return '\n'.join(line if line[:1] in ('', ' ') else fill(line, width, indent) for line in text.splitlines())
+        texts = []
+        for is_kept, group in itertools.groupby(text.splitlines(), key=lambda line: line[:1] in ('', ' ')):
+            block = '\n'.join(group)
+            texts.append(block if is_kept else super()._fill_text(block, width, indent))
+        return '\n'.join(texts)

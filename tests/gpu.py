@@ -110,7 +110,7 @@ def measure_all(
             if begin + longest > end:
                 left_out.append(f'{cases[0].setting}, {", ".join(modes)}')
                 continue
-            results.update(latency.measure(cases, backbones, device, repeats))
+            results.update(latency.measure(cases, backbones, latency.Plan(device, repeats)))
             longest = max(longest, time.monotonic() - begin)
             write(out, results, dict(facts, left_out=left_out), times)
     write(out, results, dict(facts, left_out=left_out), times)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +53,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def cpu_name() -> str:
-    """The processor's name."""
+class Cpu(NamedTuple):
+    """The processor as Linux describes it; elsewhere only its name is known."""
+
+    name: str
+    family: str = ''
+    model: str = ''
+    stepping: str = ''
+    flags: tuple[str, ...] = ()  # instruction sets
+
+
+def read_cpu() -> Cpu:
+    """The first processor of ``/proc/cpuinfo``."""
     path = Path('/proc/cpuinfo')
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine())
+    first = path.read_text().partition('\n\n')[0] if path.exists() else ''
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in first.splitlines())}
+    return Cpu(
+        known.get('model name') or platform.processor() or platform.machine(),
+        known.get('cpu family', known.get('CPU architecture', '')),  # the second names are those of Arm
+        known.get('model', known.get('CPU part', '')),
+        known.get('stepping', known.get('CPU revision', '')),
+        tuple(known.get('flags', known.get('Features', '')).split()),
+    )

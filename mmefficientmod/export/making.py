@@ -18,7 +18,7 @@ from ..utils import UserError
 from ..version import __version__
 from .check import compare, generated_samples, library_result, worst
 from .description import Description
-from .environment import cpu_name, measure, vector_extensions, versions
+from .environment import measure, read_cpu, vector_extensions, versions
 from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, open_file, require, usable_cpus, write_form
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
 from .inputs import PictureSamples, Sample
@@ -242,7 +242,7 @@ def describe(
         align_corners=bool(getattr(form, 'align_corners', False)),
         source=names,
         versions=versions(),
-        cpu=dict(name=cpu_name(), vector_extensions=vector_extensions()),
+        cpu=dict(name=read_cpu().name, vector_extensions=vector_extensions()),
     )
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..utils import UserError
 from .check import box_ious, is_finite, level_difference
+from .environment import read_cpu
 from .formats import FORMATS, IN_MODULE, INT8, one_line, quiet, write_openvino
 from .inputs import Sample
 
 T = TypeVar('T')
 PACKAGES = ('nncf',)  # import names, to write an INT8 file, beside those for the float32 one
 SCORE, IOU = 0.3, 0.5  # which detections count where INT8 is compared, and which are the same
-INT8_FLAGS = ('avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp')  # of /proc/cpuinfo: instructions for products of bytes
+INT8_FLAGS = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp'}  # instructions for products of bytes
 
 
 def write_int8(
@@ -73,9 +74,7 @@ def _quantize(source: Path, target: Path, calibration: Sequence[T], feeds: Calla
 
 def has_int8_instructions() -> bool:
     """Whether this CPU has instructions for products of bytes, without which INT8 is not expected to be faster."""
-    path = Path('/proc/cpuinfo')
-    flags = set(path.read_text().split()) if path.exists() else set()
-    return bool(flags & set(INT8_FLAGS))
+    return not INT8_FLAGS.isdisjoint(read_cpu().flags)
 
 
 def compare_int8(task: str, expected: Sequence[Mapping], found: Sequence[Mapping], samples: Sequence[Sample]) -> dict:

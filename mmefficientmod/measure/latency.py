@@ -25,21 +25,21 @@ from ..utils import describe_error, first_line
 from ..zoo.backbones import task_backbones
 from ..zoo.tasks import TASKS
 from .complexity import measure_model
-from .machine import peak_memory, time_once
+from .machine import OtherLoad, peak_memory, time_once
 from .models import build_part, detection_samples, make_images
 from .records import PARTS, Case, Measurement, add_speed_ups
 from .reference import Reference
 from .training import gradients, prepare_for_training, saved_bytes, training_step
 
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-TOLERANCE = {'fp32': (1e-5, 1e-3), 'fp16': (2e-2, 2e-1), 'bf16': (1e-1, 5e-1)}  # of outputs, of gradients
-SPIN = 0.05  # seconds; idle threads of ONNX Runtime were seen to spin for 0.033, those of GNU's OpenMP for 0.008
-COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')  # behind them, shapes depend on the proposals
+TOLERANCE = {'fp32': (1e-5, 1e-3), 'fp16': (2e-2, 2e-1), 'bf16': (1e-1, 5e-1)}  # for outputs, for gradients
+SPIN = 0.05  # seconds to sleep between passes: idle ONNX Runtime threads spin for up to 0.033, libgomp's for 0.008
+COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')  # after them, shapes depend on the proposals
 
 
 @dataclass
 class Subject:
-    """A backbone in a case: how to run it, and the times so far."""
+    """A backbone in a case, the function that runs it, and the times so far."""
 
     case: Case
     result: Measurement
@@ -48,12 +48,12 @@ class Subject:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Notes an error, whatever it is: it is about this backbone, and the others go on."""
+        """Notes any error: it concerns only this backbone, and the others go on."""
         try:
             yield
         except Exception as error:
             self.result.error, self.run = describe(error), None
-            gc.unfreeze()  # the model that failed may be among what the rounds do not search
+            gc.unfreeze()  # so that the model that failed is collected
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA is not used
 
@@ -69,69 +69,78 @@ class Subject:
             if self.run:
                 self.times.append(time_once(self.run, device))
         if device.type == 'cpu':
-            time.sleep(SPIN)  # so that no thread meets the next pass
+            time.sleep(SPIN)
+
+    def summarise(self) -> None:
+        """Notes the median and the quartiles of the times."""
+        if self.run:
+            result, times = self.result, self.times
+            quartiles = statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else times * 3
+            result.q25_ms, result.median_ms, result.q75_ms = quartiles
+            result.images_per_second = 1000 * self.case.batch / result.median_ms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the cases are measured."""
+
+    device: torch.device  # a CPU or a GPU
+    repeats: int = 20  # rounds
+    warmup: int = 3  # passes of each backbone that are not timed
+    baseline: str = ''  # key of the backbone that the others are compared with; empty for none
+    backend: str = 'inductor'  # backend of torch.compile
 
 
 def measure(
     cases: Sequence[Case],
     backbones: Sequence[str],
-    device: torch.device,
-    repeats: int = 20,
-    warmup: int = 3,
-    baseline: str = '',
-    backend: str = 'inductor',
+    plan: Plan,
     tick: Callable[[str], None] = lambda text: None,
-    open_file: Callable | None = None,
 ) -> dict[Case, list[Measurement]]:
-    """Measures cases that differ in the mode alone: one pass of each backbone in each, in a new random order a round.
+    """Measures cases that differ only in the mode: one pass of each backbone in each, in a new random order a round.
 
-    A mode that a backbone does not have is left out; one that fails, or whose output is not that of eager float32, is
-    an error in place of a figure. The weights are the same in all modes.
+    A mode that a backbone does not have is left out. One that fails has an error in place of a time, and so has one
+    whose output is not that of eager float32. The weights are the same in all modes.
 
     Args:
         cases (Sequence[Case]): The cases.
         backbones (Sequence[str]): Keys of the backbones.
-        device (torch.device): A CPU or a GPU.
-        repeats (int): Rounds. Defaults to 20.
-        warmup (int): Passes of each backbone that are not counted. Defaults to 3.
-        baseline (str): Key of the backbone that the others are compared with. Defaults to none.
-        backend (str): Of ``torch.compile``. Defaults to ``'inductor'``.
-        tick (Callable): Called with what is being done.
-        open_file (Callable, optional): :func:`mmefficientmod.measure.exported.open_file`, for the exported modes.
+        plan (Plan): Device, repeats and the like.
+        tick (Callable): Called with the step in words. Defaults to nothing.
     """
-    if open_file is None and any(case.file for case in cases):
-        raise ValueError('the exported modes need open_file')
-    results: dict[Case, list[Measurement]] = {case: [] for case in cases}
-    subjects: list[Subject] = []
     with compiler_settings(len(cases) * len(backbones)):
+        subjects: list[Subject] = []
         for key in backbones:
             tick(f'{key}: building')
-            for subject in prepare(key, cases, device, warmup, backend, tick, open_file):
-                results[subject.case].append(subject.result)
-                subjects.append(subject)
-        order = random.Random(0)
-        gc.freeze()  # to search what compilers and exporters left takes a third of a second, after each pass
-        try:
-            for i in range(repeats):
-                tick(f'round {i + 1}/{repeats}')
-                ready = [subject for subject in subjects if subject.run]
-                for subject in order.sample(ready, len(ready)):
-                    subject.time(device)
-        finally:
-            gc.unfreeze()
+            subjects += prepare(key, cases, plan, tick)
+        take_turns(subjects, plan, tick)
+    results: dict[Case, list[Measurement]] = {case: [] for case in cases}
     for subject in subjects:
-        if subject.run:
-            result, times = subject.result, subject.times
-            quartiles = statistics.quantiles(times, n=4, method='inclusive') if len(times) > 1 else times * 3
-            result.q25_ms, result.median_ms, result.q75_ms = quartiles
-            result.images_per_second = 1000 * subject.case.batch / result.median_ms
-    add_speed_ups(results, baseline)
+        subject.summarise()
+        results[subject.case].append(subject.result)
+    add_speed_ups(results, plan.baseline)
     return results
+
+
+def take_turns(subjects: Sequence[Subject], plan: Plan, tick: Callable[[str], None]) -> None:
+    """Times one pass of each subject in every round, so that a change of the machine meets all of them."""
+    order, load = random.Random(0), OtherLoad()
+    gc.freeze()  # otherwise every gc.collect() searches the compilers' objects again, 0.3 s after each pass
+    try:
+        for i in range(plan.repeats):
+            tick(f'round {i + 1}/{plan.repeats}')
+            ready = [subject for subject in subjects if subject.run]
+            for subject in order.sample(ready, len(ready)):
+                subject.time(plan.device)
+    finally:
+        gc.unfreeze()
+    for subject in subjects:
+        subject.result.other_load = load.cores()
 
 
 @contextlib.contextmanager
 def compiler_settings(count: int) -> Iterator[None]:
-    """Lets torch keep ``count`` compiled forms of the same code; its settings and caches are as before at the end."""
+    """Lets torch keep ``count`` compiled forms of the same code; restores its settings and empties its caches."""
     torch.compiler.reset()
     try:
         with torch._dynamo.config.patch(cache_size_limit=8 + count):
@@ -140,59 +149,67 @@ def compiler_settings(count: int) -> Iterator[None]:
         torch.compiler.reset()
 
 
-def prepare(
-    key: str,
-    cases: Sequence[Case],
-    device: torch.device,
-    warmup: int,
-    backend: str,
-    tick: Callable[[str], None] = lambda text: None,
-    open_file: Callable | None = None,
-) -> Iterator[Subject]:
+def prepare(key: str, cases: Sequence[Case], plan: Plan, tick: Callable[[str], None]) -> Iterator[Subject]:
     """Builds a backbone once, and yields it in every case that it has, checked and warmed up; see :func:`measure`."""
-    case = cases[0]
-    first = Measurement(key, task_backbones(TASKS[PARTS[case.part]])[key].name)
-    built = Subject(case, first)
+    built = Subject(cases[0], Measurement(key, task_backbones(TASKS[PARTS[cases[0].part]])[key].name))
     with built.guard():
-        torch.manual_seed(0)
-        model = build_part(key, case.part)
-        first.params = sum(parameter.numel() for parameter in model.parameters())
-        if case.part != 'detector':  # the work of which depends on the weights
-            arguments = dict(mode='tensor') if case.part == 'segmentor' else {}
-            first.macs = measure_model(copy.deepcopy(model).to('meta'), case.input_size, **arguments).macs
-        model = model.to(device)
-        if case.part == 'training':
-            prepare_for_training(model)
-        expected = outputs(copy.deepcopy(model), Case(case.part, case.size, case.batch), device)
-    with tempfile.TemporaryDirectory() as folder:  # of exported files, which need not stay once they are open
+        model = build(built, plan.device)
+        expected = eager_outputs(model, cases[0], plan.device)
+    with tempfile.TemporaryDirectory() as folder:  # for exported files, which need not stay once they are open
         for case in cases:
-            subject = Subject(case, copy.copy(first))
-            if first.error:
+            subject = Subject(case, copy.copy(built.result))
+            if built.result.error:
                 yield subject
             elif has_mode(model, case):
                 tick(f'{key}, {case.mode}: warm-up')
                 with subject.guard():
-                    form = arrange(copy.deepcopy(model), case, backend)
-                    if case.file and open_file:
-                        run = subject.run = open_file(form, case, make_images(case, device), Path(folder))
-                        found = [torch.from_numpy(output) for output in run().values()]
-                    else:
-                        subject.run = forward_pass(form, case, device)
-                        found = outputs(form, case, device)
-                    subject.check(found, expected, tolerance(case, device))
-                    for _ in range(warmup):
-                        subject.run()
-                    if not case.file:
-                        subject.result.peak_memory_mb = peak_memory(form, subject.run, device)
-                    if case.part == 'training' and not case.compiled:
-                        subject.result.kept_mb = saved_bytes(form, make_images(case, device)) / 2**20
+                    warm_up(subject, model, expected, plan, Path(folder))
                 yield subject
 
 
-def has_mode(model: nn.Module, case: Case) -> bool:
-    """Whether there is such a mode: a reference of EfficientMod alone, the inference form not in training.
+def build(subject: Subject, device: torch.device) -> nn.Module:
+    """The model of a subject on the device; notes its parameters and multiply-accumulates."""
+    case, result = subject.case, subject.result
+    torch.manual_seed(0)
+    model = build_part(result.backbone, case.part)
+    result.params = sum(parameter.numel() for parameter in model.parameters())
+    if case.part != 'detector':  # its work depends on the weights
+        arguments = dict(mode='tensor') if case.part == 'segmentor' else {}
+        result.macs = measure_model(copy.deepcopy(model).to('meta'), case.input_size, **arguments).macs
+    model = model.to(device)
+    return prepare_for_training(model) if case.part == 'training' else model
 
-    Files are made of backbones and classifiers, and in float32, where they are not in INT8.
+
+def warm_up(subject: Subject, model: nn.Module, expected: Sequence[Tensor], plan: Plan, folder: Path) -> None:
+    """Brings a copy of the model into the subject's mode, checks its outputs, and notes its memory."""
+    case, device = subject.case, plan.device
+    form = arrange(copy.deepcopy(model), case, plan.backend)
+    if case.file:
+        from .exported import open_file  # here, because it imports the exporters
+
+        run = subject.run = open_file(form, case, make_images(case, device), folder)
+        found = [torch.from_numpy(output) for output in run().values()]
+    else:
+        subject.run = forward_pass(form, case, device)
+        found = outputs(form, case, device)
+    subject.check(found, expected, tolerance(case, device))
+    for _ in range(plan.warmup):
+        subject.run()
+    if not case.file:
+        subject.result.peak_memory_mb = peak_memory(form, subject.run, device)
+    if case.part == 'training' and not case.compiled:
+        subject.result.kept_mb = saved_bytes(form, make_images(case, device)) / 2**20
+
+
+def eager_outputs(model: nn.Module, case: Case, device: torch.device) -> list[Tensor]:
+    """The outputs that every mode is compared with: eager and in float32."""
+    return outputs(copy.deepcopy(model), Case(case.part, case.size, case.batch), device)
+
+
+def has_mode(model: nn.Module, case: Case) -> bool:
+    """Whether there is such a mode. Only EfficientMod has a reference, and a training has no deploy form.
+
+    Files are made from backbones and classifiers, in float32 and INT8.
     """
     if case.file and (case.part not in ('backbone', 'classifier') or case.precision != 'fp32'):
         return False
@@ -222,11 +239,10 @@ def arrange(model: nn.Module, case: Case, backend: str = 'inductor') -> nn.Modul
 
 
 def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable[[], Any]:
-    """The function to be timed: one pass over a fixed random batch; in training a step.
+    """The function to be timed: one pass over a fixed random batch, or a step of a training.
 
-    For a detector it is everything up to the second stage's outputs for the proposals of the first (1000 an image,
-    100 of them through the mask head), for a segmentor everything up to the logits; what follows depends on the
-    weights.
+    A detector runs up to the second stage's outputs for the proposals of the first: 1000 for each image, 100 of them
+    through the mask head. A segmentor runs up to the logits. The work after that depends on the weights.
     """
     images, keywords = make_images(case, device), {}
     arguments = [images]
@@ -249,7 +265,7 @@ def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable
 
 
 def outputs(model: nn.Module, case: Case, device: torch.device) -> list[Tensor]:
-    """What must be the same in every mode: a detector's maps before the proposals, logits, levels, gradients."""
+    """The outputs that must be the same in every mode: a detector's maps before the proposals, logits, gradients."""
     if case.part == 'detector':
         with torch.inference_mode(), _autocast(case, device), _constant_weights():
             return list(model.extract_feat(make_images(case, device)))
@@ -274,19 +290,19 @@ def output_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def tolerance(case: Case, device: torch.device) -> float:
-    """How far an output may be off: by rounding, coarser in TensorFloat-32 and in files; in INT8 by anything finite."""
+    """Largest difference of an output: of rounding, more in TensorFloat-32 and in files, any finite one in INT8."""
     if case.int8:
         return sys.float_info.max
     if case.file:
         return FILE_LIMIT
-    training = case.part == 'training'  # gradients add up what the levels are off by
+    training = case.part == 'training'  # gradients add up the differences of the levels
     if case.precision == 'fp32' and device.type == 'cuda' and torch.backends.cudnn.allow_tf32:
         return 1e-1 if training else 1e-2
     return TOLERANCE[case.precision][training]
 
 
 def check_compiler(backend: str = 'inductor') -> None:
-    """Raises RuntimeError, with one line that says why, where this torch cannot compile on this machine."""
+    """Raises RuntimeError with the reason in one line if this torch cannot compile on this machine."""
     try:
         module = nn.Linear(8, 8)
         module.compile(dynamic=False, backend=backend)
@@ -303,7 +319,7 @@ def describe(error: Exception) -> str:
     if out_of_memory:
         return f'out of memory: {text}'
     if 'not compiled with' in text.lower() or 'not implemented on the GPU' in text:
-        return f'{text} (MMCV was compiled without GPU operators: build it with nvcc, or leave detectors out)'
+        return f'{text} (MMCV has no GPU operators here: build it with nvcc, or leave detectors out)'
     return describe_error(error)
 
 
@@ -313,7 +329,7 @@ def _autocast(case: Case, device: torch.device) -> torch.autocast:
 
 
 def _constant_weights() -> contextlib.AbstractContextManager:
-    """Lets torch.compile lay out the weights once; it looks while it compiles, which ``options=`` is too late for."""
+    """Lets torch.compile lay out the weights once. It reads this while it compiles, when ``options=`` is too late."""
     from torch._inductor import config
 
     return config.patch(freezing=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import hashlib
 import itertools
 import json
 import os
 import platform
-import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,19 +23,21 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..export.environment import vector_extensions
+from ..export.environment import read_cpu, vector_extensions
+from ..version import __version__
 
 CPU = torch.device('cpu')
 
 
 def describe_machine(device: torch.device) -> dict:
-    """What the figures were measured on: hardware, versions, settings, and the load before."""
-    cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    cpu = re.search(r'^model name\s*:\s*(.*\S)', cpuinfo, re.MULTILINE)
-    environment = collect_env()
+    """Hardware, versions and settings that the times depend on."""
+    cpu, environment = read_cpu(), collect_env()
     facts = dict(
         device=device.type,
-        cpu=cpu[1] if cpu else platform.processor() or platform.machine(),
+        cpu=cpu.name,
+        cpu_family=cpu.family,
+        cpu_model=cpu.model,
+        cpu_stepping=cpu.stepping,
         vector_extensions=vector_extensions(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
@@ -41,7 +45,9 @@ def describe_machine(device: torch.device) -> dict:
         python=platform.python_version(),
         mmengine=environment['MMEngine'],
         system=platform.platform(),
-        load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
+        allocator=describe_allocator(),
+        host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],  # the same machine, without its name
+        cpu_flags=' '.join(cpu.flags),
     )
     if device.type == 'cuda':
         facts.update(
@@ -54,8 +60,61 @@ def describe_machine(device: torch.device) -> dict:
     return facts
 
 
+def describe_allocator() -> str:
+    """The C library, whose ``malloc`` serves torch on a CPU, and the environment variables that change it."""
+    names = ('LD_PRELOAD', 'GLIBC_TUNABLES', *sorted(name for name in os.environ if name.startswith('MALLOC_')))
+    changed = [f'{name}={os.environ[name]}' for name in names if os.environ.get(name)]
+    return ' '.join([*filter(None, platform.libc_ver()), *changed]) or 'unknown'
+
+
+def describe_run() -> dict:
+    """When the measurement begins, and with which version and commit of this package."""
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+    return dict(date=date, version=__version__, commit=read_commit())
+
+
+def read_commit() -> str | None:
+    """The commit of the repository that the package runs from, with ``-dirty`` after changes; None if it has none."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / '.git').exists():
+        return None
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # without git, or in somebody else's repository
+        return None
+
+
+class OtherLoad:
+    """Cores that other processes keep busy, since this object was made.
+
+    It is Linux's count of CPU time less that of this process and of its children that ended. Time that a hypervisor
+    gave to other guests counts as well.
+    """
+
+    def __init__(self) -> None:
+        self._begin = self._read()
+
+    def cores(self) -> float | None:
+        """The average; None on systems that do not tell."""
+        if not (self._begin and (end := self._read())):
+            return None
+        seconds, busy, own = (b - a for a, b in zip(self._begin, end))
+        return round(max(0.0, busy - own) / max(seconds, 1e-3), 2)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds: of the clock, of all processes, of this one."""
+        path = Path('/proc/stat')
+        if not path.exists():
+            return None
+        user, nice, system, _, _, irq, softirq, steal, *_ = map(int, path.read_text().split()[1:11])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
+        return time.perf_counter(), busy, sum(os.times()[:4])
+
+
 def time_once(run: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call: by events on a GPU, by the wall clock on a CPU."""
+    """Milliseconds of one call: with events on a GPU, with the wall clock on a CPU."""
     if device.type == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         stream = torch.cuda.current_stream(device)  # that of the current device may be another one
@@ -71,7 +130,7 @@ def time_once(run: Callable[[], object], device: torch.device) -> float:
 
 
 def product_peaks(repeats: int = 10) -> dict[str, float]:
-    """The CPU's own matrix products, float32, in GFLOP/s, by the two libraries behind torch.
+    """The CPU's matrix products, float32, in GFLOP/s, with the two libraries behind torch.
 
     Returns:
         dict[str, float]: ``'matmul'``, as ``torch.mm`` computes it, and ``'convolution'``, as a 1x1 convolution.
@@ -91,7 +150,7 @@ def product_peaks(repeats: int = 10) -> dict[str, float]:
 
 @contextlib.contextmanager
 def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
-    """Lets the process take so many GiB more, by default all that are free: what needs more fails by itself.
+    """Lets the process take so many GiB more, by default all that are free: what needs more fails.
 
     Without it Linux would end the whole process. Other systems are left as they are.
     """
@@ -108,7 +167,7 @@ def memory_limit(gigabytes: float | None = None) -> Iterator[None]:
     bound = Path('/sys/fs/cgroup/memory.max')
     if bound.exists() and (text := bound.read_text().strip()) != 'max':
         free = min(free, int(text) - int(bound.with_name('memory.current').read_text()))
-    more = int(free * 0.95) if gigabytes is None else int(gigabytes * 2**30)
+    more = int(free * 0.95) if gigabytes is None else min(int(gigabytes * 2**30), 2**62)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     limit = used + more if before[1] == resource.RLIM_INFINITY else min(used + more, before[1])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))

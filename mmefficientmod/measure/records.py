@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..utils import replace_file
+from ..utils import UserError, describe_error, read_json, replace_file
 from ..zoo.published import published
 
 # Part -> the task whose config it is built from.
@@ -20,8 +20,8 @@ PARTS = {
     'training': 'detection',
 }
 IN_TORCH = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
-# Modes that run an exported file, and the file's format in mmefficientmod/export. It holds the inference form, and in a
-# mode of its own the reference.
+# Mode that runs an exported file -> its format in mmefficientmod/export. The file holds the deploy form, or, where the
+# mode begins with "reference-", the reference.
 FILES = {
     'onnx': 'onnx',
     'openvino': 'openvino',
@@ -34,19 +34,19 @@ MODES = IN_TORCH + EXPORTED
 MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
-# Those of the paper's Tables 11 and 1; in the latter each backbone has one of the two.
+# The sizes of the paper's Tables 11 and 1. In Table 1 each backbone has one of the two.
 DEFAULT_SIZES = {'detector': [(512, 512), (800, 1333)], 'classifier': [(224, 224), (256, 256)]}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured of a backbone, and how."""
+    """The part of a backbone that is measured, with size, batch, precision and mode."""
 
-    part: str  # one of PARTS; 'training' is a step of the backbone, forward and backward
+    part: str  # one of PARTS; 'training' is a forward and a backward pass of the backbone
     size: tuple[int, int]  # height and width of the image in pixels, before it is padded to multiples of 32
     batch: int = 1  # images at once
-    precision: str = 'fp32'  # 'fp32', or 'bf16' or 'fp16' by autocast
-    mode: str = 'eager'  # one of MODES; 'reference': the operations of EfficientMod's authors; 'deploy': inference form
+    precision: str = 'fp32'  # 'fp32', or 'bf16' or 'fp16' with autocast
+    mode: str = 'eager'  # one of MODES; 'reference': the operations of EfficientMod's authors; 'deploy': deploy form
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the sequence of operations of EfficientMod's authors, however it is run."""
+        """Whether it is the sequence of operations of EfficientMod's authors, in whichever way it runs."""
         return self.mode.startswith('reference')
 
     @property
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def like(self) -> Case:
-        """The reference that it is compared with: run the same way, eagerly, compiled or from the same kind of file."""
+        """The reference that it is compared with, run in the same way: eager, compiled, or from such a file."""
         how = self.file or ('compiled' if self.compiled else None)
         return replace(self, mode=f'reference-{how}' if how else 'reference')
 
@@ -93,21 +93,22 @@ class Case:
 
 @dataclass
 class Measurement:
-    """One backbone in one case; the figures are None where ``error`` says why there are none."""
+    """One backbone in one case. Where ``error`` gives the reason of a failure, the values are None."""
 
     backbone: str  # key of the backbone, e.g. 'efficientmod-s'
     name: str  # its name
-    params: int | None = None  # parameters of the part
+    params: int | None = None  # number of parameters of the part
     macs: int | None = None  # multiply-accumulates of a forward pass over one image, not counted for detectors
     median_ms: float | None = None  # median time of a pass over the batch in ms
     q25_ms: float | None = None  # a quarter of the passes took at most this
     q75_ms: float | None = None  # three quarters of the passes took at most this
     images_per_second: float | None = None  # batch over median time
-    peak_memory_mb: float | None = None  # weights and what a pass allocates at its peak in MiB; not of exported files
-    kept_mb: float | None = None  # what a forward pass keeps for the backward pass in MiB, eager training only
+    peak_memory_mb: float | None = None  # weights plus the peak of a pass's allocations in MiB; not of exported files
+    kept_mb: float | None = None  # memory kept from the forward for the backward pass in MiB, eager training only
     difference: float | None = None  # from the eager float32 outputs, as a share of the largest value
     speed_up_over_reference: float | None = None  # median time of the reference, run the same way, over this one
     speed_up_over_baseline: float | None = None  # median time of the baseline in the same case over this one
+    other_load: float | None = None  # cores that other processes kept busy during the rounds, on Linux
     error: str | None = None  # why it was not measured
 
 
@@ -115,7 +116,7 @@ Results = typing.Mapping[Case, typing.Sequence[Measurement]]  # those of collect
 
 
 def add_speed_ups(results: Results, baseline: str = '') -> None:
-    """Sets the speed-ups, which are above 1 where something is faster.
+    """Sets the speed-ups; above 1 is faster.
 
     Args:
         results (Mapping[Case, Sequence[Measurement]]): Cases that were measured in one run.
@@ -137,7 +138,7 @@ def make_cases(
     precisions: Sequence[str],
     modes: Sequence[str],
 ) -> list[list[Case]]:
-    """Every combination; the cases of one list differ in the mode alone. Without sizes, those of DEFAULT_SIZES."""
+    """All combinations; the cases of one list differ only in the mode. Without sizes, DEFAULT_SIZES are taken."""
     return [
         [Case(part, size, batch, precision, mode) for mode in modes]
         for part in parts
@@ -148,7 +149,7 @@ def make_cases(
 
 
 def keys_at_own_size(case: Case, keys: Iterable[str]) -> list[str]:
-    """Those of some backbones whose default size a case has: a classifier's is the one that Table 1 has it at."""
+    """The backbones whose default size the case has. A classifier's default is its size in the paper's Table 1."""
     sides = {name.lower(): figures['input'] for name, figures in published('imagenet').items()}
     return [key for key in keys if case.part != 'classifier' or case.size == (sides.get(key, 224),) * 2]
 
@@ -161,39 +162,43 @@ def records(results: Results) -> Iterator[dict]:
 
 
 def write_benchmark(path: Path, results: Results, **facts: object) -> None:
-    """Writes the measurements, with what else is known about them, as JSON."""
+    """Writes the measurements as JSON, together with other facts: ``machine``, ``run``, ``settings``."""
     replace_file(path, json.dumps(dict(facts, measurements=list(records(results))), indent=1) + '\n')
 
 
 def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
-    """The measurements of a JSON file of tools/benchmark.py, and what else it holds, ``machine`` for one.
+    """The measurements of a JSON file that tools/benchmark.py wrote, and the other facts in it, such as ``machine``.
 
     Raises:
-        ValueError: If it is none.
+        UserError: If there is no such file, or if it holds something else.
     """
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text())
         if not isinstance(content, dict):
-            raise TypeError(f'it holds {type(content).__name__}, no measurements')
+            raise TypeError(f'it holds {type(content).__name__}, not measurements')
         results: dict[Case, list[Measurement]] = {}
         for record in content.pop('measurements'):
             if not isinstance(record, dict):
-                raise TypeError(f'{record!r} is no measurement')
+                raise TypeError(f'{record!r} is not a measurement')
             record['size'] = tuple(record['size'])
             case = Case(**{name: record.pop(name) for name in Case.__dataclass_fields__})
-            results.setdefault(case, []).append(Measurement(**record))
-            _check_kinds(case, results[case][-1])
+            measurement = Measurement(**record)
+            _check_types(case, measurement)
+            results.setdefault(case, []).append(measurement)
         content['machine']['torch']
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no JSON file of tools/benchmark.py ({type(error).__name__}: {error})') from None
+        raise UserError(f'{path} was not written by tools/benchmark.py ({describe_error(error)})') from None
     return results, content
 
 
-def _check_kinds(case: Case, measurement: Measurement) -> None:
-    """Raises TypeError for a value that is of another kind than its field."""
-    if len(case.size) != 2 or not all(isinstance(number, int) for number in (*case.size, case.batch)):
+def _check_types(case: Case, measurement: Measurement) -> None:
+    """Raises TypeError for a value whose type is not that of its field."""
+    if len(case.size) != 2 or not all(isinstance(number, int) and number > 0 for number in (*case.size, case.batch)):
         raise TypeError(f'the size is {list(case.size)}, the batch {case.batch!r}')
-    for name, value in asdict(measurement).items():
-        kind = str if name in ('backbone', 'name', 'error') else (int, float)
-        if value is not None and not isinstance(value, kind):
+    texts = {name: getattr(case, name) for name in ('part', 'precision', 'mode')}
+    for name, value in {**texts, **asdict(measurement)}.items():
+        is_text = name in texts or name in ('backbone', 'name', 'error')
+        right = isinstance(value, str) if is_text else isinstance(value, (int, float))
+        optional = name not in texts and name not in ('backbone', 'name')
+        if not (right or (optional and value is None)):
             raise TypeError(f'{name} is {value!r}')

@@ -17,6 +17,7 @@ from torch import nn
 from helpers import REPO, load_tool
 from mmefficientmod.compare.plots import plot_cost
 from mmefficientmod.measure import latency, machine, records
+from mmefficientmod.measure.latency import Plan
 from mmefficientmod.measure.models import build_part
 from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
@@ -42,9 +43,7 @@ DETECTOR = Case('detector', (64, 70), mode='compiled')
     ids=str,
 )
 def test_measures_every_backbone(case, device):
-    results = latency.measure([case], BACKBONES, device, repeats=3, warmup=1, baseline=BACKBONES[1], backend='eager')[
-        case
-    ]
+    results = latency.measure([case], BACKBONES, Plan(device, 3, 1, BACKBONES[1], 'eager'))[case]
     assert [result.backbone for result in results] == list(BACKBONES)
     if device.type == 'cuda' and 'compiled without GPU operators' in str(results[0].error):
         pytest.skip(results[0].error)
@@ -62,7 +61,7 @@ def test_modes_are_compared_with_their_like(device):
     """Without a compiler behind it: what is compiled is compared with the compiled reference alone."""
     cases = [Case('backbone', (64, 64), mode=mode) for mode in IN_TORCH]
     before = torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing
-    results = latency.measure(cases, BACKBONES, device, repeats=2, warmup=1, backend='eager')
+    results = latency.measure(cases, BACKBONES, Plan(device, 2, 1, backend='eager'))
     assert (torch._dynamo.config.cache_size_limit, torch._inductor.config.freezing) == before
     times = {case.mode: found[0].median_ms for case, found in results.items()}
     for case, found in results.items():
@@ -81,7 +80,7 @@ def test_an_interrupted_measurement_leaves_the_garbage_collector_as_before():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        latency.measure([Case('backbone', (64, 64))], BACKBONES[:1], CPU, repeats=2, warmup=1, tick=interrupt)
+        latency.measure([Case('backbone', (64, 64))], BACKBONES[:1], Plan(CPU, 2, 1), tick=interrupt)
     assert not gc.get_freeze_count()
 
 
@@ -90,7 +89,7 @@ def test_the_check_of_outputs_sees_a_wrong_branch(monkeypatch):
     right = Reference.context
     monkeypatch.setattr(Reference, 'context', lambda self, branch, x: right(self, branch, x) * 1.01)
     case = Case('backbone', (64, 64), mode='reference')
-    (result,) = latency.measure([case], BACKBONES[:1], CPU, repeats=1, warmup=1)[case]
+    (result,) = latency.measure([case], BACKBONES[:1], Plan(CPU, 1, 1))[case]
     assert result.median_ms is None and result.error.startswith('ArithmeticError: the output is off by')
 
 
@@ -104,7 +103,7 @@ def test_compiler_that_does_not_work_is_said_before_anything_is_measured():
 def test_compiled_modes_with_the_compiler(device):
     latency.check_compiler()
     cases = [Case('backbone', (64, 64), mode=mode) for mode in ('reference-compiled', 'compiled', 'deploy-compiled')]
-    for case, (result,) in latency.measure(cases, BACKBONES[:1], device, repeats=1, warmup=1).items():
+    for case, (result,) in latency.measure(cases, BACKBONES[:1], Plan(device, 1, 1)).items():
         assert result.error is None, (case, result.error)
 
 
@@ -134,7 +133,7 @@ def test_a_detector_in_half_precision():
 def test_the_classifier_is_what_it_says():
     assert run_part('classifier').shape == (1, 1000)
     case = Case('classifier', (64, 64), mode='reference')
-    (result,) = latency.measure([case], BACKBONES, CPU, repeats=1, warmup=1)[case]  # MobileNetV2 has no reference
+    (result,) = latency.measure([case], BACKBONES, Plan(CPU, 1, 1))[case]  # MobileNetV2 has no reference
     assert result.error is None and result.params == 4736264
 
 
@@ -168,7 +167,7 @@ def test_peak_memory_on_the_cpu_is_exact():
 
 def test_a_backbone_that_fails_is_named_with_its_reason():
     case = Case('backbone', (64, 64), mode='compiled')
-    for result in latency.measure([case], BACKBONES, CPU, repeats=1, warmup=1, backend='no-such-backend')[case]:
+    for result in latency.measure([case], BACKBONES, Plan(CPU, 1, 1, backend='no-such-backend'))[case]:
         assert 'no-such-backend' in result.error and result.median_ms is None
         assert result.speed_up_over_baseline is None
 

@@ -35,13 +35,10 @@ RUNTIMES = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
     """Measures modes of the smallest backbone or classifier, and sees that no file is left."""
-    from mmefficientmod.measure.exported import open_file
-
     def run(*modes: str, part: str = 'backbone') -> dict[str, Measurement]:
         monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
         cases = [Case(part, (64, 64), mode=mode) for mode in modes]
-        arguments = dict(repeats=2, warmup=1, open_file=open_file)
-        results = latency.measure(cases, ['efficientmod-xxs'], torch.device('cpu'), **arguments)
+        results = latency.measure(cases, ['efficientmod-xxs'], latency.Plan(torch.device('cpu'), 2, 1))
         assert not [path for path in tmp_path.rglob('*') if path.is_file() and 'torchinductor' not in str(path)]
         return {case.mode: result for case, (result,) in results.items()}
 
