@@ -29,8 +29,9 @@ from mmengine.visualization import Visualizer
 from rich.console import Console
 from rich.table import Table
 
+from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.compare.runs import Job, run_jobs
-from mmefficientmod.compare.workdir import Run, find_runs, last_checkpoint
+from mmefficientmod.compare.workdir import Run, find_runs
 from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
@@ -153,7 +154,7 @@ def make_job(task: Task, root: Path, options: dict) -> Job:
 
 def checkpoint(job: Job) -> Path:
     """The checkpoint at the end of a job's training."""
-    return last_checkpoint(job.folder / 'train')
+    return Path(find_newest_whole(job.folder / 'train').path)
 
 
 def test_metrics(job: Job) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Writes the comparison: a Markdown and a CSV table, plots, and one HTML page that opens offline; no torch needed."""
+"""Writes the comparison: a Markdown and a CSV table, plots, and an HTML page that opens offline; needs no torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..measure.tables import markdown_table
+from ..measure.tables import describe_machine, markdown_table
 from ..utils import replace_file
 from ..version import __version__
 from .plots import Point, plot_accuracy, plot_curves, save_figure
 from .table import Comparison
 
-PAPER_TABLES = {'downstream': '7 and 11', 'imagenet': '1 and 10'}  # table of published.yml -> those of the paper
+PAPER_TABLES = {'downstream': '7 and 11', 'imagenet': '1 and 10'}  # table of published.yml -> tables of the paper
 
 
 def write(comparison: Comparison, out: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
-    """File name -> title and figure. Plots that nothing is known for are left out."""
+    """File name -> title and figure, without plots that would be empty."""
     figures = {}
     accuracy = next(iter(comparison.columns))
     for heading, column in comparison.columns.items():
@@ -52,24 +52,24 @@ def make_figures(comparison: Comparison) -> dict[str, tuple[str, Figure]]:
         if result.validations
     }
     if losses:
-        by_epoch = any('epoch' in result.trained for result in results)  # one of '1/1 epoch', too
+        by_epoch = any('epoch' in result.trained for result in results)  # '1/1 epoch' as well
         figure = plot_curves(losses, validations, metric.name, by_epoch)
         figures['training'] = 'Training of all backbones', figure
     return figures
 
 
 def _points(comparison: Comparison, accuracy: str, heading: str) -> Iterator[Point]:
-    """Measured points, and beside them the published ones where accuracy was measured in the published setting."""
+    """Measured points, and published ones for backbones whose accuracy was measured in the published setting."""
     for key, row in comparison.table.iterrows():
         for part in ('measured', 'published'):
             x, y = row.get((heading, part)), row.get((accuracy, part))
-            other = part == 'published' and (key not in comparison.comparable or comparison.columns[heading].beside)
+            other = part == 'published' and (key not in comparison.comparable or comparison.columns[heading].source)
             if pd.notna(x) and pd.notna(y) and not other:
                 yield Point(comparison.name(key), x, y, part == 'published')
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """A figure as the tables show it, ``-`` if there is none."""
+    """A value as the tables show it, ``-`` if there is none."""
     if value is None or pd.isna(value):
         return '-'
     value = round(value, 1) + 0.0  # turns -0.0 into 0.0
@@ -77,7 +77,7 @@ def number(value: float | None, sign: bool = False) -> str:
 
 
 def tone(comparison: Comparison, key: str, heading: str, difference: float | None) -> str:
-    """CSS class of a difference: that of accuracy is coloured where it was measured in the published setting."""
+    """CSS class of a difference. A difference of accuracy has a colour if it was measured in the published setting."""
     kind, shown = comparison.columns[heading].kind, number(difference)
     if key not in comparison.comparable or kind != 'accuracy' or shown in ('-', '0.0'):
         return ''
@@ -85,7 +85,7 @@ def tone(comparison: Comparison, key: str, heading: str, difference: float | Non
 
 
 def csv_table(comparison: Comparison) -> pd.DataFrame:
-    """The table with one figure a column; what is missing is empty, and the remark says why."""
+    """The table with one value in each column. Missing values are empty, and the remark gives the reason."""
     frame = comparison.table.round(4)
     frame.columns = [f'{heading}, {comparison.columns[heading].label(part)}' for heading, part in frame.columns]
     frame.insert(0, 'backbone', [comparison.name(key) for key in frame.index])
@@ -95,7 +95,7 @@ def csv_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def markdown(comparison: Comparison, figures: Mapping) -> str:
-    """The report in Markdown; plots are linked as files beside it."""
+    """The report in Markdown; its plots are files in the same folder."""
     lines = [f'# {comparison.title}', '']
     lines += [line for warning in comparison.warnings for line in (f'> **Note:** {warning}', '')]
     lines += [f'- {name}: {value}' for name, value in comparison.setting]
@@ -123,7 +123,7 @@ def markdown(comparison: Comparison, figures: Mapping) -> str:
 
 
 def _machine(comparison: Comparison) -> str:
-    return ', '.join(f'{name} {value}' for name, value in (comparison.machine or {}).items())
+    return describe_machine(comparison.machine or {})
 
 
 def html(comparison: Comparison, figures: Mapping) -> str:

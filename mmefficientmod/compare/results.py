@@ -1,11 +1,11 @@
-"""Metrics, training curves and settings of the backbones whose work directories are found; no torch is needed."""
+"""Metrics, training curves and settings of the backbones whose work directories are found; needs no torch."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from ..codebases.config import class_names, innermost_dataset
 from ..utils import UserError, describe_error
 from ..zoo.backbones import Backbone, task_backbones
 from ..zoo.tasks import TASKS, Task
-from .workdir import Run, checkpoint_step, find_runs, last_checkpoint, training_length
+from .workdir import Run, checkpoint_step, find_runs, saved_step, training_length
 
-# The fields of a Setting, beside the data, in which a run may differ from the published one.
+# The fields of a Setting, besides the data, in which a run may differ from the published one.
 PUBLISHED_SETTINGS = ('schedule', 'learning_rate_schedule', 'batch', 'size', 'test_size', 'optimizer', 'weights')
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a figure of accuracy depends on apart from the backbone."""
+    """Everything but the backbone that an accuracy depends on."""
 
-    dataset: str  # class of the data set, its root and which part of it
+    dataset: str  # class of the data set, its root and its part
     val_images: int | None  # images that the metrics are computed on; None if no log says it
     schedule: str  # length of the training, e.g. '40000 iterations'
     learning_rate_schedule: str  # its types, with the epochs or iterations at which it falls
@@ -33,46 +33,46 @@ class Setting:
     size: str  # crop or bound of the training images in pixels, e.g. '512 x 512'
     test_size: str  # bound of the test images
     optimizer: str  # its type, learning rate, weight decay and precision
-    weights: str  # what the backbone started from: 'pretrained' or 'random'
+    weights: str  # initial weights of the backbone: 'pretrained' or 'random'
     seed: int | None  # seed, None if it was drawn
 
     def words(self, name: str) -> str:
-        """One of them in words."""
+        """A field in words."""
         value = getattr(self, name)
         return 'unknown' if value is None else str(value)
 
 
 @dataclass
 class Result:
-    """What was found for one backbone."""
+    """The results of one backbone."""
 
     backbone: Backbone  # the backbone
     config: Config = field(init=False)  # the config that its newest metrics were computed with, unset without them
-    split: str = 'test'  # whose data they were computed on: 'val' or 'test'
+    split: str = 'test'  # data of the metrics: 'val' or 'test'
     training: Config | None = None  # the config of the training, that of the metrics if there was none
     folders: set[Path] = field(default_factory=set)  # the work directories that it was read from
-    metrics: dict[str, float] = field(default_factory=dict)  # figures as logged, empty if there are none
-    source: str = ''  # what computed them, e.g. 'test of iter_40000.pth'
+    metrics: dict[str, float] = field(default_factory=dict)  # values as logged, empty if there are none
+    source: str = ''  # origin of the metrics, e.g. 'test of iter_40000.pth'
     trained: str = ''  # how far the training went, e.g. '40000/40000 iterations'; empty if there was none
-    finished: bool = True  # whether that is its end
+    finished: bool = True  # whether the training reached its end
     intermediate: bool = False  # whether the metrics are a test of a checkpoint from before the end
     processes: int = 1  # processes of the training, at its end
-    # processes of the runs that it consists of, each number once, in their order
+    # numbers of processes of the training's runs, each number once, in their order
     process_counts: list[int] = field(default_factory=list)
     val_images: int | None = None  # images that the newest metrics were computed on
     losses: dict[int, float] = field(default_factory=dict)  # training loss by iteration
     # metrics during training, by iteration or epoch
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
-    setting: Setting = field(init=False)  # what the metrics depend on, unset without them
+    setting: Setting = field(init=False)  # what the metrics depend on; unset without metrics
 
     @property
     def remark(self) -> str:
-        """What the metrics come from."""
+        """The origin of the metrics."""
         return '; '.join(filter(None, [self.source, self.trained and f'trained {self.trained}']))
 
     @property
     def unfinished(self) -> str:
-        """What the metrics come from where that is not the end of the training, else empty."""
+        """The origin of the metrics if that is not the end of the training, otherwise empty."""
         if self.intermediate:
             return self.source
         return '' if self.finished else self.trained
@@ -84,7 +84,7 @@ class Result:
             self.metrics, self.config, self.split = tested, run.config, 'test'
             checkpoint = run.config.get('load_from')
             self.source = f'test of {Path(checkpoint).name}' if checkpoint else 'test'
-            step = checkpoint_step(Path(checkpoint)) if checkpoint else 0
+            step = checkpoint_step(checkpoint) if checkpoint else 0
             self.intermediate = 0 < step < training_length(run.config)[0]
             self.val_images = run.images('test', task.val_images)
         if scalars := run.scalars():
@@ -102,7 +102,7 @@ class Result:
         self.training, self.processes = run.config, run.processes
         self.process_counts = list(dict.fromkeys([*self.process_counts, run.processes]))
         total, unit = training_length(run.config)
-        kept = max([checkpoint_step(last_checkpoint(run.work_dir)), *self.validations])
+        kept = max([saved_step(run.work_dir), *self.validations])
         step = max([kept, *self.losses]) if unit == 'iteration' else kept
         self.trained, self.finished = _count(f'{step}/{total}', unit, total), kept >= total
         if self.validations and not self.source.startswith('test'):
@@ -120,9 +120,29 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
         backbones, and one line for everything that could not be used.
 
     Raises:
-        UserError: If there is no result at all, or results that do not belong into one table.
+        UserError: If there is no result at all, or if results do not belong into one table.
     """
     runs, problems = _read_runs(paths)
+    task = _choose_task(runs, problems)
+    backbones = task_backbones(task)
+    results = _read_results(runs, task, backbones, problems)
+    for result in results.values():
+        _check_folders(result)
+        _read_setting(result, problems)
+    _check_dataset(results.values())
+    if not any(result.metrics for result in results.values()):
+        reason = f'no backbone has metrics yet: {", ".join(results)} began, but nothing was validated or tested'
+        raise UserError('; '.join([reason, *problems]))
+    order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
+    return task, {key: results[key] for key in order}, problems
+
+
+def _choose_task(runs: Iterable[Run], problems: Sequence[str]) -> Task:
+    """The task of all runs that belong to any.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
     scopes = {run.config.get('default_scope') for run in runs}
     tasks = [task for task in TASKS.values() if task.scope in scopes]
     if len(tasks) > 1:
@@ -130,32 +150,33 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
         raise UserError(f'these are results of {names}: report one task at a time')
     if not tasks:
         raise UserError('; '.join(problems) or f'the work directories belong to none of {", ".join(TASKS)}')
-    task = tasks.pop()
-    backbones = task_backbones(task)
+    return tasks[0]
+
+
+def _read_results(
+    runs: Iterable[Run], task: Task, backbones: Mapping[str, Backbone], problems: list[str]
+) -> dict[str, Result]:
+    """The results of a task's runs by the backbone's key; adds a line for every run that is not understood."""
     results: dict[str, Result] = {}
     for run in sorted(runs, key=lambda run: run.folder.name):  # MMEngine names runs by their time
         if run.config.get('default_scope') == task.scope:
             backbone = _backbone_of(run, task, backbones)
             try:
                 results.setdefault(backbone.key, Result(backbone)).add(run, task)
-            except Exception as error:  # any config may come here, say one without a training
+            except Exception as error:  # any config may come here, e.g. one without a training
                 problems.append(f'{run.folder} is not understood ({describe_error(error)})')
-    for key, result in results.items():
-        _check_folders(result)
-        if result.metrics:
-            training = result.training or result.config
-            try:
-                result.setting = setting_of(result.config, training, result.split, result.processes, result.val_images)
-            except Exception as error:  # or one whose data set has no pipeline
-                problems.append(f'{key}: its config is not understood ({describe_error(error)})')
-                result.metrics = {}
-    _check_dataset(results.values())
-    if not any(result.metrics for result in results.values()):
-        names = ', '.join(results)
-        reason = f'no backbone has metrics yet: {names} began, but nothing was validated or tested'
-        raise UserError('; '.join([reason, *problems]))
-    order = [*(key for key in backbones if key in results), *(key for key in results if key not in backbones)]
-    return task, {key: results[key] for key in order}, problems
+    return results
+
+
+def _read_setting(result: Result, problems: list[str]) -> None:
+    """Sets the setting of a result with metrics; removes the metrics, with a line, if the config is not understood."""
+    if result.metrics:
+        training = result.training or result.config
+        try:
+            result.setting = setting_of(result.config, training, result.split, result.processes, result.val_images)
+        except Exception as error:  # e.g. a config whose data set has no pipeline
+            problems.append(f'{result.backbone.key}: its config is not understood ({describe_error(error)})')
+            result.metrics = {}
 
 
 def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -175,9 +196,9 @@ def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Backbone:
-    """The backbone of a run, by what `compare run` wrote into its config.
+    """The backbone of a run, which `compare run` wrote into its config.
 
-    A run of another tool goes by the name of the config that MMEngine put into its folder, else by the folder's.
+    In a run of another tool, the name of the config that MMEngine put into its folder tells, or the folder's name.
     """
     key = run.identity.get('backbone')
     if key:
@@ -197,7 +218,7 @@ def _backbone_of(run: Run, task: Task, backbones: Mapping[str, Backbone]) -> Bac
 
 
 def _metrics(entry: Mapping, task: Task) -> dict[str, float]:
-    """The task's figures in what MMEngine logged, none if the first is not among them."""
+    """The task's metrics in an entry of MMEngine's log, none if the first is not among them."""
     found = {metric.key: entry[metric.key] for metric in task.metrics if math.isfinite(entry.get(metric.key, math.nan))}
     return found if task.metrics[0].key in found else {}
 
@@ -207,7 +228,7 @@ def _count(number: int | str, unit: str, of: int) -> str:
 
 
 def _check_folders(result: Result) -> None:
-    """Two trainings of one backbone, say with two seeds, are two results: the table shows one."""
+    """Refuses two trainings of one backbone, e.g. with two seeds: the table shows one."""
     for kind, pattern in (('train', '*/vis_data/scalars.json'), ('test', '[0-9]*/[0-9]*.json')):
         folders = sorted(str(folder) for folder in result.folders if any(folder.glob(pattern)))
         if len(folders) > 1:
@@ -216,7 +237,7 @@ def _check_folders(result: Result) -> None:
 
 
 def dataset_of(config: Config, split: str = 'test') -> tuple[str, ...]:
-    """What makes a data set another one: its class, its root, its annotations, its classes."""
+    """The class, root, annotations and classes of a data set: with another one of these it is another data set."""
     dataset = innermost_dataset(config, split)[1]
     classes = class_names(dataset)
     prefix = dataset.get('data_prefix') or {}
@@ -241,7 +262,7 @@ def _check_dataset(results: Iterable[Result]) -> None:
 
 
 def setting_of(config: Config, training: Config, split: str, processes: int, val_images: int | None) -> Setting:
-    """The setting that the configs of the metrics and of the training, and what their logs tell, describe."""
+    """The setting in the configs of the metrics and of the training, and in their logs."""
     length, unit = training_length(training)
     init_cfg = training.model.backbone.get('init_cfg')
     pretrained = isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
@@ -295,7 +316,7 @@ def on_published_data(result: Result, task: Task) -> bool:
 
 
 def deviations(result: Result, task: Task) -> list[str]:
-    """What keeps a result from being a repetition of the published one, each in a few words."""
+    """The differences between a result's setting and the published one, each in a few words."""
     actual, expected = result.setting, _published_setting(result.backbone, task)
     found = []
     if not on_published_data(result, task):
@@ -310,14 +331,14 @@ def deviations(result: Result, task: Task) -> list[str]:
             label = 'training size' if name == 'size' else name.replace('_', ' ')
             found.append(f'{label} {getattr(actual, name)} instead of {getattr(expected, name)}')
     if len(result.process_counts) > 1:
-        found.append(f'trained by {" and ".join(map(str, result.process_counts))} processes in turn')
+        found.append(f'trained with {" and ".join(map(str, result.process_counts))} processes in turn')
     if result.backbone.recipe and not result.trained:
-        found.append(f'not trained here, and the weights published for it are by {result.backbone.recipe}')
+        found.append(f'not trained here, and its published weights come from {result.backbone.recipe}')
     return found
 
 
 def _published_setting(backbone: Backbone, task: Task) -> Setting | None:
-    """The setting of the backbone's own config; None for one that is none of the comparison's."""
+    """The setting of the backbone's config; None if the backbone is not part of the comparison."""
     if backbone.key not in task_backbones(task):
         return None
     config = backbone.load_config(import_custom_modules=False)

@@ -1,4 +1,4 @@
-"""Runs trainings and tests one after another, keeps their logs, and continues where it was stopped."""
+"""Runs trainings and tests one after another, keeps their logs, and continues after a stop."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..checkpoints.newest import find_newest_whole
 from ..utils import UserError, describe_error, replace_file
 from .state import State
-from .workdir import last_checkpoint, last_line, training_progress
+from .workdir import last_line, saved_step, training_progress
 
 TOOLS = (Path(__file__).parents[1] / '.mim' / 'tools').resolve()
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """How ``tools/train.py`` and ``tools/test.py`` are started."""
+    """The way in which ``tools/train.py`` and ``tools/test.py`` are started."""
 
     kind: str = 'none'  # 'none', 'pytorch' or 'slurm'
-    gpus: int = 1  # number of processes, one a GPU; with 'none' there is one process
+    gpus: int = 1  # number of processes, one for each GPU; 'none' starts one process
     arguments: str = ''  # passed on to torch.distributed.run or srun
 
     def command(self, script: str, operands: Sequence[str]) -> list[str]:
@@ -66,24 +67,24 @@ class Launcher:
 
 @dataclass(frozen=True)
 class Job:
-    """A training and its test, or a test alone, in a folder of its own.
+    """A training and its test, or only a test, in its own folder.
 
-    The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, what they printed
-    (``train.log``, ``test.log``) and ``state.json``: every command that was started, and which steps are done.
+    The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, their output
+    (``train.log``, ``test.log``) and ``state.json``: every command that was started, and the steps that are done.
     """
 
-    name: str  # what it is called on the screen
-    folder: Path  # where it works
-    config: Config  # what it runs
+    name: str  # its name on the screen
+    folder: Path  # its folder
+    config: Config  # its config
     config_name: str  # file name of the config in the folder
-    checkpoint: str | None = None  # A whole model to test in place of a training
-    launcher: Launcher = field(default_factory=Launcher)  # how the steps are started
-    # environment variables of the steps, beside those of this process
+    checkpoint: str | None = None  # a complete model to test in place of a training
+    launcher: Launcher = field(default_factory=Launcher)  # the way in which the steps are started
+    # environment variables of the steps, added to those of this process
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What there is to run, in this order."""
+        """The steps in their order."""
         return ('test',) if self.checkpoint else ('train', 'test')
 
     @property
@@ -97,14 +98,18 @@ class Job:
         return self.folder / self.config_name
 
     def command(self, step: str) -> list[str]:
-        """The command line of a step as it would be started now."""
-        trained = last_checkpoint(self.folder / 'train')
+        """The command line of a step as it would be started now.
+
+        Raises:
+            UserError: If the training has checkpoints and none of them is complete.
+        """
+        trained = find_newest_whole(self.folder / 'train').path
         operands = [str(self.config_file)]
         if step == 'test':
             operands.append(str(self.checkpoint or trained or self.folder / 'train' / 'LAST_CHECKPOINT'))
         operands += ['--work-dir', str(self.folder / step)]
         if step == 'train' and trained:
-            operands.append('--resume')
+            operands.append('--resume')  # finds the same file
         return self.launcher.command(step, operands)
 
     @contextlib.contextmanager
@@ -133,36 +138,42 @@ class Job:
         if self.state.commands and self.config_file.exists():
             try:
                 same = Config.fromfile(self.config_file).to_dict() == self.config.to_dict()
-            except Exception as error:  # a config is code: edited by hand, it can raise whatever it likes
+            except Exception as error:  # a config is code: it can raise anything
                 raise UserError(
-                    f'{self.config_file} cannot be read ({describe_error(error)}): put it right, or delete '
-                    f'{self.folder} to run {self.name} anew'
+                    f'{self.config_file} cannot be read ({describe_error(error)}): correct it, or delete '
+                    f'{self.folder} to run {self.name} again'
                 ) from error
             if not same:
                 raise UserError(
                     f'{self.folder} holds a run of {self.name} with other settings: name another '
-                    '--work-dir, or delete that folder to run it anew'
+                    '--work-dir, or delete that folder to run it again'
                 )
         replace_file(self.config_file, self.config.pretty_text)
 
     def _check_processes(self) -> None:
-        """Refuses to continue a training with another number of processes: a step would have other images."""
+        """Refuses to continue a training with another number of processes: its steps would have other images."""
         state = self.state
         before = [entry.get('processes') for entry in state.commands if entry.get('step') == 'train']
-        continued = 'train' not in state.done and last_checkpoint(self.folder / 'train')
+        continued = 'train' not in state.done and saved_step(self.folder / 'train')
         if continued and before and before[-1] not in (None, self.launcher.gpus):
             raise UserError(
                 f'{self.folder} holds a training with {before[-1]} processes, not {self.launcher.gpus}: continue it '
-                f'with --gpus {before[-1]}, or delete that folder to run it anew'
+                f'with --gpus {before[-1]}, or delete that folder to run it again'
             )
 
-    def run_step(self, step: str, lock: int, tick: Callable[[], None]) -> None:
-        """Runs one step to its end; calls ``tick`` about every second.
+    def run_step(self, step: str, argv: Sequence[str], lock: int, tick: Callable[[], None]) -> None:
+        """Runs one step to its end, and notes it in ``state.json``.
+
+        Args:
+            step (str): ``'train'`` or ``'test'``.
+            argv (Sequence[str]): Its command line.
+            lock (int): Descriptor of the lock, for the command to inherit.
+            tick (Callable): Called about every second.
 
         Raises:
             UserError: If the command fails, with the reason that it printed.
         """
-        argv, log, state = self.command(step), self.folder / f'{step}.log', self.state
+        log, state = self.folder / f'{step}.log', self.state
         entry: dict[str, Any] = dict(
             step=step,
             command=shlex.join(argv),
@@ -176,8 +187,21 @@ class Job:
         state.error = None
         state.commands.append(entry)
         state.write(self.folder)
+        begin = log.stat().st_size if log.exists() else 0
+        code = self._execute(argv, log, lock, tick)
+        entry.update(ended=_now(), exit_code=code)
+        if code:
+            end = f'exit code {code}' if code > 0 else signal.Signals(-code).name
+            state.error = f'{step} ended with {end}: {last_line(log, begin)} (log: {log})'
+        else:
+            state.done.append(step)
+        state.write(self.folder)
+        if state.error:
+            raise UserError(state.error)
+
+    def _execute(self, argv: Sequence[str], log: Path, lock: int, tick: Callable[[], None]) -> int:
+        """Runs a command with its output at the end of a log; returns its exit code, negative after a signal."""
         with open(log, 'ab') as out:
-            begin = out.tell()
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -190,17 +214,9 @@ class Job:
             try:
                 while (code := _wait(process, 1)) is None:
                     tick()
-            finally:  # Ctrl-C and SIGTERM too: nothing of ours goes on in the background
+            finally:  # also after Ctrl-C and SIGTERM: nothing goes on in the background
                 _end(process)
-        entry.update(ended=_now(), exit_code=code)
-        if code:
-            end = f'exit code {code}' if code > 0 else signal.Signals(-code).name
-            state.error = f'{step} ended with {end}: {last_line(log, begin)} (log: {log})'
-        else:
-            state.done.append(step)
-        state.write(self.folder)
-        if code:
-            raise UserError(state.error)
+        return code
 
 
 def run_jobs(jobs: Sequence[Job], console: Console) -> dict[str, str | None]:
@@ -223,17 +239,17 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> dict[str, str | None]:
         overall = progress.add_task('all', total=len(jobs), note=f'0/{len(jobs)}')
 
         def attempt(job: Job, wait: bool) -> bool:
-            """Runs a job; False if another process is at work on it."""
+            """Runs a job; False if another process works on it."""
             try:
                 with job.lock(wait) as lock:
                     if lock is None:
-                        console.print(f'{job.name}: another process is at work on it, so it comes last')
+                        console.print(f'{job.name}: another process works on it, so it comes last')
                         return False
                     job.prepare()
                     for step in job.steps:
                         _run_step(job, step, lock, progress)
                 outcomes[job.name] = None
-            except Exception as error:  # whatever it is, it is about this job, and the others go on
+            except Exception as error:  # any error concerns only this job, and the others go on
                 outcomes[job.name] = str(error) if isinstance(error, UserError) else describe_error(error)
                 console.print(f'{job.name}: {outcomes[job.name]}', style='red', markup=False, soft_wrap=True)
             progress.update(overall, completed=len(outcomes), note=f'{len(outcomes)}/{len(jobs)}')
@@ -251,7 +267,8 @@ def _run_step(job: Job, step: str, lock: int, progress: Progress) -> None:
         progress.console.print(f'{job.name}: {step} is done already')
         return
     verb = dict(train='training', test='testing')[step]
-    resumed = ' (continued from the last checkpoint)' if '--resume' in job.command(step) else ''
+    argv = job.command(step)
+    resumed = ' (continued from the last checkpoint)' if '--resume' in argv else ''
     log = job.folder / f'{step}.log'
     progress.console.print(f'{job.name}: {verb}{resumed}, log in {log}', markup=False, soft_wrap=True)
     bar = progress.add_task(f'{job.name}: {verb}', total=1 if step == 'train' else None, note='')
@@ -263,13 +280,13 @@ def _run_step(job: Job, step: str, lock: int, progress: Progress) -> None:
                 progress.update(bar, completed=share, note=note)
 
     try:
-        job.run_step(step, lock, tick)
+        job.run_step(step, argv, lock, tick)
     finally:
         progress.remove_task(bar)
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends a process that leads a session, and what it started: data loading processes outlive it for seconds."""
+    """Ends a process that leads a session, and its children: data loading processes outlive it for seconds."""
     with contextlib.suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""What MMEngine leaves in a work directory: configs, logs, scalars, checkpoints. Reading it needs no torch.
+"""The configs, logs, scalars and checkpoints that MMEngine leaves in a work directory; reading them needs no torch.
 
-A work directory holds one folder for each start of a training or a test, named by the time: here a run.
+A work directory holds one folder for each start of a training or a test, named by the time. Here it is called a run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-IDENTITY = 'mmefficientmod'  # the key of a config under which `compare run` writes the task, the backbone, the settings
+IDENTITY = 'mmefficientmod'  # the key in a config under which `compare run` writes the task, the backbone, the settings
 
 
 class Run:
@@ -22,8 +22,8 @@ class Run:
         folder (Path): The folder that MMEngine named by the time.
 
     Attributes:
-        config (Config): The config that it ran with.
-        log (str): What it logged, empty if there is no log.
+        config (Config): The config of the run.
+        log (str): The log, empty if there is none.
         processes (int): Number of its processes.
         identity (Mapping): ``task``, ``backbone`` and ``settings`` of `compare run`, empty if another tool ran it.
 
@@ -46,19 +46,19 @@ class Run:
         return self.folder.parent
 
     def test_metrics(self) -> dict:
-        """What a test wrote, empty if this was none."""
+        """The metrics of a test, empty if the run was not a test."""
         path = self.folder / f'{self.folder.name}.json'
         return _parse(path.read_text(errors='replace')) if path.exists() else {}
 
     def scalars(self) -> list[dict]:
-        """Every line of ``scalars.json``: the losses and metrics of a training; empty if this was none."""
+        """Every line of ``scalars.json``: the losses and metrics of a training; empty if the run was not one."""
         return list(_scalars(self.folder))
 
     def images(self, split: str, expected: int) -> int | None:
         """Images of the last complete validation or test, None if no log tells.
 
-        MMEngine counts batches only. Where ``expected`` images fit into them, they are the answer: the processes fill
-        up the last batch.
+        MMEngine only counts batches, and the processes fill up the last one. If ``expected`` images fit into the
+        batches, that is the answer.
         """
         batches = re.findall(rf'\({split}\) *(?:\[ *\d+\] *)?\[ *(\d+)/\1\]', self.log)
         if not batches:
@@ -79,27 +79,29 @@ def training_length(config: Mapping) -> tuple[int, str]:
     return (loop['max_epochs'], 'epoch') if 'max_epochs' in loop else (loop['max_iters'], 'iteration')
 
 
-def last_checkpoint(work_dir: Path) -> Path | None:
-    """The newest checkpoint: the one that MMEngine notes, with the folder as it is now, else that of the highest step.
+def saved_step(work_dir: Path) -> int:
+    """The epoch or iteration of a training's newest checkpoint, judged by names only; 0 if there is none.
 
-    A kill, a move or an edit may have left the note behind; a training with checkpoints is never started anew.
+    MMEngine's note names the newest one, unless a move or an edit left the note behind: then the highest step counts.
+    The checkpoint to resume from is found by :func:`mmefficientmod.checkpoints.newest.find_newest_whole`, which opens
+    the files.
     """
     note = work_dir / 'last_checkpoint'
-    name = Path(note.read_text(errors='replace').strip()).name if note.exists() else ''
-    if name and (work_dir / name).is_file():
-        return work_dir / name
-    steps = [path for path in work_dir.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)]
-    return max(steps, key=checkpoint_step, default=work_dir / name if name else None)
+    noted = Path(note.read_text(errors='replace').strip()).name if note.is_file() else ''
+    if noted and (work_dir / noted).is_file():
+        return checkpoint_step(noted)
+    steps = [checkpoint_step(path) for path in work_dir.glob('*.pth') if re.match(r'(epoch|iter)_\d', path.name)]
+    return max(steps, default=checkpoint_step(noted))
 
 
-def checkpoint_step(checkpoint: Path | None) -> int:
+def checkpoint_step(checkpoint: str | Path) -> int:
     """The epoch or iteration in a checkpoint's name, 0 if there is none."""
-    step = re.search(r'(?:epoch|iter)_(\d+)\.pth$', checkpoint.name) if checkpoint else None
+    step = re.search(r'(?:epoch|iter)_(\d+)\.pth$', Path(checkpoint).name)
     return int(step[1]) if step else 0
 
 
 def training_progress(work_dir: Path, config: Config) -> tuple[float, str]:
-    """Share of a training that is done, and its newest loss in words."""
+    """Finished share of a training, and its newest loss in words."""
     runs = sorted(file.parents[1] for file in work_dir.glob('*/vis_data/scalars.json'))
     losses = [entry for entry in (_scalars(runs[-1]) if runs else ()) if 'loss' in entry]
     if not losses:
@@ -111,11 +113,11 @@ def training_progress(work_dir: Path, config: Config) -> tuple[float, str]:
 
 
 def last_line(log: Path, begin: int = 0) -> str:
-    """The last line of a log that names an error, else the last with text: launchers write more below the reason.
+    """The last line of a log that names an error, otherwise the last with text: launchers write more below the reason.
 
     Args:
         log (Path): The file.
-        begin (int): Where the newest run begins, in bytes. Defaults to 0.
+        begin (int): Position of the newest run in bytes. Defaults to 0.
     """
     with open(log, 'rb') as file:
         file.seek(max(begin, log.stat().st_size - 20000))
@@ -132,8 +134,8 @@ def _scalars(run: Path) -> Iterator[dict]:
 
 def _parse(text: str) -> dict:
     try:
-        # Every process of a test writes the same file: behind the shorter text is the end of the longer one.
+        # Every process of a test writes the same file: the end of a longer text may follow a shorter one.
         entry, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:  # being written, or cut off by a kill
+    except (ValueError, RecursionError):  # being written, or cut off by a kill
         return {}
     return entry if isinstance(entry, dict) else {}

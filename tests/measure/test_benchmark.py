@@ -21,6 +21,7 @@ from mmefficientmod.measure.latency import Plan
 from mmefficientmod.measure.models import build_part
 from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
 from mmefficientmod.measure.reference import Reference
+from mmefficientmod.utils import UserError
 
 CPU = torch.device('cpu')
 BACKBONES = ('efficientmod-xxs', 'mobilenetv2-1.0')
@@ -279,7 +280,7 @@ def test_a_setting_without_measurements_leaves_the_files_as_they_are(tmp_path, c
 
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match=r'^error: \[Errno 17\] File exists: '):
+    with pytest.raises(SystemExit, match=r'^error: --out .*/file cannot be written: .*/file is not a folder'):
         load_tool('benchmark').main(['--backbones', BACKBONES[0], '--out', str(tmp_path / 'file')])
 
 
@@ -305,14 +306,16 @@ def test_bad_numbers(argv, capsys):
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
-        ('5', 'TypeError: it holds int, no measurements'),
-        ('"x"', 'TypeError: it holds str, no measurements'),
+        ('5', 'TypeError: it holds int, not measurements'),
+        ('"x"', 'TypeError: it holds str, not measurements'),
         ('{"measurements": 5}', "TypeError: 'int' object is not iterable"),
-        ('{"measurements": [1]}', 'TypeError: 1 is no measurement'),
+        ('{"measurements": [1]}', 'TypeError: 1 is not a measurement'),
         (dict(size=[512]), r'TypeError: the size is \[512\]'),
         (dict(size='ab'), 'TypeError: the size is '),
         (dict(median_ms='x'), "TypeError: median_ms is 'x'"),
         (dict(error=1), 'TypeError: error is 1'),
+        (dict(mode=5), 'TypeError: mode is 5'),
+        (dict(name=None), 'TypeError: name is None'),
     ],
 )
 def test_files_of_another_content_are_refused_in_one_line(content, reason, tmp_path):
@@ -320,6 +323,6 @@ def test_files_of_another_content_are_refused_in_one_line(content, reason, tmp_p
         (record,) = records.records({Case('backbone', (64, 64)): [Measurement('resnet-18', 'ResNet-18')]})
         content = json.dumps(dict(machine=dict(torch='2'), measurements=[{**record, **content}]))
     (tmp_path / 'benchmark.json').write_text(content)
-    with pytest.raises(ValueError, match=rf'is no JSON file of tools/benchmark.py \({reason}') as error:
+    with pytest.raises(UserError, match=rf'was not written by tools/benchmark.py \({reason}') as error:
         records.read_benchmark(tmp_path / 'benchmark.json')
     assert '\n' not in str(error.value)
