@@ -59,7 +59,7 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
         ('--iters 0', "argument --iters: '0' is not a whole number from 1 to 1000000"),
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
         ('--dry', 'unrecognized arguments: --dry'),  # a job array would hand it on
-        ('--workers -3', 'error: --workers must be 0 or more'),
+        ('--workers -3', "argument --workers: '-3' is not a whole number from 0 to 1024"),
         ('--cfg-options foo', 'error: --cfg-options takes KEY=VALUE pairs ('),
         ('--cfg-options foo=(1,2', 'error: --cfg-options takes KEY=VALUE pairs (Imbalanced brackets'),
         ("--launcher slurm --launcher-args='gpu", 'cannot be split into words (No closing quotation)'),
