@@ -131,7 +131,7 @@ def test_a_moved_run_that_is_not_finished_goes_on_where_it_is(moved):
 @pytest.mark.parametrize(
     ('file', 'content', 'message'),
     [
-        ('state.json', '{"name": ', 'is not of this tool (JSONDecodeError): delete the folder'),
+        ('state.json', '{"name": ', 'is not a JSON file that can be read (JSONDecodeError'),
         ('state.json', '{"name": "resnet-18", "stages": []}', 'is not of this tool (TypeError): delete the folder'),
         ('state.json', '{"row": "resnet-18", "done": []}', 'is not of this tool (TypeError): delete the folder'),
         ('CONFIG', 'model = dict(', 'cannot be read (SyntaxError'),
@@ -164,16 +164,12 @@ def test_a_full_disk_beside_a_finished_run(moved):
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize('command', ['run', 'report'])
-def test_a_folder_that_cannot_be_written(command, arguments, work_dir, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written(arguments, work_dir, tmp_path):
     (tmp_path / 'file').touch()
     place = str(tmp_path / 'file' / 'below')
-    if command == 'run':
-        assert ended(COMPARE, *arguments, '--work-dir', place) == 1
-        assert 'resnet-18: NotADirectoryError' in capsys.readouterr().err
-    else:
-        line = refused(COMPARE, 'report', work_dir, '--out', place)
-        assert line.startswith('error: [Errno 20] Not a directory')
+    reason = f' {place} cannot be written: {tmp_path}/file is not a folder. Name another folder'
+    assert refused(COMPARE, *arguments, '--work-dir', place) == f'error: --work-dir{reason}'
+    assert refused(COMPARE, 'report', work_dir, '--out', place) == f'error: --out{reason}'
 
 
 def test_a_training_continued_by_another_number_of_processes(tmp_path):
@@ -193,7 +189,7 @@ def test_a_training_continued_by_another_number_of_processes(tmp_path):
     make_run(folder / 'train', '20260101_000000', config, '{"loss": 2, "step": 100}\n', 'GPU number: 8\n')
     config.resume = True
     make_run(folder / 'train', '20260102_000000', config, '{"mIoU": 32, "step": 40000}\n', 'GPU number: 4\n')
-    assert 'trained by 8 and 4 processes in turn' in compare([tmp_path]).warnings[0]
+    assert 'trained with 8 and 4 processes in turn' in compare([tmp_path]).warnings[0]
 
 
 def test_a_system_without_sighup():

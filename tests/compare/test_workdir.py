@@ -12,7 +12,7 @@ from rich.console import Console
 from helpers import ITERS
 from mmefficientmod.compare.results import collect
 from mmefficientmod.compare.runs import Job, run_jobs
-from mmefficientmod.compare.workdir import Run, last_checkpoint, last_line, training_progress
+from mmefficientmod.compare.workdir import Run, last_line, saved_step, training_progress
 
 
 def test_scalars_that_cannot_be_read_do_not_end_a_training(tmp_path):
@@ -62,14 +62,15 @@ def test_reason_of_a_failure(text, line, tmp_path):
     assert last_line(tmp_path / 'log', begin) == 'another run, killed'
 
 
-@pytest.mark.parametrize('note', [None, '', '/elsewhere/iter_9.pth', 'iter_10.pth'])
-def test_the_last_checkpoint_is_found_without_its_note(note, tmp_path):
-    assert last_checkpoint(tmp_path) is None
+@pytest.mark.parametrize(('note', 'step'), [(None, 10), ('', 10), ('/elsewhere/iter_9.pth', 10), ('iter_2.pth', 2)])
+def test_how_far_a_training_was_saved(note, step, tmp_path):
+    """Judged by names only: a report needs no torch. A training that began again left older files of higher steps."""
+    assert saved_step(tmp_path) == 0
     for name in ('iter_2.pth', 'iter_10.pth', 'best_mIoU_iter_99.pth', '.iter_12.pth'):
         (tmp_path / name).touch()
     if note is not None:
         (tmp_path / 'last_checkpoint').write_text(note)
-    assert last_checkpoint(tmp_path) == tmp_path / 'iter_10.pth'
+    assert saved_step(tmp_path) == step
 
 
 def test_what_two_processes_wrote_into_one_file_is_read(tmp_path):
