@@ -1,12 +1,16 @@
-"""Draws what EfficientMod's context sees in pictures: maps of every block, and value, context and products."""
+"""Draws the context that EfficientMod sees in images: maps of every block, and value, context and products."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import cv2
 import numpy as np
@@ -23,42 +27,65 @@ from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly
 from mmefficientmod.codebases.config import find_codebase, find_config, load_config
 from mmefficientmod.training.checks.run import check_checkpoint
-from mmefficientmod.utils import UserError, first_line, parse_with_config_options
+from mmefficientmod.utils import (
+    HelpFormatter,
+    UserError,
+    check_output_folder,
+    describe_error,
+    exit_in_one_line,
+    first_line,
+    parse_path,
+    parse_text,
+    parse_with_config_options,
+)
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
 
 SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
+EPILOG = """\
+examples:
+  python tools/visualize_context.py street.jpg fpn_efficientmod-s_8xb4-40k_ade20k-512x512 iter_40000.pth
+  python tools/visualize_context.py images/ CONFIG CHECKPOINT --single --out-dir work_dirs/context"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('pictures', type=Path, help='a picture, or a folder of pictures')
-    parser.add_argument('config', help='of a classifier, detector or segmentor with EfficientMod')
-    parser.add_argument('checkpoint', nargs='?', help="default: the weights that the config's init_cfg names")
-    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/context'), help='default work_dirs/context')
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=HelpFormatter)
+    parser.add_argument('images', type=parse_path, help='an image, or a folder of images')
+    parser.add_argument('config', type=parse_text, help='config of a model with an EfficientMod backbone')
+    parser.add_argument(
+        'checkpoint', nargs='?', type=parse_text, help="weights (default: those that the config's init_cfg names)"
+    )
+    parser.add_argument(
+        '--out-dir',
+        type=parse_path,
+        default=Path('work_dirs/context'),
+        help='output folder (default: work_dirs/context)',
+    )
     parser.add_argument('--ema', action='store_true', help='take the moving average of the weights')
-    parser.add_argument('--single', action='store_true', help='write every map as a file of its own, too')
-    parser.add_argument('--device', default='cpu', help='default cpu')
+    parser.add_argument('--single', action='store_true', help='also write every map as its own file')
+    parser.add_argument('--device', type=parse_text, default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='changes of the config; vis_backends of its visualizer say where pictures go, TensorBoard for example',
+        help='changes of the config; vis_backends of its visualizer choose the output, e.g. TensorBoard',
     )
     return parse_with_config_options(parser, argv)
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """The picture, or those of a folder in order.
+def find_images(path: Path) -> list[Path]:
+    """The image, or the images of a folder in order.
 
     Raises:
         UserError: If there is none.
     """
     found = sorted(file for file in path.glob('*') if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-    if not found or not path.exists():
-        raise UserError(f'{path} ' + ('holds no picture' if path.exists() else 'does not exist'))
+    if not found:
+        raise UserError(f'{path} holds no image')
+    if not found[0].is_file():
+        raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))
     return found
 
 
@@ -74,50 +101,81 @@ def find_device(name: str) -> torch.device:
         raise UserError(f'device {name} cannot be used: {first_line(error)}') from error
 
 
-def load_model(config: Config, checkpoint: str | None, ema: bool, device: torch.device) -> nn.Module:
-    """The config's model in evaluation mode, with the weights of the checkpoint or of its ``init_cfg``."""
-    if not checkpoint:
-        model = build_quietly(config.model, config.get('default_scope'))
+def load_model(args: argparse.Namespace, config: Config, device: torch.device) -> nn.Module:
+    """The config's model in evaluation mode, with the weights of the checkpoint or of its ``init_cfg``.
+
+    Raises:
+        UserError: If it cannot be built, if the weights do not fit, or if it has no EfficientMod.
+    """
+    if not args.checkpoint:
+        model = build(args.config, config)
         model.init_weights()
-        return model.to(device).eval()
-    check_checkpoint(checkpoint, config, training=False)
-    for part in (config.model, config.model.backbone):
-        part.pop('init_cfg', None)
-    model = build_quietly(config.model, config.get('default_scope'))
-    weights, is_average = pick_weights(read_checkpoint(checkpoint), checkpoint, ema)
-    load_state_dict(model, weights, logger='current')
-    print(f'{checkpoint}: {COPY[is_average]}')
+    else:
+        check_checkpoint(args.checkpoint, config, training=False)
+        for part in (config.model, config.model.backbone):
+            part.pop('init_cfg', None)
+        model = build(args.config, config)
+        weights, is_average = pick_weights(read_checkpoint(args.checkpoint), args.checkpoint, args.ema)
+        load_state_dict(model, weights, logger='current')
+        print(f'{args.checkpoint}: {COPY[is_average]}')
+    try:
+        find_backbone(model)
+    except ValueError as error:
+        raise UserError(f'{args.config}: {error}') from None
     return model.to(device).eval()
 
 
-def make_pipeline(config: Config) -> Compose:
-    """The transforms of a test, without those that load the truth."""
-    steps = config.test_dataloader.dataset.pipeline
-    return Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
+def build(path: str, config: Config) -> nn.Module:
+    """The model of the config at a path; any error is about the config."""
+    try:
+        return build_quietly(config.model, config.get('default_scope'))
+    except Exception as error:
+        raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
 
 
-def read_picture(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.ndarray, Tensor]:
-    """The picture as the network sees it, (H, W, 3) in RGB, and normalised and padded, (1, 3, H', W').
+def make_visualizer(path: str, config: Config, out: Path) -> Visualizer:
+    """The visualizer of the config at a path, which writes into a folder."""
+    try:
+        backends = (config.get('visualizer') or {}).get('vis_backends') or [dict(type='LocalVisBackend')]
+        return Visualizer(vis_backends=backends, save_dir=str(out), name='context')
+    except Exception as error:
+        raise UserError(f'{path}: its visualizer cannot be built ({describe_error(error)})') from error
+
+
+def make_pipeline(path: str, config: Config) -> Compose:
+    """The transforms of a test, without those that load annotations."""
+    try:
+        steps = config.test_dataloader.dataset.pipeline
+        return Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
+    except Exception as error:
+        raise UserError(f'{path}: its test pipeline cannot be built ({describe_error(error)})') from error
+
+
+def read_image(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.ndarray, Tensor]:
+    """The image as the network sees it, (H, W, 3) in RGB, and normalised and padded, (1, 3, H', W').
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If it cannot be read or prepared.
     """
     if cv2.imread(str(path)) is None:
-        raise UserError(f'{path} is no picture that OpenCV reads')
-    sample = pipeline(dict(img_path=str(path), img_id=0, reduce_zero_label=False, seg_fields=[]))
-    image = np.ascontiguousarray(sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
-    return image, model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
+        raise UserError(f'{path} is not an image that OpenCV reads')
+    try:
+        sample = pipeline(dict(img_path=str(path), img_id=0, reduce_zero_label=False, seg_fields=[]))
+        image = np.ascontiguousarray(sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
+        return image, model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
+    except Exception as error:  # e.g. a height of one pixel, which the resize makes zero
+        raise UserError(f"{path} does not pass the config's test pipeline ({describe_error(error)})") from error
 
 
-def name_pictures(pictures: Sequence[Path]) -> dict[Path, str]:
-    """How each picture's sheets are called: as its file, with the suffix where two differ in that alone."""
-    stems = Counter(path.stem for path in pictures)
-    return {path: path.stem if stems[path.stem] == 1 else path.name for path in pictures}
+def name_images(images: Sequence[Path]) -> dict[Path, str]:
+    """Image -> name of its sheets: that of the file, with the suffix if two names differ only in it."""
+    stems = Counter(path.stem for path in images)
+    return {path: path.stem if stems[path.stem] == 1 else path.name for path in images}
 
 
 def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer: Visualizer, single: bool) -> None:
-    """Draws the sheets of one picture under a name, and with ``single`` every map of them."""
-    image, inputs = read_picture(path, pipeline, model)
+    """Draws the sheets of one image under a name, and with ``single`` every map of them."""
+    image, inputs = read_image(path, pipeline, model)
     (maps,) = context_maps(find_backbone(model), inputs)
     side = inputs.shape[-2], inputs.shape[-1]
     for kind, rows in (('context', context_rows(image, maps, side)), ('products', product_rows(image, maps, side))):
@@ -128,25 +186,26 @@ def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer:
                 visualizer.add_image(f'{name}_{kind}_{i + 1}_{label.replace(" ", "-")}', tile)
 
 
+def run(args: argparse.Namespace) -> None:
+    images, device = find_images(args.images), find_device(args.device)
+    check_output_folder(args.out_dir, '--out-dir')
+    config = load_config(find_config(args.config), args.cfg_options)
+    codebase = find_codebase(config, args.config)
+    importlib.import_module(f'{codebase}.datasets')
+    with DefaultScope.overwrite_default_scope(codebase):
+        model = load_model(args, config, device)
+        pipeline = make_pipeline(args.config, config)
+        visualizer = make_visualizer(args.config, config, args.out_dir)
+        for path, name in name_images(images).items():
+            draw(path, name, pipeline, model, visualizer, args.single)
+        visualizer.close()
+    print(f'{len(images)} images: written to {args.out_dir}')
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
-        pictures, device = find_pictures(args.pictures), find_device(args.device)
-        config = load_config(find_config(args.config), args.cfg_options)
-        codebase = find_codebase(config, args.config)
-        importlib.import_module(f'{codebase}.datasets')
-        with DefaultScope.overwrite_default_scope(codebase):
-            model = load_model(config, args.checkpoint, args.ema, device)
-            find_backbone(model)
-            backends = (config.get('visualizer') or {}).get('vis_backends') or [dict(type='LocalVisBackend')]
-            visualizer = Visualizer(vis_backends=backends, save_dir=str(args.out_dir), name='context')
-            pipeline = make_pipeline(config)
-            for path, name in name_pictures(pictures).items():
-                draw(path, name, pipeline, model, visualizer, args.single)
-    except (UserError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
-    visualizer.close()
-    print(f'{len(pictures)} pictures: written to {args.out_dir}')
+    with exit_in_one_line(f'stopped; the sheets so far are in {args.out_dir}'):
+        run(args)
 
 
 if __name__ == '__main__':

@@ -35,6 +35,7 @@ RUNTIMES = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
     """Measures modes of the smallest backbone or classifier, and sees that no file is left."""
+
     def run(*modes: str, part: str = 'backbone') -> dict[str, Measurement]:
         monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
         cases = [Case(part, (64, 64), mode=mode) for mode in modes]

@@ -134,8 +134,8 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
     other = str(REPO / 'configs/segmentation/fpn_resnet-18_8xb4-40k_ade20k-512x512.py')
     for argv, message in (
         ([tmp_path / 'nowhere.jpg', config], 'nowhere.jpg does not exist'),
-        ([tmp_path / 'empty', config], 'empty holds no picture'),
-        ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is no picture that OpenCV reads'),
+        ([tmp_path / 'empty', config], 'empty holds no image'),
+        ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is not an image that OpenCV reads'),
         ([picture, 'no-config.py'], 'config no-config.py does not exist'),
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
         ([picture, config, '--device', 'abacus'], 'device abacus cannot be used: '),
@@ -147,8 +147,8 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
         assert str(error.value).startswith('error: ') and message in str(error.value) and '\n' not in str(error.value)
 
 
-def test_pictures_that_differ_in_the_suffix_alone_keep_it():
-    named = load_tool('visualize_context').name_pictures([Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png')])
+def test_images_whose_names_differ_only_in_the_suffix_keep_it():
+    named = load_tool('visualize_context').name_images([Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png')])
     assert list(named.values()) == ['a.jpg', 'a.png', 'b']
 
 
