@@ -1,28 +1,50 @@
-"""Writes the demo's generated data set in COCO's and in ADE20K's own layout."""
+"""Writes the demo's generated data set in the layouts of COCO and ADE20K."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+from functools import partial
 
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from mmefficientmod.utils import LARGEST_SIDE, HelpFormatter, exit_in_one_line, parse_path, parse_positive, parse_whole
 from scenes import make_dataset
 
+EPILOG = """\
+examples:
+  python demo/make_data.py data/demo
+  python demo/make_data.py /tmp/small --images 4 --val-images 2 --size 128 96"""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('out', help='folder to make; coco/ and ade/ADEChallengeData2016/ appear in it')
-    parser.add_argument('--images', type=int, default=240, help='training images')
-    parser.add_argument('--val-images', type=int, default=60, help='validation images')
-    parser.add_argument('--size', type=int, nargs=2, default=(320, 240), metavar=('WIDTH', 'HEIGHT'), help='pixels')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other scenes')
-    args = parser.parse_args()
-    try:
-        made = make_dataset(args.out, args.images, args.val_images, tuple(args.size), args.seed)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f'make_data: {error}') from None
-    print(
-        f'{args.out}: {args.images} training and {args.val_images} validation scenes '
-        + ('written' if made else 'are there already')
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=HelpFormatter)
+    parser.add_argument('out', type=parse_path, help='folder to make; it will hold coco/ and ade/ADEChallengeData2016/')
+    parser.add_argument('--images', type=parse_positive, default=240, help='training images (default: 240)')
+    parser.add_argument('--val-images', type=parse_positive, default=60, help='validation images (default: 60)')
+    parser.add_argument(
+        '--size',
+        type=partial(parse_whole, least=64, most=LARGEST_SIDE),
+        nargs=2,
+        default=(320, 240),
+        metavar=('WIDTH', 'HEIGHT'),
+        help='pixels (default: 320 240)',
     )
+    parser.add_argument(
+        '--seed', type=partial(parse_whole, most=2**32 - 1), default=0, help='seed of the scenes (default: 0)'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    with exit_in_one_line('stopped; nothing was written'):
+        made = make_dataset(args.out, args.images, args.val_images, tuple(args.size), args.seed)
+        print(
+            f'{args.out}: {args.images} training and {args.val_images} validation scenes '
+            + ('written' if made else 'are there already')
+        )
 
 
 if __name__ == '__main__':

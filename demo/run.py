@@ -1,6 +1,6 @@
-"""Makes a small data set, trains and tests both tasks on the CPU, ends with metrics and pictures.
+"""Makes a small data set, trains and tests both tasks on the CPU, and ends with metrics and images.
 
-The same command goes on where an interrupted one stopped.
+After a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import argparse
 import logging
 import os
 import signal
-import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import mmcv
 import numpy as np
@@ -32,14 +34,19 @@ from rich.table import Table
 from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.compare.runs import Job, run_jobs
 from mmefficientmod.compare.workdir import Run, find_runs
+from mmefficientmod.utils import HelpFormatter, UserError, check_output_folder, exit_in_one_line, parse_path
 from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = REPO / 'demo' / 'configs'
 QUICK_DATA = dict(train_images=4, val_images=4, size=(128, 96))
-NUM_PICTURES = 4
-ZOOM = 3  # of the pictures that boxes are drawn on
-SCORE_THR = 0.5  # of the predicted objects that are drawn
+NUM_IMAGES = 4  # number of scenes on the sheet
+ZOOM = 3  # enlargement of the images on which boxes are drawn
+SCORE_THR = 0.5  # lowest score of an object that is drawn
+EPILOG = """\
+examples:
+  python demo/run.py
+  python demo/run.py --quick --work-dir /tmp/demo"""
 
 console = Console(highlight=False)
 say = partial(console.print, soft_wrap=True)
@@ -52,9 +59,9 @@ class Task:
     name: str  # its folder
     title: str
     config: Path
-    minutes: int  # of training and test on two quiet cores
-    quick: dict  # config options of --quick
-    # MMEngine's name: (ours, factor to percent, aim in percent)
+    minutes: int  # time of training and test on two quiet cores
+    quick: dict  # config options for --quick
+    # MMEngine's name: (name in the table, factor to percent, aim in percent)
     metrics: dict[str, tuple[str, float, float | None]]
 
 
@@ -88,35 +95,34 @@ SEGMENTATION, DETECTION = TASKS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=HelpFormatter)
     places = 'work_dirs/demo in the repository, with --quick work_dirs/demo-quick'
-    parser.add_argument('--work-dir', type=Path, help=f'folder for everything that is made (default: {places})')
+    parser.add_argument('--work-dir', type=parse_path, help=f'folder for all files (default: {places})')
     parser.add_argument('--quick', action='store_true', help='a few tiny steps, only to see that everything works')
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     root = args.work_dir or REPO / 'work_dirs' / ('demo-quick' if args.quick else 'demo')
-    logging.disable(logging.WARNING)  # the steps' own logs have it all
-    # An exception, so that the training in progress is ended, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    logging.disable(logging.WARNING)  # the steps have their own logs
+    with exit_in_one_line('stopped; the same command continues'):
+        check_output_folder(root, '--work-dir')
         run(root.resolve(), args.quick)
-    except KeyboardInterrupt:
-        raise SystemExit('\ndemo: stopped; the same command goes on from here') from None
 
 
 def run(root: Path, quick: bool = False) -> None:
     """Takes every step in `root` that is not done yet.
 
     Raises:
-        SystemExit: If a step fails; the reason and the place of its log are printed before.
+        UserError: If a step fails; the reason and the path of its log are printed before.
+        OSError: If a file cannot be written.
     """
     start = time.monotonic()
     os.environ['DEMO_ROOT'] = str(root)  # the demo's configs read it
     say('[bold]1/4 Data:[/] generated scenes in the layouts of COCO and ADE20K (half a minute)')
-    try:
-        made = make_dataset(root / 'data', **(QUICK_DATA if quick else {}))
-    except OSError as error:
-        raise SystemExit(f'demo: {error}') from None
+    made = make_dataset(root / 'data', **(QUICK_DATA if quick else {}))
     say(f'    {root / "data"}{"" if made else ": there already"}')
 
     jobs = {}
@@ -129,25 +135,25 @@ def run(root: Path, quick: bool = False) -> None:
         jobs[task] = make_job(task, root, options)
         (error,) = run_jobs([jobs[task]], console).values()
         if error:
-            raise SystemExit(f'demo: {task.title} failed, for the reason above')
+            raise UserError(f'{task.title} failed, for the reason above')
 
-    say('[bold]4/4 Pictures:[/] predictions beside the truth (half a minute)')
-    picture = root / 'predictions.png'
+    say('[bold]4/4 Images:[/] predictions and annotations side by side (half a minute)')
+    sheet = root / 'predictions.png'
     checkpoints = {task: checkpoint(job) for task, job in jobs.items()}
-    if is_newer(picture, *checkpoints.values()):
-        say(f'    {picture}: there already')
+    if is_newer(sheet, *checkpoints.values()):
+        say(f'    {sheet}: there already')
     else:
-        with open(root / 'pictures.log', 'w') as log, redirect_stdout(log), redirect_stderr(log):
-            draw_sheet(picture, checkpoints)
+        with open(root / 'images.log', 'w') as log, redirect_stdout(log), redirect_stderr(log):
+            draw_sheet(sheet, checkpoints)
     say(metrics_table({task: test_metrics(job) for task, job in jobs.items()}))
-    say(f'Pictures: {picture}\nTime: {(time.monotonic() - start) / 60:.1f} minutes')
+    say(f'Images: {sheet}\nTime: {(time.monotonic() - start) / 60:.1f} minutes')
 
 
 def make_job(task: Task, root: Path, options: dict) -> Job:
     """A task's training and test in its folder below `root`."""
     config = Config.fromfile(task.config)
     config.merge_from_dict(options)
-    # On the CPU even where there is a GPU; waiting threads leave the cores to others.
+    # On the CPU even if there is a GPU; waiting threads leave the cores to others.
     environment = dict(CUDA_VISIBLE_DEVICES='', OMP_WAIT_POLICY='PASSIVE')
     return Job(task.name, root / task.name, config, task.config.name, environment=environment)
 
@@ -169,7 +175,7 @@ def is_newer(target: Path, *sources: Path) -> bool:
 
 
 def metrics_table(metrics: dict[Task, dict[str, float]]) -> Table:
-    """What was reached on the validation scenes beside the aims, in percent."""
+    """Reached metrics on the validation scenes and the aims, in percent."""
     table = Table('Model', 'Metric', title='Validation scenes, percent')
     table.add_column('Reached', justify='right')
     table.add_column('Aim', justify='right')
@@ -183,16 +189,16 @@ def metrics_table(metrics: dict[Task, dict[str, float]]) -> Table:
 @torch.no_grad()
 def predict(task: Task, checkpoint: Path) -> tuple[list, dict]:
     """Predictions and truth of the first validation scenes, and the data set's classes and palette."""
-    # Here, because both warn of much when they are imported: it goes to the log of the pictures.
+    # Here, because their import prints many warnings, which go to the log of the images.
     from mmdet.apis import init_detector
     from mmseg.apis import init_model
 
     config = Config.fromfile(task.config)
     init = dict(mmdet=init_detector, mmseg=init_model)[config.default_scope]
-    # Sets the default scope, in which the data set is found, as well.
+    # It also sets the default scope, in which the data set is found.
     model = init(config, str(checkpoint), device='cpu')
     dataset = DATASETS.build(config.test_dataloader.dataset)
-    samples = [model.test_step(pseudo_collate([dataset[i]]))[0] for i in range(NUM_PICTURES)]
+    samples = [model.test_step(pseudo_collate([dataset[i]]))[0] for i in range(NUM_IMAGES)]
     return samples, dataset.metainfo
 
 
@@ -219,8 +225,8 @@ def draw_sheet(path: Path, checkpoints: dict[Task, Path]) -> None:
     seg_visualizer = SegLocalVisualizer(alpha=0.7)
     seg_visualizer.dataset_meta = seg_meta
 
-    figure = Figure(figsize=(20, 3.1 * NUM_PICTURES + 0.8), layout='constrained')
-    axes = figure.subplots(NUM_PICTURES, 5, squeeze=False)
+    figure = Figure(figsize=(20, 3.1 * NUM_IMAGES + 0.8), layout='constrained')
+    axes = figure.subplots(NUM_IMAGES, 5, squeeze=False)
     titles = (
         'Scene',
         'Objects: truth',
@@ -233,15 +239,15 @@ def draw_sheet(path: Path, checkpoints: dict[Task, Path]) -> None:
     for row, det_sample, seg_sample in zip(axes, det_samples, seg_samples):
         image = mmcv.imread(det_sample.img_path, channel_order='rgb')
         predicted = det_sample.pred_instances
-        pictures = [image]
+        images = [image]
         for instances in (det_sample.gt_instances, predicted[predicted.scores > SCORE_THR]):
-            pictures.append(draw_objects(image, instances, det_meta['palette']))
+            images.append(draw_objects(image, instances, det_meta['palette']))
         for truth in (True, False):
             show = dict(draw_gt=truth, draw_pred=not truth)
             seg_visualizer.add_datasample('', image, seg_sample, with_labels=False, **show)
-            pictures.append(seg_visualizer.get_image())
-        for axis, picture in zip(row, pictures):
-            axis.imshow(picture)
+            images.append(seg_visualizer.get_image())
+        for axis, image in zip(row, images):
+            axis.imshow(image)
             axis.set_axis_off()
     colors = [(0, 0, 0), *seg_meta['palette']]
     names = ['unlabelled', *seg_meta['classes']]

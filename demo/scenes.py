@@ -72,7 +72,7 @@ _SHAPES = dict(
 
 
 class Scene(NamedTuple):
-    """One scene: its picture and both kinds of truth."""
+    """One scene: its image and both kinds of annotations."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     semantic: np.ndarray  # (H, W) uint8, ADE20K's labels, 0 = unlabelled

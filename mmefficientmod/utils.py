@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that a user names.
 
     Raises:
-        UserError: If there is no such file, or if it holds something else. A pipe is refused unread: it may never end.
+        UserError: If the file does not exist or holds something else. A pipe is refused unread: it may never end.
     """
     if not path.is_file():
         raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))

@@ -1,3 +1,3 @@
-"""Trains and tests backbones alike, and puts what came out beside the published figures."""
+"""Trains and tests backbones in the same setting, and compares the results with the published values."""
 
 from __future__ import annotations

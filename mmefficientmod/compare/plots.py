@@ -34,12 +34,12 @@ RC = {
     'legend.frameon': False,
     'font.size': 10,
 }
-PLACES = (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)  # of a name beside its point: right, up
+PLACES = (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)  # of a name next to its point: right, up
 
 
 @dataclass(frozen=True)
 class Point:
-    """One backbone in a scatter plot: its name and place; ``published`` points are drawn hollow."""
+    """One backbone in a scatter plot: its name and position; ``published`` points are hollow."""
 
     name: str
     x: float
@@ -50,7 +50,7 @@ class Point:
 def styles(shown: Iterable[str]) -> dict[str, dict]:
     """Name -> colour, marker and line of the backbones in a figure; EfficientMod is red and bold.
 
-    Those that the package knows look the same in every figure. The others are numbered within the figure.
+    Backbones that the package knows look the same in every figure. The others are numbered within the figure.
     """
     names = dict.fromkeys([*NAMES, *shown])
     ours, others = ([name for name in names if is_ours(name) == kind] for kind in (True, False))
@@ -59,7 +59,7 @@ def styles(shown: Iterable[str]) -> dict[str, dict]:
         line = LINES[i % len(LINES)]
         looks[name] = dict(color=RED, marker=MARKERS[i % len(MARKERS)], linestyle=line, linewidth=2.2)
     for i, name in enumerate(others):
-        turn, color = divmod(i, len(COLORS))  # a colour that comes again has another marker and another line
+        turn, color = divmod(i, len(COLORS))  # a colour that repeats has another marker and another line
         marker, line = MARKERS[(turn + color) % len(MARKERS)], OTHER_LINES[turn % len(OTHER_LINES)]
         looks[name] = dict(color=COLORS[color], marker=marker, linestyle=line, linewidth=1.3)
     return looks
@@ -100,7 +100,7 @@ def plot_accuracy(
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Writes each name beside its point, where it covers no other point and no other name as far as possible."""
+    """Writes each name next to its point, at the position that covers the least of other points and names."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     taken = []
@@ -176,7 +176,7 @@ def plot_curves(
 
 
 def _add_legend(figure: Figure) -> None:
-    """One legend of all that any panel shows."""
+    """One legend for all panels."""
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(handles.values(), handles, loc='outside right upper', fontsize=8.5, handlelength=3)
 
@@ -235,10 +235,10 @@ def _cost_figure(part: str, kind: str, panels: Sequence[tuple[tuple, pd.DataFram
 
 def save_figure(figure: Figure, path: Path) -> str:
     """Writes ``path`` as PNG and as SVG; returns the SVG as an element for an HTML page."""
-    buffer, picture = io.StringIO(), io.BytesIO()
+    buffer, image = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format='svg', metadata=dict(Date=None))
     replace_file(path.with_name(f'{path.name}.svg'), buffer.getvalue())
-    figure.savefig(picture, format='png', dpi=150)
-    replace_file(path.with_name(f'{path.name}.png'), picture.getvalue())
+    figure.savefig(image, format='png', dpi=150)
+    replace_file(path.with_name(f'{path.name}.png'), image.getvalue())
     return buffer.getvalue()[buffer.getvalue().index('<svg') :]

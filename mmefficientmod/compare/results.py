@@ -120,7 +120,7 @@ def collect(paths: Iterable[Path]) -> tuple[Task, dict[str, Result], list[str]]:
         backbones, and one line for everything that could not be used.
 
     Raises:
-        UserError: If there is no result at all, or if results do not belong into one table.
+        UserError: If results are missing, or if they do not belong into one table.
     """
     runs, problems = _read_runs(paths)
     task = _choose_task(runs, problems)

@@ -1,4 +1,4 @@
-"""The settings that one comparison lays over every backbone's config."""
+"""The settings of a comparison, which are merged over every backbone's config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 @dataclass(frozen=True)
 class Settings:
-    """What is laid over every config; what is not given stays as the config says."""
+    """Settings for every config; fields that are not given keep the values of the config."""
 
     task: Task  # detection, segmentation or classification
     overlays: Sequence[str] = ()  # config files merged over every backbone's config, e.g. another data set
@@ -30,12 +30,12 @@ class Settings:
     iters: int | None = None  # length of a training that counts iterations; the schedule shrinks or grows with it
     epochs: int | None = None  # the same for one that counts epochs
     size: tuple[int, int] | None = None  # height and width in pixels: the crop, in detection the bound
-    batch_size: int | None = None  # images a step and process
+    batch_size: int | None = None  # images for each process in a step
     workers: int | None = None  # data loading processes
     seed: int = 0  # seed of every backbone
     amp: bool = False  # mixed precision in training
     pretrained: Sequence[str] = ()  # none, a folder, or BACKBONE=FILE: the weights to start from
-    # a folder, BACKBONE=FILE, or 'published' for timm's own weights: whole models to test in place of training
+    # a folder, BACKBONE=FILE, or 'published' for timm's weights: complete models to test in place of training
     checkpoints: Sequence[str] = ()
     cfg_options: Mapping = field(default_factory=dict)  # further settings, applied last
 
@@ -44,7 +44,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     """A backbone's config with the comparison's settings.
 
     Returns:
-        tuple[Config, dict]: The config, and the settings that were laid over it by dotted name.
+        tuple[Config, dict]: The config, and the settings that were merged over it by dotted name.
 
     Raises:
         UserError: If a setting does not fit the config.
@@ -53,7 +53,7 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     for overlay in settings.overlays:
         try:
             config.merge_from_dict(Config.fromfile(overlay).to_dict())
-        except Exception as error:  # a config is a program: whatever it raises is about the config
+        except Exception as error:  # a config is a program: any error is about the config
             raise UserError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
     options: dict[str, Any] = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
     if settings.amp:
@@ -149,7 +149,7 @@ def _size(config: Config, task: Task, size: tuple[int, int]) -> dict:
 
 
 def _pretrained(backbone: Backbone, config: Config, settings: Settings) -> dict:
-    """The weights that the backbone starts from; random ones are all trained, their norms' statistics too."""
+    """The initial weights of the backbone. Random ones are all trained, also the statistics of the norms."""
     if not settings.pretrained or settings.checkpoints:
         return {}
     if list(settings.pretrained) == ['none']:
@@ -164,7 +164,7 @@ def _pretrained(backbone: Backbone, config: Config, settings: Settings) -> dict:
 
 
 def _checkpoint(backbone: Backbone, places: Sequence[str]) -> str:
-    """What a test of a whole model loads: a file, or timm's weights as ``load_from_timm`` takes them."""
+    """The file that a test of a complete model loads, or timm's weights as ``load_from_timm`` takes them."""
     files = [place for place in places if place != 'published']
     known = backbone.weights if len(files) < len(places) else None
     path = find_weights_file(backbone, files, '--checkpoints', known)
@@ -174,10 +174,10 @@ def _checkpoint(backbone: Backbone, places: Sequence[str]) -> str:
 
 
 def find_weights_file(backbone: Backbone, places: Sequence[str], option: str, default: str | None = None) -> str | None:
-    """A backbone's file among ``BACKBONE=FILE`` and folders, else ``default``; None if only others are named.
+    """A backbone's file among ``BACKBONE=FILE`` and folders, otherwise ``default``; None if others are named.
 
     Raises:
-        UserError: If there is no such file.
+        UserError: If the file does not exist.
     """
     folders = [place for place in places if '=' not in place or Path(place).is_dir()]
     for place in (place for place in places if place not in folders):
@@ -193,6 +193,6 @@ def find_weights_file(backbone: Backbone, places: Sequence[str], option: str, de
     if folders and default is None:
         raise UserError(
             f'{option}: {", ".join(folders)} holds no file for {backbone.key}, such as {backbone.key}.pth; '
-            f'put it there or name it by {option} {backbone.key}=FILE'
+            f'put it there or name it with {option} {backbone.key}=FILE'
         )
     return default

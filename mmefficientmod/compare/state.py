@@ -30,7 +30,7 @@ class State:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> State:
-        """The state of a job's folder; that of a new one if there is no file.
+        """The state of a job's folder; a new state if the file is missing.
 
         Raises:
             UserError: If the file cannot be used.

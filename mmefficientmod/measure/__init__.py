@@ -1,1 +1,1 @@
-"""What a network costs: time, memory, parameters, multiply-accumulates."""
+"""The cost of a network: time, memory, parameters, multiply-accumulates."""

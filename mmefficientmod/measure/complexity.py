@@ -1,4 +1,4 @@
-"""Counts the parameters and multiply-accumulates of a whole detector or segmentor, or of a backbone alone."""
+"""Counts the parameters and multiply-accumulates of a complete detector or segmentor, or only of a backbone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .models import detection_samples
 
 @dataclass(frozen=True)
 class Complexity:
-    """What one image costs.
+    """The cost of one image.
 
-    Multiply-accumulates are those of convolutions, linear layers and matrix products. Norms, activations, softmax,
+    Multiply-accumulates are counted for convolutions, linear layers and matrix products. Norms, activations, softmax,
     pooling, interpolation, element-wise products and sums, RoI pooling and non-maximum suppression are not counted.
 
     Attributes:
         params (int): All parameters.
-        trainable_params (int): Those that are not frozen.
+        trainable_params (int): Parameters that are not frozen.
         macs (int): Multiply-accumulates, attention's matrix products included.
         attention_macs (int): The part of ``macs`` that is attention's matrix products, queries by keys and weights by
             values. Counters that only look at layers miss it.
@@ -42,7 +42,7 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
     """Counts for the model of a config.
 
     A two-stage detector is counted with as many proposals as its test settings allow (here 1000 boxes and 100 masks),
-    however many a trained one would find. It really runs, on the CPU; any other model is only traced, on torch's meta
+    however many a trained one would find. It runs on the CPU. Any other model is only traced, on torch's meta
     device.
 
     Args:
@@ -50,7 +50,7 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
         size (tuple[int, int]): Height and width of the image in pixels. Defaults to ``(512, 512)``.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If the config does not exist.
     """
     if not isinstance(config, Config):
         config = Config.fromfile(config)
@@ -64,7 +64,7 @@ def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512
 
 
 def operations(module: nn.Module, *args: Any, **kwargs: Any) -> dict[object, int]:
-    """Floating-point operations of a forward pass by torch operator, 2 a multiply-add; see :class:`Complexity`."""
+    """Torch operator -> floating-point operations of a forward pass, 2 for a multiply-add; see :class:`Complexity`."""
     with torch.no_grad(), _attention_by_products(), FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
     return counter.get_flop_counts().get('Global', {})

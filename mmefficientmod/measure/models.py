@@ -1,4 +1,4 @@
-"""Builds what is measured, with random weights, and the inputs that it takes."""
+"""Builds the measured models, with random weights, and their inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .records import PARTS, Case
 
 
 def build_part(key: str, part: str) -> nn.Module:
-    """The part of the benchmark of that name with a backbone, with random weights: they do not change the work."""
+    """The part of the benchmark of that name with a backbone, with random weights, which do not change the work."""
     config = task_backbones(TASKS[PARTS[part]])[key].load_config()
     config.model.backbone.init_cfg = None
     if part in ('detector', 'segmentor', 'classifier'):
@@ -28,7 +28,7 @@ def build_part(key: str, part: str) -> nn.Module:
 
 
 def detection_samples(batch: int, size: tuple[int, int]) -> list:
-    """What MMDetection is told about each image: height and width in pixels."""
+    """MMDetection's information about each image: height and width in pixels."""
     from mmdet.structures import DetDataSample
 
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)

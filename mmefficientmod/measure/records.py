@@ -1,4 +1,4 @@
-"""Measurements and the JSON file that holds them; no torch, so that they can be read anywhere."""
+"""Measurements and the JSON file that holds them; needs no torch, so that any machine can read them."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def read_benchmark(path: Path) -> tuple[dict[Case, list[Measurement]], dict]:
     """The measurements of a JSON file that tools/benchmark.py wrote, and the other facts in it, such as ``machine``.
 
     Raises:
-        UserError: If there is no such file, or if it holds something else.
+        UserError: If the file does not exist or holds something else.
     """
     content = read_json(path)
     try:

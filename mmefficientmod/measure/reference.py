@@ -13,11 +13,11 @@ from ..models.layers import AttentionBlock, ContextBranch, ModulationBlock, Patc
 class Reference(nn.Module):
     """The authors' sequence of operations with the weights of an EfficientMod.
 
-    NHWC activations, a copy wherever the layout changes, the context repeated to the value's width, one operation after
-    the other. The parameters are those of the given model, not copies.
+    NHWC activations, a copy at each change of the layout, the context repeated to the width of the value, one operation
+    after the other. The parameters are shared with the given model.
 
     Args:
-        model (EfficientMod): The network, not in its inference form.
+        model (EfficientMod): The network, not in its deploy form.
     """
 
     def __init__(self, model: EfficientMod) -> None:
@@ -66,5 +66,5 @@ class Reference(nn.Module):
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """``F.linear``, whatever the layer itself does."""
+    """``F.linear`` in place of the layer's forward."""
     return F.linear(x, layer.weight, layer.bias)

@@ -37,14 +37,14 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass beside the parameters, every storage counted once."""
+    """Bytes that a forward pass keeps for the backward pass, without the parameters; every storage counts once."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage  # holding it keeps its address from being used again
+            kept[storage.data_ptr()] = storage  # a storage that is held keeps its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

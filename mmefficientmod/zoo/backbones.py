@@ -18,7 +18,7 @@ from .tasks import Task
 
 CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
-# Names in tables: those of the paper's Tables 7 and 1, in their order, and others. In files they are in lower case.
+# Names in tables: the names of the paper's Tables 7 and 1 in their order, and others. Files write them in lower case.
 TABLE1, TABLE7 = tuple(published('imagenet')), tuple(published('downstream'))
 FURTHER = (
     *('EfficientMod-xxs', 'EfficientMod-xs', 'VAN-B0', 'FocalNet-T-SRF', 'RepViT-M1.1', 'RepViT-M1.5', 'FasterNet-T2'),
@@ -35,19 +35,19 @@ class Backbone:
     key: str  # in config names, on command lines and in folders, e.g. 'efficientmod-s'
     name: str  # in tables, e.g. 'EfficientMod-s'
     config: Path  # its config for the task
-    settings: Mapping[str, Any] = field(default_factory=dict)  # what it lays over that, by dotted name
-    weights: str | None = None  # its whole model as timm publishes it, for the checkpoint of a test
-    recipe: str = ''  # how the published whole model was trained, where not as Table 1's figure was
+    settings: Mapping[str, Any] = field(default_factory=dict)  # its changes of the config, by dotted name
+    weights: str | None = None  # its complete model as timm publishes it, for the checkpoint of a test
+    recipe: str = ''  # training recipe of the published weights if it is not that of Table 1
 
     def load_config(self, **keywords: Any) -> Config:
-        """The config with the backbone's own settings; keywords go to ``Config.fromfile``."""
+        """The config with the backbone's settings; keywords go to ``Config.fromfile``."""
         config = Config.fromfile(self.config, **keywords)
         config.merge_from_dict(dict(self.settings))
         return config
 
 
 def task_backbones(task: Task) -> dict[str, Backbone]:
-    """All backbones of a task by key, those of its published table first.
+    """All backbones of a task by key, first the ones of its published table.
 
     ``configs/_base_/backbones`` is the list of them, for classification with ``timm_classifiers.yml``.
     """
@@ -63,13 +63,13 @@ def task_backbones(task: Task) -> dict[str, Backbone]:
 
 
 def _recipe(name: str) -> str:
-    """How a released EfficientMod was trained, where it has another accuracy than Table 1's."""
+    """Training recipe of a released EfficientMod whose accuracy is not that of Table 1."""
     released = published('released_checkpoints')['imagenet']
     return 'distillation' if released.get(name) != published('imagenet').get(name, {}).get('top1') else ''
 
 
 def _timm_classifier(name: str, row: Mapping[str, Any]) -> Backbone:
-    """A row of Table 1 as timm's model, with its size and what its weights expect of the images."""
+    """A model of Table 1 as timm has it, with its size and the preprocessing of its weights."""
     side = published('imagenet')[name]['input']
     settings = {'model.backbone.model_name': row['model'], 'train_dataloader.dataset.pipeline.1.scale': side}
     for split in ('val', 'test'):
@@ -88,7 +88,7 @@ def select_backbones(task: Task, wanted: Sequence[str]) -> tuple[list[Backbone],
     """The backbones that are asked for; ``table1``, ``table7``, ``efficientmod`` and ``all`` stand for several.
 
     Returns:
-        tuple[list[Backbone], list[str]]: The backbones, and one line for every name that is none.
+        tuple[list[Backbone], list[str]]: The backbones, and one line for every unknown name.
     """
     backbones, chosen, problems = task_backbones(task), [], []
     by_name = {normalise(key): [key] for key in backbones}

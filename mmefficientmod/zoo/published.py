@@ -1,4 +1,4 @@
-"""The figures that the paper and its authors' repository publish; ``published.yml`` names the source of each."""
+"""The values that the paper and its authors' repository publish; ``published.yml`` names the source of each."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def published(table: str) -> dict[str, Any]:
         table (str): Its name, e.g. ``'downstream'`` for Table 7 and Table 11 of the paper.
 
     Returns:
-        dict[str, Any]: Backbone -> figures: a dict by column name where the table names its columns, else what stands
-        there. Parameters are in millions, multiply-accumulates in billions, latency in ms, accuracy in percent.
+        dict[str, Any]: Backbone -> values: a dict by column name if the table names its columns, otherwise the entry.
+        Parameters are in millions, multiply-accumulates in billions, latency in ms, accuracy in percent.
 
     Raises:
-        KeyError: If there is no such table.
+        KeyError: If the table does not exist.
     """
     tables = load(PUBLISHED)
     if table not in tables:

@@ -1,4 +1,4 @@
-"""The tasks that backbones are compared in: their metrics, data set and published figures."""
+"""The tasks in which backbones are compared: their metrics, data sets and published values."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of accuracy."""
+    """One measure of accuracy."""
 
-    name: str  # in tables, e.g. 'mIoU'; in percent there
-    key: str  # in MMEngine's logs
-    published: str  # in published.yml, empty if it is not there
-    scale: float = 1.0  # what turns the logged value into percent
+    name: str  # name in tables, e.g. 'mIoU', where values are in percent
+    key: str  # name in MMEngine's logs
+    published: str  # name in published.yml, empty if the value is not published
+    scale: float = 1.0  # factor from the logged value to percent
     detail: bool = False  # whether it stands at the end of the table
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the comparison needs to know of a task; names of published figures are those in ``published.yml``."""
+    """The facts about a task that the comparison needs; names of published values are those in ``published.yml``."""
 
     name: str  # 'detection', 'segmentation' or 'classification'
     model: str  # the model around the backbone, e.g. 'Mask R-CNN'
-    part: str  # what the benchmark calls the model
+    part: str  # name of the model in the benchmark
     scope: str  # the codebase, as a config's default_scope names it
-    pattern: str  # the name of a backbone's config, {} in the backbone's place
-    metrics: tuple[Metric, ...]  # the one that plots show first
-    dataset: str  # of the published figures
-    dataset_type: str  # its class
-    val_images: int  # in its validation split
+    pattern: str  # the name of a backbone's config, with {} for the backbone
+    metrics: tuple[Metric, ...]  # plots show the first one
+    dataset: str  # data set of the published values
+    dataset_type: str  # class of the data set
+    val_images: int  # size of its validation split
     params: str  # published parameters (M)
     latencies: Mapping[tuple[int, int], str]  # published latency (ms, A100) by height and width
-    cost_size: tuple[int, int]  # height and width in pixels that multiply-accumulates are counted at
+    cost_size: tuple[int, int]  # height and width in pixels at which multiply-accumulates are counted
     cost: str | None = None  # published multiply-accumulates (G)
-    table: str = 'downstream'  # the table of published.yml that has its figures
-    group: str = 'table7'  # the backbones of that table, on command lines
+    table: str = 'downstream'  # the table of published.yml with its values
+    group: str = 'table7'  # name of that table's backbones on command lines
     machines: Mapping[str, str] = field(default_factory=dict)  # further published latencies (ms) by machine
 
 
@@ -86,7 +86,7 @@ CLASSIFICATION = Task(
     dataset_type='ImageNet',
     val_images=50000,
     params='params',
-    latencies={},  # the paper's are of exported files
+    latencies={},  # the paper measures exported files
     cost_size=(224, 224),
     cost='flops',
     table='imagenet',

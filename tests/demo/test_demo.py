@@ -1,4 +1,4 @@
-"""The demo from end to end, in its quick form: real data, training, tests and pictures."""
+"""The demo from end to end, in its quick form: real data, training, tests and images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def demo(*options: str) -> subprocess.CompletedProcess:
 
 
 def files(root: Path) -> dict[Path, int]:
-    """All files but those that every start writes anew: the lock and the config that is about to run."""
+    """All files but those that every start writes again: the lock and the config that is about to run."""
     made = [path for path in root.rglob('*') if path.is_file() and path.suffix != '.py' and path.name != '.lock']
     return {path: path.stat().st_mtime_ns for path in made}
 
@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.both_stacks
-def test_quick_demo_ends_with_metrics_and_pictures(finished):
+def test_quick_demo_ends_with_metrics_and_images(finished):
     root, done = finished
     assert done.returncode == 0, done.stdout + done.stderr
     for task in ('segmentation', 'detection'):
@@ -78,7 +78,7 @@ def test_a_second_run_does_nothing_twice_and_goes_on_where_one_stopped(finished)
     assert second.returncode == 0, second.stdout + second.stderr
     assert files(root) == before
     assert second.stdout.count('already') == 6
-    table = first.stdout[first.stdout.index('Validation') : first.stdout.index('Pictures: ')]
+    table = first.stdout[first.stdout.index('Validation') : first.stdout.index('Images: ')]
     assert table in second.stdout
 
     # As if it had been stopped during the detector's test.
@@ -97,7 +97,7 @@ def test_foreign_data_folder_is_refused(tmp_path):
     (tmp_path / 'data/cat.jpg').write_bytes(b'mine')
     done = demo('--work-dir', str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.startswith('demo: ') and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
     assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['cat.jpg']
 
 
@@ -110,6 +110,6 @@ def test_a_failed_step_names_its_log(tmp_path):
     done = demo('--work-dir', str(root))
     assert done.returncode == 1
     log = root / 'segmentation/train.log'
-    assert done.stderr == 'demo: Semantic FPN failed, for the reason above\n'
+    assert done.stderr == 'error: Semantic FPN failed, for the reason above\n'
     assert str(log) in done.stdout
     assert 'iter_1.pth' in log.read_text()
