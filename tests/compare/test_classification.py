@@ -179,7 +179,7 @@ def test_distilled_weights_that_are_only_tested_are_said_to_be(tmp_path):
     (run / f'{run.name}.log').write_text('Epoch(test) [196/196]')
     comparison = compare([tmp_path])
     assert comparison.warnings[0].startswith(
-        'This is not the published setting: not trained here, and the weights published for it are by distillation.'
+        'This is not the published setting: not trained here, and its published weights come from distillation.'
     )
     assert not comparison.comparable
     assert comparison.remarks['efficientformerv2-s2'] == 'test of efficientformerv2_s2.snap_dist_in1k'
