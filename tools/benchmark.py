@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mmefficientmod.codebases.building import check_device
 from mmefficientmod.compare.plots import plot_cost, save_figure
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import (
@@ -162,21 +163,21 @@ def choose_backbones(args: argparse.Namespace) -> tuple[dict[str, list[str]], st
     return chosen, baseline, problems
 
 
-def check_device(args: argparse.Namespace) -> torch.device:
+def choose_device(args: argparse.Namespace) -> torch.device:
     """The device, after a look at whether it and the compiler can be used.
 
     Raises:
         UserError: If not.
     """
-    try:
-        device = torch.device(args.device)
-        torch.zeros(1, device=device)
-        compiled = args.compile_backend == 'inductor' and any(mode.endswith('compiled') for mode in args.modes)
-        if compiled or any(mode.endswith('pt2') for mode in args.modes):
+    device = check_device(args.device)
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device {args.device} cannot be timed: choose cpu, cuda or cuda:N')
+    compiled = args.compile_backend == 'inductor' and any(mode.endswith('compiled') for mode in args.modes)
+    if compiled or any(mode.endswith('pt2') for mode in args.modes):
+        try:
             latency.check_compiler()
-    except (RuntimeError, AssertionError) as error:
-        part = 'the compiled modes' if 'cannot compile' in str(error) else f'device {args.device}'
-        raise UserError(f'{part} cannot be used: {first_line(error)}') from None
+        except RuntimeError as error:
+            raise UserError(f'the compiled modes cannot be used: {first_line(error)}') from None
     return device
 
 
@@ -289,13 +290,11 @@ def write_all(out: Path, results: records.Results, content: dict) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and writes. Files of an earlier benchmark stay unless this one measures something and ends."""
-    device = check_device(args)
+    device = choose_device(args)
     chosen, baseline, problems = choose_backbones(args)
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
     find_runtimes(args.modes, device)
-    if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'device {args.device} cannot be used: only cpu, cuda and cuda:N are timed')
     check_output_folder(args.out)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with torch_settings(args):

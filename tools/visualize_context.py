@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
-from mmefficientmod.codebases.building import build_quietly
+from mmefficientmod.codebases.building import build_quietly, check_device
 from mmefficientmod.codebases.config import find_codebase, find_config, load_config
 from mmefficientmod.training.checks.run import check_checkpoint
 from mmefficientmod.utils import (
@@ -33,7 +33,6 @@ from mmefficientmod.utils import (
     check_output_folder,
     describe_error,
     exit_in_one_line,
-    first_line,
     parse_path,
     parse_text,
     parse_with_config_options,
@@ -87,18 +86,6 @@ def find_images(path: Path) -> list[Path]:
     if not found[0].is_file():
         raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))
     return found
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: If there is none.
-    """
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'device {name} cannot be used: {first_line(error)}') from error
 
 
 def load_model(args: argparse.Namespace, config: Config, device: torch.device) -> nn.Module:
@@ -187,7 +174,7 @@ def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer:
 
 
 def run(args: argparse.Namespace) -> None:
-    images, device = find_images(args.images), find_device(args.device)
+    images, device = find_images(args.images), check_device(args.device)
     check_output_folder(args.out_dir, '--out-dir')
     config = load_config(find_config(args.config), args.cfg_options)
     codebase = find_codebase(config, args.config)

@@ -236,9 +236,9 @@ def test_plots_leave_failed_backbones_out():
             ['--parts', 'classifier', '--backbones', 'resnet-18'],
             "there is no backbone 'resnet-18'",
         ),
-        (['--device', 'cuda:99'], 'device cuda:99 cannot be used'),
-        (['--device', 'abacus'], 'device abacus cannot be used'),
-        (['--device', 'meta'], 'device meta cannot be used: only cpu, cuda and cuda:N are timed'),
+        (['--device', 'cuda:99'], '--device cuda:99 is not available'),
+        (['--device', 'abacus'], '--device abacus is not the name of a device'),
+        (['--device', 'meta'], '--device meta is not available'),
     ],
 )
 def test_bad_input(argv, message):

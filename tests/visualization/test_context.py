@@ -138,8 +138,8 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
         ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is not an image that OpenCV reads'),
         ([picture, 'no-config.py'], 'config no-config.py does not exist'),
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
-        ([picture, config, '--device', 'abacus'], 'device abacus cannot be used: '),
-        ([picture, config, '--device', 'cuda:99'], 'device cuda:99 cannot be used: '),
+        ([picture, config, '--device', 'abacus'], '--device abacus is not the name of a device'),
+        ([picture, config, '--device', 'cuda:99'], '--device cuda:99 is not available'),
         ([picture, other, *NO_WEIGHTS], 'has no EfficientMod: there is no context to look at'),
     ):
         with pytest.raises(SystemExit) as error:
