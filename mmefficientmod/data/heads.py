@@ -32,13 +32,18 @@ def compare_splits(sources: Sequence[Source]) -> Iterator[Finding]:
     """Data sets of other classes than the first one that is trained on."""
     first = next((source for source in sources if source.training and source.classes), None)
     for source in sources:
-        if first is None or source.training or not source.classes or source.classes == first.classes:
-            continue
+        if first is not None and not source.training and source.classes:
+            yield from compare_classes(source.place, source.classes, first.place, first.classes or [])
+
+
+def compare_classes(place: str, classes: Sequence[str], first_place: str, first: Sequence[str]) -> Iterator[Finding]:
+    """Whether a data set that is evaluated has the classes of the one that is trained on."""
+    if list(classes) != list(first):
         yield error(
-            source.place,
-            f'it has {len(source.classes)} classes, {enumerate_names(source.classes)}, and {first.place} has '
-            f'{len(first.classes or [])}, {enumerate_names(first.classes or [])}, so that a label differs: set '
-            f'metainfo=dict(classes={write_tuple(first.classes or [])}) in both',
+            place,
+            f'it has {len(classes)} classes, {enumerate_names(classes)}, and {first_place} has {len(first)}, '
+            f'{enumerate_names(first)}, so that a label differs: set '
+            f'metainfo=dict(classes={write_tuple(first)}) in both',
         )
 
 
@@ -48,24 +53,31 @@ def check_heads(source: Source, nodes: Iterable[tuple[str, Mapping]]) -> Iterato
     if 'Panoptic' in type_name(source.settings):  # its heads tell things only
         meta = source.settings.get('metainfo') or {}
         classes = meta.get('thing_classes') if meta.get('classes') else None
-    if not isinstance(classes, (list, tuple)):
-        return
+    if isinstance(classes, (list, tuple)):
+        named = source.named_classes is not None
+        origin = f'{source.place}.metainfo names' if named else f'{type_name(source.settings)} has'
+        wide = named and source.training and not source.option('return_classes')
+        yield from compare_heads(nodes, len(classes), origin, wide)
+
+
+def compare_heads(nodes: Iterable[tuple[str, Mapping]], classes: int, origin: str, wide: bool) -> Iterator[Finding]:
+    """Heads of another number of classes.
+
+    Args:
+        nodes (Iterable): Dotted place and settings of each part of the model.
+        classes (int): The number in the data.
+        origin (str): Who says so, with a verb.
+        wide (bool): Whether more classes in a head are worth a warning.
+    """
     for place, node in nodes:
         number = node.get('num_classes')
-        if not tells_classes(place, node) or not isinstance(number, int) or number == len(classes):
+        if not tells_classes(place, node) or not isinstance(number, int) or number == classes:
             continue
-        origin = (
-            f'{source.place}.metainfo names'
-            if source.named_classes is not None
-            else f'{type_name(source.settings)} has'
-        )
-        message = (
-            f'{place}.num_classes is {number}, but {origin} {len(classes)} classes: add '
-            f'--cfg-options {place}.num_classes={len(classes)}'
-        )
-        if number < len(classes):
+        option = f'{place}.num_classes'
+        message = f'{option} is {number}, but {origin} {classes} classes: add --cfg-options {option}={classes}'
+        if number < classes:
             yield error(place, message)
-        elif source.named_classes is not None and source.training and not source.option('return_classes'):
+        elif wide:
             yield warning(place, message)
 
 

@@ -41,7 +41,7 @@ def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Fi
     if missing:
         return [error(place, describe_missing('images', missing, len(paths)))]
     findings, tally = [], Tally()
-    looked = [entry for entry in Budget(1.0).within(entries) if _look(entry, tally, dataset)]
+    looked = [entry for entry in Budget(0.5).within(entries) if _look(entry, tally, dataset)]
     for kind, count, example in tally:
         findings.append(error(place, f'{count} of {len(looked)} images, as {example}, {kind}'))
     if not findings:
@@ -118,7 +118,7 @@ def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list
         return []
     step = max(1, len(entries) // MOST_DECODED)
     broken, count = [], 0
-    for entry in Budget(0.5).within(entries[::step]):
+    for entry in Budget(0.3).within(entries[::step]):
         count += 1
         try:
             with warnings.catch_warnings():
@@ -173,7 +173,7 @@ def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_p
     by_size: dict[int, list[str]] = {}
     for path in others:
         by_size.setdefault(osp.getsize(path), []).append(path)
-    budget, shared, count = Budget(1.0), [], 0
+    budget, shared, count = Budget(0.5), [], 0
     for path in budget.within(paths):
         count += 1
         same = osp.realpath(path) in known

@@ -150,11 +150,12 @@ def inspect_built(place: str, dataset: Any, config: Config) -> list[Finding]:
     findings: list[Finding] = []
     sources = {source.place: source for source in find_sources(config, place.partition('_')[0])}
     for where, inner in find_built(dataset, place):
-        findings += _inspect_inner(where, inner, sources.get(where), place.startswith('train'))
+        findings += _inspect_inner(where, inner, sources.get(where), config)
     return list(dict.fromkeys(findings))
 
 
-def _inspect_inner(place: str, dataset: Any, source: Source | None, training: bool) -> list[Finding]:
+def _inspect_inner(place: str, dataset: Any, source: Source | None, config: Config) -> list[Finding]:
+    training = place.startswith('train')
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return []
     entries = [dataset.get_data_info(index) for index in choose_indices(len(dataset))]
@@ -175,6 +176,9 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, training: bo
         findings += masks.compare(place, dataset, entries, training)
     elif folders.is_folders(type(dataset)) or 'MultiLabelDataset' in names:
         findings += folders.compare(place, dataset, entries, training)
+        if source is not None and source.classes is None:  # the folders name them
+            nodes = find_dicts(config.get('model'), 'model')
+            findings += heads.compare_heads(nodes, len(dataset.metainfo['classes']), f'{place} has', training)
     if not any(finding.level == ERROR for finding in findings):
         findings += _try_pipeline(place, dataset, entries)
     if not findings and training and entries and 'instances' in entries[0] and 'width' in entries[0]:
@@ -185,7 +189,7 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, training: bo
 def _try_pipeline(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
     """Sends some entries through the whole pipeline; the random numbers of the training stay as they are."""
     step = max(1, len(entries) // TRIED)
-    for entry in Budget(1.0).within(entries[::step][:TRIED], least=1):
+    for entry in Budget(0.7).within(entries[::step][:TRIED], least=1):
         try:
             apply(transforms_of(dataset), entry)
         except Exception as problem:  # whatever the libraries and the user's own transforms raise
@@ -199,7 +203,7 @@ def _try_pipeline(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[
 
 
 def inspect_together(built: Mapping[str, Any]) -> list[Finding]:
-    """Looks for images that are trained on and evaluated with.
+    """Compares the data sets of a training: their classes, and images that are trained on and evaluated with.
 
     Args:
         built (Mapping[str, Any]): Place in the config -> built data set, of a training.
@@ -212,14 +216,19 @@ def inspect_together(built: Mapping[str, Any]) -> list[Finding]:
         infos = (each.get_data_info(index) for each in inner for index in choose_indices(len(each)))
         named = [info['img_path'] for info in infos if isinstance(info.get('img_path'), str)]
         paths[place] = [path for path in named if osp.isfile(path)]
-    training = [place for place in paths if place.startswith('train')]
-    return [
-        finding
-        for place in paths
-        for first in training[:1]
-        if not place.startswith('train')
-        for finding in find_shared(place, paths[place], paths[first], first)
-    ]
+    first = next((place for place in paths if place.startswith('train')), '')
+    findings: list[Finding] = []
+    for place in paths if first else ():
+        if not place.startswith('train'):
+            classes, trained = (_classes_of(built[each]) for each in (place, first))
+            if classes and trained:
+                findings += heads.compare_classes(place, classes, first, trained)
+            findings += find_shared(place, paths[place], paths[first], first)
+    return findings
+
+
+def _classes_of(dataset: Any) -> Sequence[str]:
+    return getattr(dataset, 'metainfo', {}).get('classes') or ()
 
 
 def inspect_all(config: Config, parts: Sequence[str] = PARTS) -> list[Finding]:

@@ -127,7 +127,7 @@ def find_unread(place: str, dataset: Any) -> list[Finding]:
 def find_other_sizes(place: str, entries: Sequence[Mapping]) -> Iterator[Finding]:
     """Labels of another size than their image."""
     other, count = [], 0
-    for entry in Budget(1.0).within(entries):
+    for entry in Budget(0.5).within(entries):
         image, label = image_size(entry['img_path']), image_size(entry['seg_map_path'])
         if image is None or label is None:
             continue
@@ -146,7 +146,7 @@ def read_values(load: Any, entries: Sequence[Mapping]) -> Values:
     from PIL import Image
 
     values, pixels, zeros = Values(), 0, 0
-    for entry in Budget(1.5).within(entries):
+    for entry in Budget(1.0).within(entries):
         path = entry['seg_map_path']
         values.files += 1
         try:

@@ -184,7 +184,7 @@ def judge_masks(place: str, dataset: Any, entries: Sequence[Mapping], path: str)
         )
         return
     lost, total, example = 0, 0, ''
-    for entry in Budget(1.0).within([entry for entry in entries if entry['instances']]):
+    for entry in Budget(0.5).within([entry for entry in entries if entry['instances']]):
         before = sum(bool(each['ignore_flag']) for each in entry['instances'])
         loaded = apply([load], dict(entry, ori_shape=(entry['height'], entry['width'])))
         after = int(loaded['gt_ignore_flags'].sum()) if loaded else 0
