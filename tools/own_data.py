@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> bool:
     print_summary(args.data, data)
     if any(finding.level == 'error' for finding in data.findings):
         return report(data.findings)
-    data = data.divide(args.val_share, args.seed, args.group_by_prefix)
+    data = divided = data.divide(args.val_share, args.seed, args.group_by_prefix)
     with ExitStack() as stack:
         if args.config:
             folder = (args.prepared or data.root.with_name(f'{data.root.name}_prepared')).resolve()
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> bool:
         findings = [*data.findings, *inspect_text(text)]
         usable = report(findings)
         if args.preview:
-            print(f'preview: {draw_preview(data, args.preview, findings)}')
+            print(f'preview: {draw_preview(divided, args.preview, findings)}')
     if usable and args.config:
         replace_file(args.config, text)
         print_commands(args, data, plan)
@@ -174,10 +174,13 @@ def print_summary(given: Path, data: OwnData) -> None:
     unit = {'detection': 'objects', 'segmentation': 'images in a sample', 'classification': 'images'}[data.task]
     width = max(map(len, data.classes), default=0)
     print(f'  {"class".ljust(width)} ' + ' '.join(f'{name:>8}' for name in counts) + f'   {unit}')
-    for number, name in list(enumerate(data.classes))[:MOST_LISTED]:
-        print(f'  {name.ljust(width)} ' + ' '.join(f'{count[number]:8}' for count in counts.values()))
-    if len(data.classes) > MOST_LISTED:
-        print(f'  ... and {len(data.classes) - MOST_LISTED} more')
+    present = [i for i in range(len(data.classes)) if any(count[i] for count in counts.values())]
+    for i in present[:MOST_LISTED]:
+        print(f'  {data.classes[i].ljust(width)} ' + ' '.join(f'{count[i]:8}' for count in counts.values()))
+    if len(present) > MOST_LISTED:
+        print(f'  ... and {len(present) - MOST_LISTED} more')
+    if len(present) < len(data.classes):
+        print(f'  {len(data.classes) - len(present)} classes have none')
 
 
 def report(findings: list[Finding]) -> bool:

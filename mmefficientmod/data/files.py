@@ -217,7 +217,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: If it is none.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         return yaml.safe_load(read_text(path))

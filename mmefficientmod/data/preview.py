@@ -58,16 +58,19 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
     (out / 'classes').mkdir(parents=True, exist_ok=True)
     shown = {name: _images_by_class(part) for name, part in data.parts.items()}
     objects = {id(part): _objects_by_image(part) for part in data.parts.values()}
-    tiles = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
+    most = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
     sections = []
     for number in track(range(len(data.classes)), 'preview'):
         places = [(part, i) for name, part in data.parts.items() for i in shown[name].get(number, ())]
-        chosen = [places[i] for i in spread(len(places), tiles)]
-        drawn = [tile for part, i in chosen for tile in _draw_tile(data, part, i, number, objects[id(part)])]
+        chosen = [places[i] for i in spread(len(places), most)]
+        tiles = [(part.names()[i], _draw_tile(data, part, i, number, objects[id(part)])) for part, i in chosen]
+        drawn = [(name, tile) for name, tile in tiles if tile is not None]
         if drawn:
-            sheet = cv2.imencode('.jpg', _arrange(drawn), [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+            sheet = cv2.imencode('.jpg', _arrange([tile for _, tile in drawn]), [cv2.IMWRITE_JPEG_QUALITY, 88])[
+                1
+            ].tobytes()
             replace_file(out / 'classes' / f'{number}.jpg', sheet, durable=False)
-        sections.append(_section(data, number, len(drawn)))
+        sections.append(_section(data, number, [name for name, _ in drawn]))
     replace_file(out / 'index.html', _page(data, findings, sections))
     return out / 'index.html'
 
@@ -98,13 +101,13 @@ def _objects_by_image(part: Part) -> dict[Any, list[dict]]:
 
 def _draw_tile(
     data: OwnData, part: Part, index: int, number: int, objects: Mapping[Any, list[dict]]
-) -> Iterable[np.ndarray]:
-    """An image with one class drawn strongly and the rest faintly; nothing where it cannot be read."""
+) -> np.ndarray | None:
+    """An image with one class drawn strongly and the rest faintly; None where it cannot be read."""
     root = part.image_root if isinstance(part, Masks) else part.root
     content = np.fromfile(root / part.names()[index], np.uint8)
     image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if image is None:
-        return
+        return None
     height, width = image.shape[:2]
     ratio = min(TILE[0] / width, TILE[1] / height)
     size = max(round(width * ratio), 1), max(round(height * ratio), 1)
@@ -116,7 +119,7 @@ def _draw_tile(
         _draw_objects(image, [(i, each) for i, each in found if i is not None], number, ratio, data.classes, palette)
     elif isinstance(part, Masks):
         _draw_classes(image, part, index, number, palette)
-    yield _frame(image)
+    return _frame(image)
 
 
 def _draw_objects(
@@ -199,17 +202,22 @@ def _arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
-def _section(data: OwnData, number: int, drawn: int) -> str:
+def _section(data: OwnData, number: int, names: Sequence[str]) -> str:
     swatch = '#{:02x}{:02x}{:02x}'.format(*data.palette[number])
     heading = f'<i style="background:{swatch}"></i>{number}: {html.escape(data.classes[number])}'
-    sheet = f'<img src="classes/{number}.jpg" loading="lazy" alt="">' if drawn else '<p>No image shows this class.</p>'
+    sheet = '<p>No image shows this class.</p>'
+    if names:
+        sheet = f'<img src="classes/{number}.jpg" loading="lazy" alt="">'
+        sheet += f'<br><small>{html.escape(", ".join(names))}</small>'
     return f'<h2 id="c{number}">{heading}</h2>\n{sheet}'
 
 
 def _page(data: OwnData, findings: Sequence[Finding], sections: Sequence[str]) -> str:
-    what = 'images in a sample of ' + str(MOST_COUNTED) if data.task == 'segmentation' else (
-        'objects' if data.task == 'detection' else 'images'
-    )  # fmt: skip
+    what = {
+        'detection': 'objects',
+        'segmentation': f'the images that show a class, among up to {MOST_COUNTED} of each part',
+        'classification': 'images',
+    }[data.task]
     counts = {name: part.counts() for name, part in data.parts.items()}
     rows = [f'<tr><th>class</th>{"".join(f"<th>{name}</th>" for name in counts)}</tr>']
     for number, name in enumerate(data.classes):
