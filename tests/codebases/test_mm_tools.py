@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ import pytest
 from mmengine.config import Config
 
 from helpers import ON_CONTINUATION, REPO
+from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from scenes import make_dataset
 
@@ -72,10 +71,9 @@ model.update(dict(type=MaskRCNN, backbone=dict(type=EfficientMod, arch='xxs')))
 
 def run(script: str, *args: object) -> str:
     """What a Python script prints; it must succeed."""
-    command = [sys.executable, script, *map(str, args)]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    done = run_python(script, *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def tool(codebase: str, name: str, *args: object) -> str:

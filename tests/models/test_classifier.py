@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import cv2
@@ -16,6 +15,7 @@ from mmengine.runner import Runner, load_checkpoint
 from torch.testing import assert_close
 
 from helpers import ARCHS, REPO, build_model, randomised, trainer_file
+from interpreter import run_python
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint
@@ -82,10 +82,8 @@ def list_pictures(pictures, root):
 
 
 def tool(name, *argv, cwd):
-    command = [sys.executable, str(REPO / f'tools/{name}.py'), *map(str, argv)]
-    env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '2'}
-    done = subprocess.run(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return done.returncode, done.stdout
+    done = run_python(REPO / f'tools/{name}.py', *argv, cwd=cwd)
+    return done.returncode, done.stdout + done.stderr
 
 
 def refused(script, *argv):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from mmengine.config import Config
 
 from helpers import ARCHS, REPO, build_model, random_state, trainer_file
+from interpreter import run_python
 from mmefficientmod.checkpoints.loading import load_pretrained
 from mmefficientmod.checkpoints.names import to_project_name, to_released_name
 from mmefficientmod.models import EfficientMod
@@ -60,9 +59,7 @@ def test_conversion_of_a_whole_detector_touches_the_backbone_alone(tmp_path):
 
 
 def convert(*args):
-    return subprocess.run(
-        [sys.executable, str(REPO / 'tools/convert_checkpoint.py'), *map(str, args)], capture_output=True, text=True
-    )
+    return run_python(REPO / 'tools/convert_checkpoint.py', *args)
 
 
 def test_convert_command(golden, tmp_path):

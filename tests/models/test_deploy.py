@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
 from helpers import ARCHS, REPO, build_model, trained
+from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from mmefficientmod.models import EfficientMod
 
@@ -97,15 +96,8 @@ def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
     torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
 
     script = find_shipped('mmpretrain', 'tools/model_converters/reparameterize_model.py')
-    done = subprocess.run(
-        [sys.executable, script, str(config), str(checkpoint), str(converted)],
-        text=True,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    done = run_python(script, config, checkpoint, converted, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
 
     settings['backbone']['deploy'] = True
     deployed = build_model(Config(dict(model=settings, default_scope='mmpretrain'))).eval()

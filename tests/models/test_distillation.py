@@ -18,6 +18,7 @@ from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from torch.testing import assert_close
 
 from helpers import REPO, build_model, end_process, randomised
+from interpreter import run_python
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.launch import launch
@@ -162,11 +163,14 @@ def test_a_training_that_cannot_work_is_refused_before_the_start(folder):
 
 
 def train(folder, *launcher_and_options):
-    command = [sys.executable, *launcher_and_options]
     env = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    if launcher_and_options[0] == '-m':
+        command = [sys.executable, *launcher_and_options]
+        done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
+    else:
+        done = run_python(*launcher_and_options, cwd=folder, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def distributed_step(rank, folder, batches):

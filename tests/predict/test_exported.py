@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import REPO, load_tool
+from interpreter import run_python
 
 pytest.importorskip('mmefficientmod.export')
 from mmefficientmod.predict.exported import ExportedModel, detections, resized_classes
@@ -38,8 +39,7 @@ def exported(detector, segmentor, tmp_path_factory):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp('exported')
     for name, config, checkpoint in (('detector', DETECTOR, detector), ('segmentor', SEGMENTOR, segmentor)):
-        command = [sys.executable, str(REPO / 'tools/export.py'), config, checkpoint, str(folder / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        done = run_python(REPO / 'tools/export.py', config, checkpoint, folder / name)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

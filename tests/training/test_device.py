@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from helpers import REPO, classifier_config
+from interpreter import run_python
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.training.cpu import SHARDS_ON_CPU
 
@@ -39,16 +40,26 @@ def train(root: Path, device: torch.device, work_dir: Path, *options: str, flags
     config.merge_from_dict(settings)
     work_dir.mkdir(exist_ok=True)
     config.dump(work_dir / 'config.py')
-    start = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1'] if '--launcher' in flags else []
+    start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1']
     backend = 'nccl' if device.type == 'cuda' else 'gloo'
     options = (f'env_cfg.dist_cfg.backend={backend}', *options)
-    command = [sys.executable, *start, REPO / 'tools/train.py', work_dir / 'config.py', '--work-dir', work_dir, *flags]
+    options = (
+        REPO / 'tools/train.py',
+        work_dir / 'config.py',
+        '--work-dir',
+        work_dir,
+        *flags,
+        '--cfg-options',
+        *options,
+    )
     environment = dict(os.environ, PYTHONPATH=str(REPO), CUBLAS_WORKSPACE_CONFIG=':4096:8')  # for a GPU's products
     if device.type == 'cpu':
         environment['CUDA_VISIBLE_DEVICES'] = ''
-    done = subprocess.run(
-        [*map(str, command), '--cfg-options', *options], env=environment, capture_output=True, text=True, timeout=600
-    )
+    if '--launcher' in flags:
+        command = map(str, (*start, *options))
+        done = subprocess.run([*command], env=environment, capture_output=True, text=True, timeout=600)
+    else:
+        done = run_python(*options, env=environment, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return read_checkpoint(str(work_dir / (work_dir / 'last_checkpoint').read_text().rpartition('/')[2]))
 

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 
 from helpers import REPO
+from interpreter import run_python
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import find_weights
 from mmefficientmod.codebases.config import find_config
@@ -110,10 +111,8 @@ def classification(tmp_path):
 
 
 def run(script: str, *argv: object, **env: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / f'tools/{script}.py'), *map(str, argv)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_')}
-    env = {**inherited, 'PYTHONPATH': str(REPO), **env}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
+    return run_python(REPO / f'tools/{script}.py', *argv, env={**inherited, 'PYTHONPATH': str(REPO), **env})
 
 
 def refused(script: str, *argv: str) -> str:
@@ -135,19 +134,17 @@ def test_finds_the_installed_script(codebase, script):
 @pytest.mark.both_stacks
 @pytest.mark.parametrize(('config', 'own_argument'), [(DETECTION, '--auto-scale-lr'), (SEGMENTATION, '--amp')])
 def test_help_is_the_codebases_own(config, own_argument):
-    done = subprocess.run(
-        [sys.executable, str(REPO / 'tools/train.py'), config, '--help'], capture_output=True, text=True
-    )
+    done = run('train', config, '--help')
     assert done.returncode == 0 and own_argument in done.stdout
 
 
 def test_usage():
-    done = subprocess.run([sys.executable, str(REPO / 'tools/test.py')], capture_output=True, text=True)
+    done = run('test')
     assert done.returncode == 2 and 'usage: python tools/test.py CONFIG CHECKPOINT' in done.stdout
 
 
 def test_the_command_ends_with_one_line_and_without_traceback():
-    done = subprocess.run([sys.executable, str(REPO / 'tools/train.py'), 'no/such.py'], capture_output=True, text=True)
+    done = run('train', 'no/such.py')
     assert done.returncode == 1
     assert (
         done.stderr.strip().splitlines()[-1]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from helpers import REPO
+from interpreter import run_python
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.launch import launch
 from scenes import make_dataset
@@ -200,10 +199,7 @@ def test_another_arch_in_the_checkpoint(root):
     path = weights(root, 'xs.pth', 'xs')
     options = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={path}']
     options += [f'{split}_dataloader.{key}' for split in ('train', 'val') for key in LOADER]
-    command = [sys.executable, REPO / 'tools/train.py', SEGMENTATION, '--work-dir', root, '--cfg-options', *options]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(REPO))
-    )
+    done = run_python(REPO / 'tools/train.py', SEGMENTATION, '--work-dir', root, '--cfg-options', *options)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr[-3000:]
     assert last.startswith('error: ') and "does not fit EfficientMod arch 'xxs'" in last

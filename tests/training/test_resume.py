@@ -20,7 +20,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import IterBasedTrainLoop
 
-from helpers import REPO, file_size_limit
+from helpers import REPO
+from interpreter import run_python
 from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.training.checks.run import check_run
@@ -54,6 +55,7 @@ class Training:
         self.root, self.task, self.workers = root, task, workers
         config, self.last, lengths = TASKS[task]
         self.config = REPO / 'demo/configs' / config
+        self.environment = dict(os.environ, DEMO_ROOT=str(root), PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
         self.options = [
             *('--cfg-options', *lengths, 'train_dataloader.batch_size=2', 'model.backbone.init_cfg=None'),
             f'train_dataloader.num_workers={workers}',
@@ -67,25 +69,24 @@ class Training:
         arguments = ['--work-dir', str(work_dir), *(['--resume'] if resume else []), *self.options, *more]
         return [sys.executable, str(REPO / 'tools/train.py'), str(self.config), *arguments]
 
-    def start(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> subprocess.Popen:
+    def start(self, work_dir: Path, *more: str, resume: bool = False) -> subprocess.Popen:
         """Starts the training; what it prints goes to ``output`` in its work directory."""
         work_dir.mkdir(exist_ok=True)
-        environment = dict(os.environ, DEMO_ROOT=str(self.root), PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
         with open(work_dir / 'output', 'w') as output:
             return subprocess.Popen(
                 self.command(work_dir, *more, resume=resume),
-                env=environment,
+                env=self.environment,
                 cwd=self.root,
                 start_new_session=True,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                **kwargs,
             )
 
-    def run(self, work_dir: Path, *more: str, resume: bool = False, **kwargs) -> tuple[int, str]:
-        with self.start(work_dir, *more, resume=resume, **kwargs) as process:
-            code = process.wait(timeout=600)
-        return code, (work_dir / 'output').read_text()
+    def run(self, work_dir: Path, *more: str, resume: bool = False, file_size: int | None = None) -> tuple[int, str]:
+        work_dir.mkdir(exist_ok=True)
+        _, *command = self.command(work_dir, *more, resume=resume)
+        done = run_python(*command, env=self.environment, cwd=self.root, file_size=file_size)
+        return done.returncode, done.stdout + done.stderr
 
     def kill(self, work_dir: Path, moment: str, resume: bool) -> bool:
         """Starts or resumes the training and sends SIGKILL to all of its processes; whether it was still running."""
@@ -230,7 +231,7 @@ def test_full_disk_leaves_the_last_checkpoint(training, tmp_path):
     shutil.copy(uninterrupted / 'iter_9.pth', tmp_path)
     size = (tmp_path / 'iter_9.pth').stat().st_size
     options = ('default_hooks.checkpoint.max_keep_ckpts=1',)
-    code, output = run.run(tmp_path, *options, resume=True, preexec_fn=file_size_limit(size // 2))
+    code, output = run.run(tmp_path, *options, resume=True, file_size=size // 2)
     last = output.strip().splitlines()[-1]
     assert code == 1 and 'Traceback' not in output, output[-3000:]
     assert f'error: checkpoint {tmp_path}/iter_12.pth cannot be written: File too large' in last and '--resume' in last
