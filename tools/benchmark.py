@@ -40,6 +40,7 @@ from mmefficientmod.zoo.tasks import TASKS
 
 NO_MODE = 'no backbone here has these modes'
 BUSY = 0.2  # cores that other processes keep busy, above which times are not to be trusted
+LEAST_MEMORY = 0.1  # GB
 UNFINISHED = 'benchmark-unfinished.json'
 EPILOG = """\
 Lists combine: every part at every size, batch size, precision and mode. All modes of all backbones take turns, so that
@@ -135,6 +136,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='folder for JSON, CSV, Markdown and plots (default: work_dirs/benchmark)',
     )
     args = parser.parse_args(argv)
+    if args.memory_limit is not None and args.memory_limit < LEAST_MEMORY:
+        parser.error(f'--memory-limit must be {LEAST_MEMORY} GB or more: threads and imports take some')
     args.modes = list(dict.fromkeys(m for mode in args.modes for m in records.MODE_GROUPS.get(mode, [mode])))
     return args
 

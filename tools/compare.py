@@ -226,7 +226,9 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[args.task]
     backbones, problems = select_backbones(task, args.backbones or [task.group])
     for place in (*args.pretrained, *args.checkpoints):
-        name, named, _ = place.partition('=')
+        name, named, file = place.partition('=')
+        if named and not file:
+            raise UserError(f'{place} names no file after the =')
         unknown = select_backbones(task, [name])[1]
         if named and unknown and not Path(place).is_dir():
             raise UserError(f'{place}: {unknown[0]}')

@@ -110,17 +110,33 @@ def find_installed_config(name: str) -> str | None:
     return next((str(path) for path in found if path.name == file and '_base_' not in path.parts), None)
 
 
+def read_config(path: str | os.PathLike) -> Config:
+    """Reads a config file.
+
+    Raises:
+        UserError: If it cannot be read. A config is a program: any error in it, and its end, is about the config.
+    """
+    if not osp.isfile(path):
+        raise UserError(f'config {path} ' + ('is not a regular file' if osp.exists(path) else 'does not exist'))
+    try:
+        return Config.fromfile(path)
+    except (Exception, SystemExit) as error:
+        raise UserError(f'config {path} cannot be read: {describe_error(error)}') from error
+
+
 def load_config(path: str, options: dict | None = None) -> Config:
-    """Reads a config and the overrides of the command line.
+    """Reads the config of a model and the overrides of the command line.
 
     Raises:
         UserError: If one of them cannot be used.
     """
+    config = read_config(path)
     try:
-        config = Config.fromfile(path)
         config.merge_from_dict(options or {})
-    except Exception as error:  # a config is a program: whatever it raises is about the config
-        raise UserError(f'config {path} cannot be read: {describe_error(error)}') from error
+    except Exception as error:
+        raise UserError(f'--cfg-options do not fit config {path}: {describe_error(error)}') from error
+    if not isinstance(config.get('model'), Mapping):
+        raise UserError(f'config {path} describes no model: set model = dict(type=...)')
     return config
 
 

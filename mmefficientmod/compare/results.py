@@ -190,7 +190,7 @@ def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         for folder in folders:
             try:
                 runs[folder.resolve()] = Run(folder.resolve())
-            except Exception as error:  # a config is a program, and may be cut off by a kill
+            except (Exception, SystemExit) as error:  # a config is a program, and a kill may have cut it off
                 problems.append(f'{folder}/vis_data/config.py cannot be read ({type(error).__name__})')
     return list(runs.values()), problems
 

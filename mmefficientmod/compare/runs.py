@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..checkpoints.newest import find_newest_whole
+from ..codebases.config import read_config
 from ..utils import UserError, describe_error, replace_file
 from .state import State
 from .workdir import last_line, saved_step, training_progress
@@ -137,12 +138,9 @@ class Job:
         self._check_processes()
         if self.state.commands and self.config_file.exists():
             try:
-                same = Config.fromfile(self.config_file).to_dict() == self.config.to_dict()
-            except Exception as error:  # a config is code: it can raise anything
-                raise UserError(
-                    f'{self.config_file} cannot be read ({describe_error(error)}): correct it, or delete '
-                    f'{self.folder} to run {self.name} again'
-                ) from error
+                same = read_config(self.config_file).to_dict() == self.config.to_dict()
+            except UserError as error:
+                raise UserError(f'{error}: correct it, or delete {self.folder} to run {self.name} again') from error
             if not same:
                 raise UserError(
                     f'{self.folder} holds a run of {self.name} with other settings: name another '

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..codebases.config import innermost_dataset, stretch_schedule
+from ..codebases.config import innermost_dataset, read_config, stretch_schedule
 from ..utils import UserError, describe_error
 from ..zoo.backbones import Backbone, normalise
 from ..zoo.tasks import Task
@@ -52,9 +52,11 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     config = backbone.load_config()
     for overlay in settings.overlays:
         try:
-            config.merge_from_dict(Config.fromfile(overlay).to_dict())
-        except Exception as error:  # a config is a program: any error is about the config
-            raise UserError(f'overlay {overlay} cannot be used: {describe_error(error)}') from error
+            config.merge_from_dict(read_config(overlay).to_dict())
+        except UserError as error:
+            raise UserError(f'overlay: {error}') from error
+        except Exception as error:
+            raise UserError(f'overlay {overlay} does not fit the config: {describe_error(error)}') from error
     options: dict[str, Any] = {'randomness.seed': settings.seed, 'default_hooks.checkpoint.max_keep_ckpts': 2}
     if settings.amp:
         options.update({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
@@ -69,9 +71,22 @@ def backbone_config(backbone: Backbone, settings: Settings) -> tuple[Config, dic
     try:
         config.merge_from_dict(options)
         config.merge_from_dict({IDENTITY: dict(task=settings.task.name, backbone=backbone.key, settings=options)})
+        _check(config)
     except Exception as error:
         raise UserError(f'the settings do not fit its config: {describe_error(error)}') from error
     return config, options
+
+
+def _check(config: Config) -> None:
+    """Raises an error for a config without a backbone, a training or images."""
+    numbers = {
+        'length of the training': training_length(config)[0],
+        'batch size': config.train_dataloader.batch_size,
+        'backbone': len(config.model.backbone),
+    }
+    for name, number in numbers.items():
+        if not (isinstance(number, int) and number > 0):
+            raise ValueError(f'{name} {number!r}')
 
 
 def _length(config: Config, settings: Settings) -> dict:

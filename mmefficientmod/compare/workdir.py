@@ -35,7 +35,7 @@ class Run:
         self.folder = folder
         self.config = Config.fromfile(folder / 'vis_data' / 'config.py', import_custom_modules=False)
         log = folder / f'{folder.name}.log'
-        self.log = log.read_text(errors='replace') if log.exists() else ''
+        self.log = log.read_text(errors='replace') if log.is_file() else ''
         self.identity = self.config.get(IDENTITY) or {}
         processes = re.search(r'GPU number: (\d+)', self.log)
         self.processes = int(processes[1]) if processes else 1
@@ -48,7 +48,7 @@ class Run:
     def test_metrics(self) -> dict:
         """The metrics of a test, empty if the run was not a test."""
         path = self.folder / f'{self.folder.name}.json'
-        return _parse(path.read_text(errors='replace')) if path.exists() else {}
+        return _parse(path.read_text(errors='replace')) if path.is_file() else {}
 
     def scalars(self) -> list[dict]:
         """Every line of ``scalars.json``: the losses and metrics of a training; empty if the run was not one."""
@@ -70,7 +70,7 @@ class Run:
 
 def find_runs(folder: Path) -> list[Path]:
     """The folders of all runs at or below a folder."""
-    return [file.parents[1] for file in sorted(folder.rglob('vis_data/config.py'))]
+    return [file.parents[1] for file in sorted(folder.rglob('vis_data/config.py')) if file.is_file()]
 
 
 def training_length(config: Mapping) -> tuple[int, str]:

@@ -134,8 +134,8 @@ def test_a_moved_run_that_is_not_finished_goes_on_where_it_is(moved):
         ('state.json', '{"name": ', 'is not a JSON file that can be read (JSONDecodeError'),
         ('state.json', '{"name": "resnet-18", "stages": []}', 'is not of this tool (TypeError): delete the folder'),
         ('state.json', '{"row": "resnet-18", "done": []}', 'is not of this tool (TypeError): delete the folder'),
-        ('CONFIG', 'model = dict(', 'cannot be read (SyntaxError'),
-        ('CONFIG', 'model = missing', 'cannot be read (NameError'),
+        ('CONFIG', 'model = dict(', 'cannot be read: SyntaxError'),
+        ('CONFIG', 'model = missing', 'cannot be read: NameError'),
     ],
 )
 def test_files_edited_by_hand_are_named_and_nothing_is_lost(file, content, message, moved, capsys):

@@ -119,7 +119,7 @@ def test_overlay():
     config, _ = backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=[demo], data_root='/x'))
     assert config.train_dataloader.dataset.metainfo.classes[0] == 'sky'
     assert config.test_dataloader.dataset.data_root == '/x'
-    with pytest.raises(UserError, match=r'overlay no\.py cannot be used'):
+    with pytest.raises(UserError, match=r'overlay: config no\.py does not exist'):
         backbone_config(task_backbones(task)['resnet-18'], Settings(task, overlays=['no.py']))
 
 

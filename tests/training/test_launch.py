@@ -313,7 +313,7 @@ def test_usage_errors_are_the_codebases_own(classification):
     message = refused('train', str(classification), '--cfg-options', 'model.backbone.arch')
     assert '--cfg-options takes KEY=VALUE pairs' in message
     message = refused('train', str(classification), '--cfg-options', 'model.backbone.arch.x=1')
-    assert 'cannot be read: TypeError' in message
+    assert '--cfg-options do not fit config' in message and 'TypeError' in message
 
 
 def test_the_first_process_checks_and_the_others_go_on(classification):
