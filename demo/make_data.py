@@ -9,7 +9,15 @@ from functools import partial
 if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from mmefficientmod.utils import LARGEST_SIDE, HelpFormatter, exit_in_one_line, parse_path, parse_positive, parse_whole
+from mmefficientmod.utils import (
+    LARGEST_SIDE,
+    HelpFormatter,
+    check_output_folder,
+    exit_in_one_line,
+    parse_path,
+    parse_positive,
+    parse_whole,
+)
 from scenes import make_dataset
 
 EPILOG = """\
@@ -40,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_in_one_line('stopped; nothing was written'):
+        check_output_folder(args.out, 'OUT')
         made = make_dataset(args.out, args.images, args.val_images, tuple(args.size), args.seed)
         print(
             f'{args.out}: {args.images} training and {args.val_images} validation scenes '

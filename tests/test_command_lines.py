@@ -10,17 +10,28 @@ import argparse
 import math
 import os
 import signal
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mmengine.config import Config
 
 import make_data  # in demo/, which pytest alone has on its path
 import run as demo
-from helpers import load_tool
+from helpers import REPO, load_tool, make_run
+from mmefficientmod.models import EfficientMod
+from mmefficientmod.training.launch import launch
+from mmefficientmod.zoo.backbones import task_backbones
+from mmefficientmod.zoo.tasks import TASKS as COMPARED
 
 pytestmark = pytest.mark.libraries
 TOOLS = {name: load_tool(name) for name in ('benchmark', 'compare', 'convert_checkpoint', 'visualize_context')}
@@ -143,7 +154,67 @@ def places(tmp_path, monkeypatch) -> Path:
 
 
 INPUTS = ('nowhere', 'file', 'empty', 'folder', 'pipe', 'loop', 'dangling')
+IMAGES = ('nowhere.jpg', 'file', 'empty.jpg', 'folder', 'pipe.jpg', 'loop', 'dangling')
 OUTPUTS = ('file', 'file/below', 'pipe', 'loop', 'loop/below', 'dangling', f'new/{"x" * 300}')
-CONFIGS = (*INPUTS, 'pipe.py', 'exits.py', 'raises.py', 'wrong.py', 'number.py', 'deep.json')
+CONFIGS = ('nowhere', 'folder', 'loop', 'pipe.py', 'exits.py', 'raises.py', 'wrong.py', 'number.py', 'deep.json')
 CHECKPOINTS = (*INPUTS, 'empty.pth', 'pipe.pth')
 JSONS = (*INPUTS, 'empty.json', 'pipe.json', 'deep.json')
+SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
+ONE = ['--backbones', 'efficientmod-xxs']
+LINES = [
+    ('benchmark', [*ONE, '--parts', 'backbone', '--out', 'PLACE'], OUTPUTS),
+    ('compare', ['report', 'PLACE'], INPUTS),
+    ('compare', ['report', 'runs', '--benchmark', 'PLACE'], JSONS),
+    ('compare', ['report', 'runs', '--out', 'PLACE'], OUTPUTS),
+    ('compare', ['run', 'segmentation', *ONE, '--work-dir', 'PLACE'], OUTPUTS),
+    ('compare', ['run', 'segmentation', *ONE, '--dry-run', '--overlay', 'PLACE'], CONFIGS),
+    ('compare', ['run', 'segmentation', *ONE, '--dry-run', '--pretrained', 'efficientmod-xxs=PLACE'], ('', 'folder')),
+    ('convert_checkpoint', ['PLACE', 'out.pth'], CHECKPOINTS),
+    ('convert_checkpoint', ['good.pth', 'PLACE'], (*OUTPUTS, 'folder')),
+    ('visualize_context', ['PLACE', SEGMENTOR, 'good.pth'], IMAGES),
+    ('visualize_context', ['good.png', 'PLACE', 'good.pth'], CONFIGS),
+    ('visualize_context', ['good.png', SEGMENTOR, 'PLACE'], CHECKPOINTS),
+    ('visualize_context', ['good.png', SEGMENTOR, 'good.pth', '--out-dir', 'PLACE'], OUTPUTS),
+    ('make_data', ['PLACE', '--images', '1', '--val-images', '1', '--size', '64', '64'], OUTPUTS),
+    ('demo', ['--quick', '--work-dir', 'PLACE'], OUTPUTS),
+    ('train', ['PLACE'], CONFIGS),
+    ('test', ['PLACE', 'good.pth'], CONFIGS),
+]
+
+
+@pytest.fixture(scope='module')
+def good(tmp_path_factory) -> Path:
+    """A checkpoint, an image and a work directory in which nothing is wrong."""
+    folder = tmp_path_factory.mktemp('good')
+    torch.save(EfficientMod('xxs').state_dict(), folder / 'good.pth')
+    cv2.imwrite(str(folder / 'good.png'), np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+    config = Config.fromfile(task_backbones(COMPARED['segmentation'])['efficientmod-xxs'].config)
+    make_run(folder / 'runs/efficientmod-xxs', '20260101_000000', config, '{"mIoU": 3}')
+    return folder
+
+
+def snapshot() -> dict[str, tuple]:
+    """The kind of everything in the current folder, and of files when they were written."""
+    found = {name: os.lstat(name) for name in os.listdir()}
+    return {name: (each.st_mode, stat.S_ISREG(each.st_mode) and each.st_mtime_ns) for name, each in found.items()}
+
+
+@pytest.mark.parametrize(
+    ('tool', 'line', 'kinds'), LINES, ids=[f'{tool} {" ".join(line)[:60]}' for tool, line, _ in LINES]
+)
+def test_places_of_another_kind_are_refused_in_one_line(tool, line, kinds, good, places, monkeypatch):
+    """No traceback, no exit code 0, no wait for a pipe, and all that was there stays."""
+    for path in good.iterdir():
+        os.symlink(path, path.name)
+    before = snapshot()
+    monkeypatch.setattr(sys, 'argv', [tool])  # launch() changes both
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    main = partial(launch, tool) if tool in ('train', 'test') else TOOLS[tool].main
+    for place in kinds:
+        argv = [word.replace('PLACE', place) for word in line]
+        with time_limit(60), pytest.raises(SystemExit) as end:
+            main(argv)
+        code = end.value.code
+        refused = code == 1 or (isinstance(code, str) and code.startswith('error: ') and '\n' not in code)
+        assert refused, (argv, code)  # compare counts the backbones that failed, each with its reason
+        assert snapshot() == before, argv

@@ -110,11 +110,13 @@ def compare(
     """
     task, results, problems = collect(paths)
     comparison = Comparison(task, results, warnings=list(problems), problems=problems)
+    cases, comparison.machine = _merge_benchmarks(benchmarks, task.part)  # first, because the costs take longer
     same_data = on_published_data(next(iter(comparison.measured.values())), task)
     _describe_setting(comparison, same_data)
     _add_accuracies(comparison, same_data, detail=False)
     _add_costs(comparison, same_data, tick)
-    _add_latencies(comparison, benchmarks)
+    if benchmarks:
+        _add_latencies(comparison, cases)
     _add_published_latencies(comparison)
     _add_accuracies(comparison, same_data, detail=True)
     _describe_commands(comparison, read_states(paths))
@@ -210,11 +212,10 @@ def _cost_size(result: Result, task: Task) -> tuple[int, int]:
     return (side, side) if side else task.cost_size
 
 
-def _add_latencies(comparison: Comparison, benchmarks: Sequence[Path]) -> None:
+def _add_latencies(comparison: Comparison, cases: Mapping[Case, Mapping[str, Measurement]]) -> None:
     """One column for every case of the complete model in the benchmark's files."""
     task = comparison.task
-    cases, comparison.machine = _merge_benchmarks(benchmarks, task.part)
-    if benchmarks and not cases:
+    if not cases:
         comparison.problems.append(
             f'the benchmark holds no {task.part}: run tools/benchmark.py with --parts {task.part}'
         )
