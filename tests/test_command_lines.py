@@ -34,7 +34,9 @@ from mmefficientmod.zoo.backbones import task_backbones
 from mmefficientmod.zoo.tasks import TASKS as COMPARED
 
 pytestmark = pytest.mark.libraries
-TOOLS = {name: load_tool(name) for name in ('benchmark', 'compare', 'convert_checkpoint', 'visualize_context')}
+TOOLS = {
+    name: load_tool(name) for name in ('benchmark', 'compare', 'convert_checkpoint', 'own_data', 'visualize_context')
+}
 TOOLS.update(make_data=make_data, demo=demo)
 EMPTY = ('', ' ', '\t')
 HOSTILE = (
@@ -177,6 +179,8 @@ LINES = [
     ('visualize_context', ['good.png', SEGMENTOR, 'good.pth', '--out-dir', 'PLACE'], OUTPUTS),
     ('make_data', ['PLACE', '--images', '1', '--val-images', '1', '--size', '64', '64'], OUTPUTS),
     ('demo', ['--quick', '--work-dir', 'PLACE'], OUTPUTS),
+    ('own_data', ['PLACE'], INPUTS),
+    ('own_data', ['folder', '--preview', 'PLACE'], OUTPUTS),
     ('train', ['PLACE'], CONFIGS),
     ('test', ['PLACE', 'good.pth'], CONFIGS),
 ]

@@ -6,11 +6,15 @@ import argparse
 import io
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmengine.config import Config
 
@@ -22,6 +26,7 @@ from mmefficientmod.data.inspect import inspect_all
 from mmefficientmod.data.parts import Masks, OwnData
 from mmefficientmod.data.preview import draw_preview
 from mmefficientmod.utils import (
+    HelpFormatter,
     UserError,
     check_output_folder,
     exit_in_one_line,
@@ -36,10 +41,14 @@ MOST_LISTED = 100  # classes
 MOST_DECODED = 100  # label images a part that are converted for a look
 NOTE = 'Written by tools/own_data.py from {}. The next run for the same data replaces what is here.\n'
 README = 'README.txt'
+EPILOG = """\
+examples:
+  python tools/own_data.py data/mine --preview preview
+  python tools/own_data.py data/mine --config configs/mine.py --model mask-rcnn --backbone efficientmod-s"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=HelpFormatter)
     parser.add_argument('data', type=parse_path, metavar='DATA', help='folder of the data set, or a COCO JSON in it')
     parser.add_argument('--format', choices=FORMATS, help='which one to read, where the folder holds several')
     parser.add_argument('--classes', type=parse_names, default=[], help='NAME,NAME,... where no file names the classes')

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmefficientmod.training.launch import launch
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     launch('test')

@@ -48,6 +48,8 @@ def recognise(path: Path, wanted: str | None = None, names: Sequence[str] = ()) 
     Raises:
         UserError: With one line, if it holds no data set or several, or cannot be read.
     """
+    if not path.exists():  # or a loop of links
+        raise UserError(f'{path} does not exist')
     single = path.is_file() and path.suffix.lower() == '.json'
     tree = scan(path.resolve().parent if single else path.resolve())
     if not any(tree.folders.values()):
