@@ -100,7 +100,7 @@ def _read_age(path: Path) -> tuple[str, int]:
         UserError: If it cannot be read, or a training cannot be resumed from it.
     """
     if path.is_dir():  # DeepSpeed writes one, and FSDP if each process writes its part
-        raise UserError(f'{path} is a folder of a sharded training: name it by --resume PATH')
+        raise UserError(f'{path} is a folder of a sharded training: name it with --resume PATH')
     checkpoint = read_checkpoint(str(path), mmap=True, check=False)
     missing = [key for key in NEEDED if not isinstance(checkpoint.get(key), Mapping)]
     if missing:

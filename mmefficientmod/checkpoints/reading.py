@@ -23,9 +23,10 @@ from ..utils import UserError, describe_error
 
 # Before, `weights_only=True` runs code from tar and TorchScript archives (CVE-2025-32434).
 TORCH_READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
-# Before, weights that are shorter in the archive than its pickle says are filled up with whatever lies behind them in
-# memory (pytorch/pytorch#165553).
+# Before, weights that are shorter in the archive than its pickle says are filled up with the memory that follows them
+# (pytorch/pytorch#165553).
 _TORCH_CHECKS_LENGTHS = digit_version(torch.__version__) >= digit_version('2.10')
+NOT_A_CHECKPOINT = 'not a PyTorch checkpoint: check that its download or copy was complete'
 _REFUSED_KINDS = {
     'TorchScript archives': 'a TorchScript archive',
     'legacy .tar format': 'a tar archive',
@@ -40,7 +41,7 @@ def _history_statistics(owner: type, name: str) -> Callable:
 
 
 def plain_data() -> dict[str, Any]:
-    """Name in a file -> class or function, for what checkpoints hold beside tensors: all of it is plain data.
+    """Name in a file -> class or function, for what checkpoints hold besides tensors: all of it is plain data.
 
     These are a timm trainer's arguments, MMEngine's log history and NumPy's arrays and numbers. NumPy 1 and 2 name
     their internals differently, and a file may come from either.
@@ -57,10 +58,10 @@ def plain_data() -> dict[str, Any]:
 
 
 def allow_safe_globals() -> None:
-    """Lets MMEngine resume from its own checkpoints, whether they were written under NumPy 1 or 2.
+    """Lets MMEngine resume from its own checkpoints, whether they were written with NumPy 1 or 2.
 
-    From torch 2.6 on MMEngine reads them by torch's safe loader, whose allow-list gets what they hold beside tensors.
-    Before, they are read by name, and NumPy before 1.26 does not know the name that NumPy 2 writes.
+    From torch 2.6 on, MMEngine reads them with torch's safe loader. Its allow-list gets the classes that they hold
+    besides tensors. Earlier versions look classes up by name, and NumPy before 1.26 lacks the name that NumPy 2 writes.
     """
     if TORCH_READS_SAFELY:
         serialization.add_safe_globals([(part, name) for name, part in plain_data().items()])
@@ -81,21 +82,21 @@ def _explain(error: Exception) -> str:
     reason = str(error)
     for words, kind in _REFUSED_KINDS.items():
         if words in reason:
-            return f'is refused: it is {kind}, which could run code; take one of bare weights'
+            return f'is refused: it is {kind}, which could run code; take a file that holds only weights'
     asked = re.search(r'(?:GLOBAL|class|function) ([\w.]+\.\w+)', reason)
     if asked is None or not isinstance(error, pickle.UnpicklingError):
-        return 'is truncated or no PyTorch checkpoint'
-    return f'is refused: to be read it asks for {asked[1]}, which could run code; take one of bare weights'
+        return f'is truncated or {NOT_A_CHECKPOINT}'
+    return f'is refused: it asks for {asked[1]}, which could run code; take a file that holds only weights'
 
 
 def check_archive(path: str, name: str | None = None) -> None:
     """Compares a checkpoint's bytes with the check sums of its archive, which torch does not do.
 
-    Files in torch's format from before 1.6 are no archives and have no check sums.
+    Files in torch's format from before 1.6 are not archives, and have no check sums.
 
     Args:
         path (str): A local file.
-        name (str, optional): What to call it, if it is a copy.
+        name (str, optional): Its name in the message, if it is a copy.
 
     Raises:
         UserError: If a byte has changed.
@@ -106,15 +107,17 @@ def check_archive(path: str, name: str | None = None) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # whatever a damaged directory makes of it
-        raise UserError(f'{name or path} is truncated or no PyTorch checkpoint') from error
+    except Exception as error:  # a damaged directory may raise anything
+        raise UserError(f'{name or path} is truncated or {NOT_A_CHECKPOINT}') from error
     if damaged:
-        raise UserError(f'{name or path} is damaged: {damaged} in it does not fit its check sum')
+        raise UserError(
+            f'{name or path} is damaged: {damaged} in it does not fit its check sum; download or copy the file again'
+        )
 
 
 @contextlib.contextmanager
 def _fetch(path: str) -> Iterator[str]:
-    """Gives the local file of a path or an address; raises as :func:`read_checkpoint` does."""
+    """Yields the local file of a path or an address; raises as :func:`read_checkpoint` does."""
     if '://' not in path:
         local_path = osp.expanduser(path)  # as MMEngine does
         if not isfile(local_path):
@@ -124,7 +127,7 @@ def _fetch(path: str) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         try:
             local_path = stack.enter_context(get_local_path(path))
-        except KeyError as error:  # of the scheme
+        except KeyError as error:  # the scheme is unknown
             raise UserError(f'{path} cannot be read: MMEngine has no file client for {error}') from error
         except Exception as error:  # each file client has its own
             raise UserError(f'{path} cannot be read ({describe_error(error)})') from error
@@ -146,8 +149,8 @@ def read_checkpoint(path: str, mmap: bool = False, check: bool = True) -> dict:
     Raises:
         FileNotFoundError: If ``path`` is a local file that does not exist.
         PermissionError: If it may not be read.
-        UserError: If an address gives no file, or the file is no complete PyTorch checkpoint or asks for more
-            than the allow-list holds.
+        UserError: If an address gives no file, or the file is not a complete PyTorch checkpoint or asks for more than
+            the allow-list holds.
     """
     allow_safe_globals()  # again: torch's own context manager, where another library uses it, takes them off the list
     path = str(path)

@@ -1,4 +1,4 @@
-"""Finds the weights in a checkpoint and judges them."""
+"""Finds the weights in a checkpoint and checks their values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from ..utils import UserError
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
 WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
-
-
 WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
-
-
 COPY = {False: 'plain copy', True: 'moving average (EMA)'}
 
 
@@ -34,7 +30,7 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
 
 
 def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
-    """The weights of a checkpoint, and whether they are a moving average."""
+    """Picks the weights as :func:`find_weights` does, and tells whether they are a moving average."""
     averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
     if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
         averages.add('state_dict')
@@ -47,7 +43,7 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
         raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
     nested = [name for name, value in weights.items() if value.is_nested]
     if nested:  # they have no shape to compare
-        raise UserError(f'{path} holds nested tensors, which are no weights: {enumerate_names(nested)}')
+        raise UserError(f'{path} holds nested tensors, which cannot be weights: {enumerate_names(nested)}')
     return weights, key in averages
 
 
@@ -61,7 +57,7 @@ def enumerate_names(names: Iterable[str], most: int = 3) -> str:
 
 
 def check_values(weights: dict[str, Tensor]) -> None:
-    """Raises UserError, with names, for tensors that are no weights: dense, finite, floating-point numbers."""
+    """Raises UserError, with names, unless all tensors are dense, finite and of floating-point numbers."""
     found: dict[str, list[str]] = {}
     for name, value in weights.items():
         problem = _find_problem(value)
@@ -69,7 +65,7 @@ def check_values(weights: dict[str, Tensor]) -> None:
             found.setdefault(problem, []).append(name)
     if found:
         listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
-        raise UserError(f'weights have to be dense, finite, floating-point tensors, but there is {listed}')
+        raise UserError(f'weights must be dense, finite, floating-point tensors, but there is {listed}')
 
 
 def _find_problem(value: Tensor) -> str | None:
@@ -81,12 +77,12 @@ def _find_problem(value: Tensor) -> str | None:
         return f'of the type {value.dtype}'
     if _overlaps(value):
         return 'with elements that share their storage'
-    # in parts, as isfinite() takes several times the memory of what it looks at
+    # in parts, as isfinite() takes several times the memory of its argument
     return None if all(part.isfinite().all() for part in value.reshape(-1).split(2**20)) else 'with NaN or Inf'
 
 
 def _overlaps(value: Tensor) -> bool:
-    """Whether two elements of a strided tensor may be the same place in memory; slices and transpositions are not."""
+    """Whether two elements of a strided tensor may share memory; those of slices and transpositions do not."""
     reach = 0
     for stride, size in sorted((stride, size) for size, stride in zip(value.shape, value.stride()) if size > 1):
         if stride <= reach:
@@ -96,9 +92,9 @@ def _overlaps(value: Tensor) -> bool:
 
 
 def is_deploy_form(names: Iterable[str]) -> bool:
-    """Whether names, of either form and with any prefix, are of modulation blocks after ``switch_to_deploy()``.
+    """Whether names, released or not and with any prefix, are those of modulation blocks after ``switch_to_deploy()``.
 
-    These have no LayerScale.
+    These blocks have no LayerScale.
     """
     names = list(names)
     modulates = any(name.endswith(('.context.f.weight', '.context_layer.f.weight')) for name in names)

@@ -22,7 +22,7 @@ def check_device(name: str | None = None, option: str = '--device') -> torch.dev
         option (str): The option that gave the name, for the message. Defaults to ``'--device'``.
 
     Raises:
-        UserError: If there is no such device, or it cannot be used.
+        UserError: If no device has that name, or it cannot be used.
     """
     name = name or get_device()
     try:

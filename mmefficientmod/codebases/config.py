@@ -16,10 +16,10 @@ from ..utils import UserError, describe_error
 
 
 def class_names(dataset: Mapping) -> Sequence[str] | None:
-    """The classes that a data set's settings name, read from a file where they name one, as MMEngine does.
+    """The classes in a data set's settings, read from a file if they name one, as MMEngine does.
 
     Returns:
-        Sequence[str] | None: The names; the text itself if it is no local file; None if the settings name none.
+        Sequence[str] | None: The names, None if the settings name none; the text itself if it is not a local file.
     """
     classes = (dataset.get('metainfo') or {}).get('classes')
     return list_from_file(classes) if isinstance(classes, str) and os.path.isfile(classes) else classes
@@ -84,8 +84,6 @@ def dataset_meta(config: Config) -> Mapping:
 
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
-
-
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
@@ -154,8 +152,8 @@ def find_codebase(config: Config, path: str, script: str = 'train') -> str:
         return scope
     if scope in MODULE2PACKAGE:
         raise UserError(
-            f'config {path} belongs to {scope}, whose own tools/{script}.py takes it, e.g. by "mim {script} '
-            f'{MODULE2PACKAGE[scope]} {path}"; the backbone needs no more than this package installed beside it'
+            f'config {path} belongs to {scope}: run "mim {script} {MODULE2PACKAGE[scope]} {path}"; the backbone only '
+            'needs this package to be installed'
         )
     raise UserError(
         f'config {path} belongs to none of {", ".join(CODEBASES)}: its default_scope is {config.get("default_scope")!r}'

@@ -11,7 +11,7 @@ from ..utils import UserError
 
 
 def type_name(settings: Mapping) -> str:
-    """Name of the class that the settings of a part of a config are for, without its package; '' without one."""
+    """The name of the class in the settings of a part of a config, without its package; '' without one."""
     kind = settings.get('type') or ''
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
@@ -25,7 +25,7 @@ def refuse(problem: str | None) -> None:
 
 
 def find_backbones(config: Config) -> Iterator[tuple[str, ConfigDict, ConfigDict]]:
-    """Every backbone of this package, with its dotted place and the model it stands in."""
+    """Every backbone of this package, with its dotted path and the model around it."""
     model = config.get('model') or {}
     for place, node in find_dicts(model.get('module') or model, 'model'):  # test-time augmentation wraps the model
         backbone = node.get('backbone')
@@ -38,7 +38,7 @@ def is_efficientmod(backbone: Mapping) -> bool:
 
 
 def pretrained_parts(config: Config) -> Iterator[tuple[str, ConfigDict]]:
-    """Every part of this package that may start from a file, with its dotted place: backbones and a classifier."""
+    """Every part of this package that may start from a file, with its dotted path: backbones and a classifier."""
     yield from ((place, backbone) for place, _, backbone in find_backbones(config))
     model = config.get('model') or {}
     model = model.get('module') or model
@@ -47,7 +47,7 @@ def pretrained_parts(config: Config) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def pretrained_files(place: str, node: Mapping) -> Iterator[tuple[str, str]]:
-    """The files that ``init_cfg``, one or a list, names, each after the option that sets it."""
+    """The option and the path of each file that ``init_cfg``, a dict or a list of dicts, names."""
     init_cfg = node.get('init_cfg') or []
     listed = {f'.{i}': each for i, each in enumerate(init_cfg)} if isinstance(init_cfg, Sequence) else {'': init_cfg}
     for number, each in listed.items():
@@ -72,7 +72,7 @@ def has_own_code(config: Config) -> bool:
 
 
 def package_of(node: Mapping) -> str:
-    """The package that a type is from, '' for one that is to be found in the config's default scope."""
+    """The package of a type, '' for one that is found in the config's default scope."""
     kind = node.get('type') or ''
     if isinstance(kind, str):
         return kind.partition('.')[0] if '.' in kind else ''
@@ -84,7 +84,7 @@ def is_known(node: Mapping, packages: Sequence[str] = KNOWN_PACKAGES) -> bool:
 
 
 def find_datasets(node: object, place: str) -> Iterator[tuple[str, Mapping]]:
-    """The data sets under a data loader, without those that wrap others."""
+    """The innermost data sets of a data loader, each with its dotted path."""
     if isinstance(node, Mapping):
         inner = [key for key in ('dataset', 'datasets') if key in node]
         if not inner:
@@ -97,7 +97,7 @@ def find_datasets(node: object, place: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def find_dicts(node: object, place: str = '') -> Iterator[tuple[str, Mapping]]:
-    """Every dict in a part of a config, outermost first, with its dotted place."""
+    """Every dict in a part of a config, outermost first, with its dotted path."""
     if isinstance(node, Mapping):
         yield place, node
         children: Iterable = node.items()
@@ -110,5 +110,5 @@ def find_dicts(node: object, place: str = '') -> Iterator[tuple[str, Mapping]]:
 
 
 def is_classifier(model: Mapping) -> bool:
-    """Whether a model's settings are of one of this package's classifiers."""
+    """Whether a model's settings are those of a classifier of this package."""
     return type_name(model) in ('EfficientModClassifier', 'DistilledClassifier')

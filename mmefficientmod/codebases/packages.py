@@ -16,7 +16,7 @@ from ..version import MMCV_LITE, mmcv_distributions
 
 def find_package(codebase: str) -> str:
     """The path of an installed codebase's ``__init__.py``; raises UserError where there is none."""
-    path = getattr(importlib.util.find_spec(codebase), 'origin', None)  # None for a mere folder of that name
+    path = getattr(importlib.util.find_spec(codebase), 'origin', None)  # None for a folder of that name
     if path is None:
         package = MODULE2PACKAGE.get(codebase, codebase)
         command = f'pip install {MMCV_LITE}' if codebase == 'mmcv' else f'mim install {package}'
@@ -25,7 +25,7 @@ def find_package(codebase: str) -> str:
 
 
 def find_shipped(codebase: str, file: str) -> str:
-    """The path of a file that an installed codebase ships beside its package, as ``'tools/train.py'``.
+    """The path of a file that an installed codebase ships with its package, e.g. ``'tools/train.py'``.
 
     Raises:
         UserError: If the codebase is not installed, or without that file.
@@ -35,7 +35,7 @@ def find_shipped(codebase: str, file: str) -> str:
         path = osp.join(place, file)
         if osp.isfile(path):
             return path
-    raise UserError(f'{codebase} in {root} came without {file}: install its wheel, or it in editable mode')
+    raise UserError(f'{codebase} in {root} came without {file}: install its wheel, or its checkout in editable mode')
 
 
 def check_mmcv_ops(codebase: str) -> None:

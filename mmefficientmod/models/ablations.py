@@ -1,6 +1,6 @@
 """Variants of the modulation block, for the paper's ablations: an arch dict names one as its ``block``.
 
-None of them has an inference form or a fused training operator. Activations are NHWC: (B, H, W, C).
+None of them has a deploy form or a fused training operator. Activations are NHWC: (B, H, W, C).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SeparateMlpBlock(nn.Module):
     """A modulation block of ratio 1, then a two-layer MLP with its own norm and LayerScale (Appendix L).
 
     The MLP is ``ratio - 1`` times wider than C, so that the block has the parameters of a fused one of that ratio. At
-    ratio 1 there is none. The paper prints the totals alone, which these settings meet.
+    ratio 1 there is none. The paper prints only the totals, which these settings meet.
     """
 
     def __init__(self, embed_dims: int, ratio: int, drop_path_rate: float = 0.0) -> None:

@@ -1,4 +1,7 @@
-"""What the network needs from torch, on every torch from 2.1 on."""
+"""Parts of torch that the network needs, as they are in torch 2.1 and in later versions.
+
+This file goes when torch 2.4 is the oldest supported version: its callers then import the same from torch.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``, on a CPU as a 1x1 convolution, but not in an ONNX file.
 
     oneDNN's kernels for the convolution use the widest vectors that the processor has; those of MKL, behind
-    ``F.linear``, do so on Intel's processors alone. With one thread, torch (2.1 to 2.13) gives a 1x1 convolution of
+    ``F.linear``, only do so on Intel's processors. With one thread, torch (2.1 to 2.13) gives a 1x1 convolution of
     float32 to oneDNN only in a batch of 16 or more, or with a stride. So the pixels of smaller batches become one row
     then, and the stride is over the rows.
 

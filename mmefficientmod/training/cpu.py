@@ -1,4 +1,7 @@
-"""Several processes on machines without a GPU, as MMEngine's launchers always choose a GPU."""
+"""Trains in several processes on a machine without a GPU, as MMEngine's launchers always choose a GPU.
+
+Its use is to test distributed training, its checks and resuming without a GPU; it is not made for speed.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ SHARDS_ON_CPU = 'priority' in inspect.signature(torch.cpu.Stream.__init__).param
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm with the statistics of all processes, on a CPU: torch's ``SyncBatchNorm`` needs a GPU.
 
-    Takes and returns (B, C, ...), with the same equation, running statistics and gradients as ``BatchNorm`` has for the
-    whole batch. Not made for speed.
+    It exists so that tests can train such models without a GPU. It takes and returns (B, C, ...), with the equation,
+    running statistics and gradients that ``BatchNorm`` has for the whole batch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -80,23 +83,23 @@ class CpuDistributedDataParallel(MMDistributedDataParallel):
 
 
 def start_on_cpu(config: Config) -> str | None:
-    """Prepares a config for several processes by torch's launcher or Slurm where there is no GPU, and connects them.
+    """Prepares a config for several processes of torch's launcher or Slurm on a machine without a GPU; connects them.
 
     Args:
-        config (Config): As the codebase's script hands it to the runner; changed in place.
+        config (Config): As the codebase's script passes it to the runner; changed in place.
 
     Returns:
-        str: What cannot work and what to do, None if it can, or if there is nothing to prepare.
+        str: An error message, None if all is well or nothing is to be prepared.
     """
     if config.get('launcher') not in ('pytorch', 'slurm') or get_device() != 'cpu':
         return None
     settings = dict((config.get('env_cfg') or {}).get('dist_cfg') or {})
     backend = settings.get('backend', 'nccl')
     if backend == 'nccl':
-        return 'there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo to train on its CPU'
+        return 'this machine has no GPU: add --cfg-options env_cfg.dist_cfg.backend=gloo to train on its CPU'
     strategy = str((config.get('strategy') or {}).get('type'))
     if strategy.endswith('FSDPStrategy') and not SHARDS_ON_CPU:
-        return f'torch {torch.__version__} cannot share weights out among processes on a CPU: update it, or use DDP'
+        return f'torch {torch.__version__} cannot shard weights among processes on a CPU: update it, or use DDP'
     if not dist.is_initialized():  # MMEngine does it otherwise, after it has chosen a GPU
         if config.launcher == 'slurm':
             missing = _name_processes(settings.get('port'))
@@ -114,10 +117,10 @@ def start_on_cpu(config: Config) -> str | None:
 
 
 def _name_processes(port: int | None) -> str | None:
-    """Tells torch by its variables what Slurm tells by others, as MMEngine does where there is a GPU.
+    """Sets the variables that torch reads from those that Slurm sets, as MMEngine does on a machine with a GPU.
 
     Returns:
-        str: What of Slurm is missing, None if nothing is.
+        str: The missing part of Slurm, None if nothing is missing.
     """
     names = {'RANK': 'SLURM_PROCID', 'LOCAL_RANK': 'SLURM_LOCALID', 'WORLD_SIZE': 'SLURM_NTASKS'}
     missing = [name for name in (*names.values(), 'SLURM_NODELIST') if not os.environ.get(name)]

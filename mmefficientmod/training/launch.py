@@ -22,7 +22,6 @@ from ..codebases.config import (
     CONFIG_SUFFIXES,
     find_codebase,
     find_config,
-    find_installed_config,
     load_config,
 )
 from ..codebases.packages import check_mmcv_ops, find_shipped
@@ -131,18 +130,14 @@ def _refusing() -> Iterator[None]:
 
 
 def find_config_argument(argv: Sequence[str]) -> int:
-    """The place of the config in a command line whose options may come first.
+    """The position of the config: the first argument, or the first config file if options come first.
 
-    It is the first config file; else the first name of an installed config; else what looks most like one.
+    Raises:
+        UserError: If there is none.
     """
-    looks = (
-        lambda arg: arg.endswith(CONFIG_SUFFIXES) and osp.isfile(arg),
-        lambda arg: find_installed_config(arg) is not None,
-        lambda arg: arg.endswith(CONFIG_SUFFIXES),
-        lambda arg: True,
-    )
-    operands = [i for i, arg in enumerate(argv) if not arg.startswith('-')]
-    found = next((i for look in looks for i in operands if look(argv[i])), None)
+    if not argv[0].startswith('-'):
+        return 0
+    found = next((i for i, arg in enumerate(argv) if arg.endswith(CONFIG_SUFFIXES) and osp.isfile(arg)), None)
     if found is None:
         raise UserError('no config is given: the first argument is the path of a config file')
     return found

@@ -21,7 +21,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     method ``get_layer_depth(param_name, prefix)``, as the backbones of MMPreTrain and :class:`EfficientMod
     <mmefficientmod.models.EfficientMod>` do. What lies outside keeps its learning rate.
 
-    All else is as in MMEngine's default constructor, ``norm_decay_mult`` and ``custom_keys`` included.
+    Everything else, ``norm_decay_mult`` and ``custom_keys`` included, is as in MMEngine's default constructor.
 
     Args:
         optim_wrapper_cfg (dict): As MMEngine takes it.
@@ -75,6 +75,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _knows_depths(part: nn.Module) -> bool:
-    """Whether it is a backbone that can be asked; a wrapper that passes the question on knows other names."""
+    """Whether a part is a backbone with that method; a wrapper that passes the call on knows other names."""
     method = getattr(type(part), 'get_layer_depth', None)
     return method is not None and 'prefix' in inspect.signature(method).parameters

@@ -1,4 +1,4 @@
-"""Training with weights, gradients and optimizer state shared out among processes, by torch's FSDP."""
+"""Trains with weights, gradients and optimizer state sharded among processes, with torch's FSDP."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FULL_ON_CPU = dict(
 class FSDPStrategy(MMEngineFSDPStrategy):
     """MMEngine's strategy of that name, which resumes with torch 2.1 and newer, and trains on a CPU as well.
 
-    MMEngine 0.10 hands torch the optimizer's state in an order of arguments that torch 2.1 changed, so that resuming
+    MMEngine 0.10 passes torch the optimizer's state in an order of arguments that torch 2.1 changed, so that resuming
     ends in a TypeError.
 
     Args:
         model_wrapper (dict, optional): As MMEngine takes it. Defaults to ``MMFullyShardedDataParallel``.
-        state_dict_cfg (str or dict): As MMEngine takes it. Defaults to ``'full'``: one whole file, which everything
+        state_dict_cfg (str or dict): As MMEngine takes it. Defaults to ``'full'``: one complete file, which everything
             that reads checkpoints takes, ``--resume`` without a path included. MMEngine's own is ``'local'``, a folder
             with a file of each process.
         **kwargs: As MMEngine takes them.

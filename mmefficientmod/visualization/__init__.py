@@ -1,1 +1,1 @@
-"""Pictures of what EfficientMod computes."""
+"""Draws maps of the context, the value and their products in EfficientMod."""

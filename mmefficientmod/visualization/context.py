@@ -1,4 +1,4 @@
-"""Maps of what modulation blocks compute: their context, their value in parts, and the products of both."""
+"""Computes maps of modulation blocks: their context, their value in parts, and the products of both."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..models.layers import ModulationBlock
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """The means over the channels of what one modulation block computes for one image.
+    """The maps of one modulation block for one image, each averaged over the channels.
 
     Attributes:
         stage (int): The stage, from 1 on, as in the paper.
         block (int): The block in its stage, from 1 on.
-        context (Tensor): What the context branch puts out (H, W): the paper's Figure 4.
+        context (Tensor): Output of the context branch (H, W): the paper's Figure 4.
         values (Tensor): The value in its ``ratio`` parts (ratio, H, W).
         products (Tensor): Each part times the context (ratio, H, W): with the two above, Figure 6.
     """
@@ -41,7 +41,7 @@ def find_backbone(model: nn.Module) -> EfficientMod:
     """
     found = next((module for module in model.modules() if isinstance(module, EfficientMod)), None)
     if found is None:
-        raise ValueError(f'{type(model).__name__} has no EfficientMod: there is no context to look at')
+        raise ValueError(f'{type(model).__name__} has no EfficientMod: only its blocks have context maps')
     return found
 
 
@@ -50,7 +50,7 @@ def context_maps(backbone: EfficientMod, images: Tensor) -> list[list[BlockMaps]
     """Runs the backbone and keeps the maps of its modulation blocks; attention blocks have none.
 
     Args:
-        backbone (EfficientMod): In evaluation mode, in the training or the inference form.
+        backbone (EfficientMod): In evaluation mode, in the training or the deploy form.
         images (Tensor): Normalised images (B, 3, H, W).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Draws context maps over their picture, as single pictures and as contact sheets."""
+"""Draws context maps over their image, as single images and as contact sheets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WHITE = 255
 
 
 def overlay(image: np.ndarray, heat: Tensor, padded: tuple[int, int], alpha: float = 0.6) -> np.ndarray:
-    """A map (h, w) in colours over the picture that the network saw, from the map's lowest value to its highest.
+    """A map (h, w) in colours over the image that the network saw, from the map's lowest value to its highest.
 
     Args:
-        image (np.ndarray): RGB picture (H, W, 3), uint8.
+        image (np.ndarray): RGB image (H, W, 3), uint8.
         heat (Tensor): The map.
-        padded (tuple[int, int]): Height and width in pixels that the map stands for: the picture and its padding.
+        padded (tuple[int, int]): Height and width in pixels that the map stands for: the image and its padding.
         alpha (float): Weight of the colours. Defaults to 0.6.
     """
     heat = F.interpolate(heat[None, None].float(), padded, mode='bilinear')[0, :, : image.shape[0], : image.shape[1]]
@@ -31,10 +31,10 @@ def overlay(image: np.ndarray, heat: Tensor, padded: tuple[int, int], alpha: flo
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: int = 160) -> np.ndarray:
-    """Tiles with their names, row by row, as one RGB picture.
+    """Tiles with their names, row by row, as one RGB image.
 
     Args:
-        rows (Sequence[Sequence[tuple[str, np.ndarray]]]): Name and RGB picture of each tile; all of one size.
+        rows (Sequence[Sequence[tuple[str, np.ndarray]]]): Name and RGB image of each tile; all of one size.
         width (int): Of a tile in pixels. Defaults to 160.
     """
     first = rows[0][0][1]
@@ -52,7 +52,7 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: int = 160) ->
 
 
 def context_rows(image: np.ndarray, maps: Sequence[BlockMaps], padded: tuple[int, int]) -> list[list]:
-    """Tiles of the context: a row a stage, a tile a block; the picture itself comes first."""
+    """Tiles of the context: a row a stage, a tile a block; the image itself comes first."""
     rows: list[list] = []
     for stage in sorted({one.stage for one in maps}):
         row = [(f'stage {stage}', image)]

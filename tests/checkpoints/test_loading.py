@@ -264,7 +264,7 @@ def test_unusable_weights_are_refused_by_name(kind, tmp_path):
     name = 'stages.1.0.fc1.weight'
     before = random_state(EfficientMod('xxs'))
     state = {**before, name: make(before[name])}
-    message = f'weights have to be dense, finite, floating-point tensors, but there is 1 {problem}: {name}$'
+    message = f'weights must be dense, finite, floating-point tensors, but there is 1 {problem}: {name}$'
 
     model = Detector('xxs')
     model.backbone.load_state_dict(before)

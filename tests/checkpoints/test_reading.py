@@ -58,7 +58,7 @@ class Touch:
 def test_reading_never_runs_code_from_the_file(legacy, golden, tmp_path):
     path, witness = str(tmp_path / 'evil.pth'), tmp_path / 'witness'
     torch.save(dict(state_dict=golden('xxs')[0], extra=Touch(witness)), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match=r'evil.pth is refused: to be read it asks for (posix|os)\.system') as error:
+    with pytest.raises(UserError, match=r'evil.pth is refused: it asks for (posix|os)\.system') as error:
         EfficientMod('xxs', init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
     assert '\n' not in str(error.value)
     assert not witness.exists()
@@ -70,12 +70,12 @@ def truncated(weights, path):
 
 
 BAD_FILES = {
-    'truncated': (truncated, 'is truncated or no PyTorch checkpoint'),
-    'empty': (lambda weights, path: path.write_bytes(b''), 'is truncated or no PyTorch checkpoint'),
-    'text': (lambda weights, path: path.write_text('<html>404</html>'), 'is truncated or no PyTorch checkpoint'),
+    'truncated': (truncated, 'is truncated or not a PyTorch checkpoint'),
+    'empty': (lambda weights, path: path.write_bytes(b''), 'is truncated or not a PyTorch checkpoint'),
+    'text': (lambda weights, path: path.write_text('<html>404</html>'), 'is truncated or not a PyTorch checkpoint'),
     'pickle': (
         lambda weights, path: path.write_bytes(pickle.dumps(dict(a=1))),
-        'is truncated or no PyTorch checkpoint|holds no weights',
+        'is truncated or not a PyTorch checkpoint|holds no weights',
     ),
     'without weights': (
         lambda weights, path: torch.save(dict(epoch=3, args=argparse.Namespace()), path),

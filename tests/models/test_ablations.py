@@ -12,7 +12,7 @@ from helpers import REPO, randomised
 from mmefficientmod.measure.complexity import measure_config
 from mmefficientmod.models import EfficientMod, ModulationVariant, SeparateMlpBlock
 from mmefficientmod.models.layers import ModulationBlock
-from mmefficientmod.training.checks.run import check_backbones
+from mmefficientmod.training.checks.run import try_backbones
 from mmefficientmod.utils import UserError
 from mmefficientmod.zoo.published import published
 
@@ -124,4 +124,4 @@ def test_bad_blocks_are_refused(block, message):
 def test_an_unknown_block_is_refused_before_the_start():
     backbone = dict(type='mmefficientmod.EfficientMod', arch=dict(SMALL, block='NoSuchBlock'), out_indices=(0, 1))
     with pytest.raises(UserError, match=r"^model\.backbone: arch names an unknown block 'NoSuchBlock'[^\n]*$"):
-        check_backbones(Config(dict(model=dict(backbone=backbone))), training=True)
+        try_backbones(Config(dict(model=dict(backbone=backbone))), training=True)

@@ -77,7 +77,10 @@ def test_convert_command(golden, tmp_path):
     assert target.read_bytes() == content
 
     (tmp_path / 'bad.pth').write_bytes(b'nonsense')
-    for bad, message in [(tmp_path / 'bad.pth', 'truncated or no PyTorch'), (tmp_path / 'none.pth', 'does not exist')]:
+    for bad, message in [
+        (tmp_path / 'bad.pth', 'truncated or not a PyTorch'),
+        (tmp_path / 'none.pth', 'does not exist'),
+    ]:
         failed = convert(bad, tmp_path / 'new.pth')
         assert failed.returncode == 1 and message in failed.stderr and 'Traceback' not in failed.stderr
     assert not (tmp_path / 'new.pth').exists()

@@ -151,7 +151,7 @@ MISTAKES = {
     ),
     'training the inference form': (
         *(SEGMENTATION, None, ['model.backbone.deploy=True']),
-        r'backbone\.deploy=True is for inference alone',
+        r'backbone\.deploy=True is only for inference',
     ),
     'mixed precision on a CPU': (
         *(SEGMENTATION, None, ['optim_wrapper.type=AmpOptimWrapper']),
@@ -167,7 +167,7 @@ MISTAKES = {
     ),
     'one process where several are asked for': (
         *(SEGMENTATION, None, ['launcher=pytorch']),
-        'there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo',
+        'this machine has no GPU: add --cfg-options env_cfg.dist_cfg.backend=gloo',
     ),
 }
 

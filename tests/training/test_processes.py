@@ -190,7 +190,7 @@ def test_the_death_of_one_process_ends_the_job(root, tmp_path):
 
 def test_without_a_gpu_the_backend_has_to_be_gloo(root, tmp_path):
     code, output = train(root, tmp_path, options=())
-    line = 'error: there is no GPU on this machine: add --cfg-options env_cfg.dist_cfg.backend=gloo'
+    line = 'error: this machine has no GPU: add --cfg-options env_cfg.dist_cfg.backend=gloo'
     assert code != 0 and line in output and not list(tmp_path.iterdir())
 
 

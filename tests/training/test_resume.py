@@ -289,7 +289,7 @@ def test_damaged_checkpoints_are_never_overwritten_by_a_new_start(work_dir):
 def test_folders_of_a_sharded_training_are_not_said_to_be_missing(tmp_path):
     """FSDP, where each process writes its part, and DeepSpeed write a folder in place of a file."""
     (tmp_path / 'epoch_1.pth').mkdir()
-    with pytest.raises(UserError, match=r'epoch_1\.pth is a folder of a sharded training: name it by --resume'):
+    with pytest.raises(UserError, match=r'epoch_1\.pth is a folder of a sharded training: name it with --resume'):
         find_newest_whole(tmp_path)
     check_run('train', Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))))
 

@@ -140,7 +140,7 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
         ([picture, config, '--device', 'abacus'], '--device abacus is not the name of a device'),
         ([picture, config, '--device', 'cuda:99'], '--device cuda:99 is not available'),
-        ([picture, other, *NO_WEIGHTS], 'has no EfficientMod: there is no context to look at'),
+        ([picture, other, *NO_WEIGHTS], 'has no EfficientMod: only its blocks have context maps'),
     ):
         with pytest.raises(SystemExit) as error:
             tool.main(['--out-dir', str(tmp_path / 'out'), *map(str, argv)])

@@ -13,7 +13,7 @@ class _InterpolatedBias:
 
     attention_biases: Tensor
     attention_bias_idxs: Tensor
-    num_positions: tuple[int, int]  # queries, keys of the map at hand
+    num_positions: tuple[int, int]  # queries, keys of the current map
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
         bias = self.attention_biases[:, self.attention_bias_idxs]

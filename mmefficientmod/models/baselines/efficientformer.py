@@ -25,7 +25,7 @@ class EfficientFormer(TimmBackbone):
         **kwargs: As :class:`TimmBackbone` takes them.
 
     Raises:
-        ValueError: If ``img_size`` is no multiple of 32.
+        ValueError: If ``img_size`` is not a multiple of 32.
     """
 
     def __init__(self, model_name: str, img_size: int = 224, **kwargs: Any) -> None:

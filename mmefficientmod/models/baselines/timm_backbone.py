@@ -1,4 +1,4 @@
-"""timm models for MM libraries: any of them as a pyramid of feature maps, and what their wrappers share."""
+"""timm models for MM libraries: the base of their wrappers, and any of them as a pyramid of feature maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMM_SCHEME = 'timm://'
 
 
 def import_timm() -> ModuleType:
-    """timm itself; raises ImportError with the command that installs it."""
+    """Imports timm; raises ImportError with the command that installs it."""
     try:
         import timm
     except ImportError as error:
@@ -35,7 +35,7 @@ def published_weights(model_name: str, source: str, remedy: str, **create_args: 
     Args:
         model_name (str): The model of a file.
         source (str): ``timm://NAME.TAG``, or the path of a file as timm publishes it.
-        remedy (str): What to do with a file that was got elsewhere, for the message.
+        remedy (str): For the message, what to do with a file that was downloaded elsewhere.
         **create_args: The further arguments.
 
     Raises:
@@ -60,7 +60,7 @@ def published_weights(model_name: str, source: str, remedy: str, **create_args: 
 
 
 class TimmModule(BaseModule):
-    """What every wrapper of a timm model shares: its name, its weights and its inference form.
+    """The base of every wrapper of a timm model: its name, its weights and its deploy form.
 
     Args:
         model_name (str): A name of ``timm.list_models()``, e.g. ``'repvit_m1_1'``.
@@ -97,14 +97,14 @@ class TimmModule(BaseModule):
             return
         source = self.init_cfg['checkpoint']
         remedy = (
-            'name it by --cfg-options model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
+            'name it with --cfg-options model.backbone.init_cfg.checkpoint=PATH, or start from random weights with '
             '--cfg-options model.backbone.init_cfg=None'
         )
         self.load_pretrained(published_weights(self.model_name, source, remedy, **self.create_args))
         print_log(f'{self.model_name}: loaded the weights of {source}', logger='current')
 
     def switch_to_deploy(self) -> None:
-        """Turns a trained model into its inference form, where timm has one for it: fused branches and norms."""
+        """Turns a trained model into its deploy form, if timm has one for it: fused branches and norms."""
         from timm.utils import reparameterize_model
 
         self.model = reparameterize_model(self.model, inplace=True)

@@ -64,11 +64,11 @@ def load_from_timm(filename: str, map_location: object = None) -> dict[str, dict
         map_location (optional): Not used: they come on the CPU.
 
     Raises:
-        UserError: If there are no such weights, or they are not on this machine and cannot be downloaded.
+        UserError: If timm has no weights of that name, or they are not on this machine and cannot be downloaded.
     """
     source, _, file = filename.partition('=')
     name = source[len(TIMM_SCHEME) :]
-    remedy = f'name it by --checkpoints BACKBONE=FILE of `compare run`, or by {source}=FILE in place of {source}'
+    remedy = f'name it with --checkpoints BACKBONE=FILE of `compare run`, or write {source}=FILE in place of {source}'
     try:
         weights = published_weights(name, file or source, remedy)
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What makes a classifier's run impossible: each check returns one line that says what to do, or None."""
+"""Checks a classifier's run before its start; each check returns an error message or None."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from ...checkpoints.names import to_classifier_names
 from ...codebases.nodes import is_classifier, type_name
 
-LINEAR_HEADS = ('LinearClsHead', 'MultiLabelLinearClsHead')  # those whose weights are `head.fc.*`, as in the files
+LINEAR_HEADS = ('LinearClsHead', 'MultiLabelLinearClsHead')  # their weights are named `head.fc.*`, as in the files
 
 
 def find_head_problem(path: str, weights: dict[str, Tensor], model: Mapping) -> str | None:
-    """Why the weights of a checkpoint cannot be tested as a classifier: no head, or one for other classes.
+    """The error of a checkpoint that is tested as a classifier without a head, or with a head for other classes.
 
     Heads other than a single linear layer are not judged: their weights have other names.
     """
@@ -32,19 +32,21 @@ def find_head_problem(path: str, weights: dict[str, Tensor], model: Mapping) -> 
 
 
 def find_teacher_problem(model: Mapping) -> str | None:
-    """Why a distillation cannot start: the teacher's file is missing, or it has other classes."""
+    """The error of a distillation whose teacher has no file, or other classes than the student."""
     teacher = model.get('teacher')
     if not isinstance(teacher, Mapping):
         return None
     path = model.get('teacher_checkpoint')
     if path and '://' not in path and not osp.isfile(osp.expanduser(path)):
         return (
-            f"the teacher's checkpoint {path} does not exist: download it and name it by --cfg-options "
+            f"the teacher's checkpoint {path} does not exist: download it and name it with --cfg-options "
             'model.teacher_checkpoint=PATH'
         )
     head = teacher.get('head') or teacher
-    theirs = head.get('num_classes', 1000)
-    own = (model.get('head') or {}).get('num_classes', theirs)
-    if theirs != own:
-        return f'the teacher has {theirs} classes, the student {own}: distillation needs a teacher of the same classes'
+    taught = head.get('num_classes', 1000)
+    learnt = (model.get('head') or {}).get('num_classes', taught)
+    if taught != learnt:
+        return (
+            f'the teacher has {taught} classes, the student {learnt}: distillation needs a teacher of the same classes'
+        )
     return None

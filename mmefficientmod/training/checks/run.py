@@ -1,10 +1,11 @@
-"""Checks of a config before the start: each refuses what cannot work, in one line that says what to do."""
+"""Checks a run's config before the start; each check rejects what cannot work in one line that says what to do."""
 
 from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import Tensor
@@ -29,7 +30,7 @@ from ...utils import UserError
 from .classifier import find_head_problem, find_teacher_problem
 from .schedule import check_best
 
-# What a neck's in_channels must be, given the channels of the backbone's levels. Necks with other rules are not judged.
+# Class of a neck -> its in_channels for the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
 NECKS = {
     **dict.fromkeys(LEVEL_NECKS, list),
@@ -65,7 +66,7 @@ def drop_needless_pretrained(config: Config) -> list[str]:
     """Removes each ``init_cfg`` whose file is missing, if the training starts from a checkpoint anyway.
 
     Args:
-        config (Config): As the codebase's script hands it to the runner; changed in place.
+        config (Config): As the codebase's script passes it to the runner; changed in place.
 
     Returns:
         list[str]: One line for each file that is not needed.
@@ -98,7 +99,7 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
         UserError, FileNotFoundError: With one line, for what cannot work.
     """
     training = script == 'train'
-    check_backbones(config, training)
+    try_backbones(config, training)
     start = config.get('load_from')
     if start:
         check_checkpoint(start, config, training, compare=start != compared)
@@ -110,8 +111,8 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
             check_pretrained(place, node)
 
 
-def check_backbones(config: Config, training: bool) -> None:
-    """Raises UserError for what EfficientMod refuses and for a neck that takes other channels."""
+def try_backbones(config: Config, training: bool) -> None:
+    """Builds each EfficientMod of a config; raises UserError if its settings are wrong, or its neck's channels."""
     from ...models import EfficientMod
     from ...registry import MODELS
 
@@ -119,15 +120,16 @@ def check_backbones(config: Config, training: bool) -> None:
         if not is_efficientmod(backbone):
             continue
         parent = place.rpartition('.')[0]
-        if model.get('pretrained') and type_name(model).endswith('EncoderDecoder'):  # which hands it to the backbone
+        if model.get('pretrained') and type_name(model).endswith('EncoderDecoder'):  # which passes it to the backbone
             raise UserError(
                 f"{parent}.pretrained is another backbone's: set {parent}.pretrained=None; EfficientMod takes weights "
-                f"by {place}.init_cfg=dict(type='Pretrained', checkpoint=PATH)"
+                f"from {place}.init_cfg=dict(type='Pretrained', checkpoint=PATH)"
             )
         if training and backbone.get('deploy'):
-            raise UserError(f'{place}.deploy=True is for inference alone: train without it')
+            raise UserError(f'{place}.deploy=True is only for inference: train without it')
         try:
-            channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
+            with torch.device('meta'):
+                channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
         except (ValueError, TypeError) as error:
             raise UserError(f'{place}: {error}') from error
         if not has_own_code(config):
@@ -135,7 +137,7 @@ def check_backbones(config: Config, training: bool) -> None:
 
 
 def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
-    """Raises UserError where a neck whose rule is known takes other channels than the backbone gives."""
+    """Raises UserError if a neck whose rule is known takes other channels than the backbone gives."""
     neck = model.get('neck')
     if isinstance(neck, Sequence) and neck:
         neck = neck[0]
@@ -146,7 +148,9 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
         return
     if isinstance(needed, list) and isinstance(taken, Sequence) and len(taken) == len(needed):
         start, end = neck.get('start_level', 0), neck.get('end_level', -1)
-        levels = range(start, end if 0 <= end < len(needed) else len(needed))  # the others have no layer in the neck
+        levels = range(
+            start, end if 0 <= end < len(needed) else len(needed)
+        )  # the neck has no layers for the other levels
         if all(taken[i] == needed[i] for i in levels):
             return
     elif taken == needed:
@@ -206,7 +210,7 @@ def check_pretrained(place: str, node: Mapping) -> None:
 
 
 def check_precision(config: Config) -> None:
-    """Raises UserError for mixed precision where MMEngine has none."""
+    """Raises UserError for mixed precision on a device for which MMEngine has none."""
     device = get_device()
     wrappers = [type_name(node) for _, node in find_dicts(config.get('optim_wrapper'))]
     if 'AmpOptimWrapper' in wrappers and device in ('cpu', 'mps'):

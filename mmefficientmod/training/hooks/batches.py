@@ -1,4 +1,4 @@
-"""Batches whose random numbers follow from their place in the training, whoever loads them."""
+"""Makes the random numbers of a batch follow from its position in the training, whichever process loads it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-ITERATION, BATCH, EPOCH = range(3)  # what is seeded: three streams that have nothing in common
+ITERATION, BATCH, EPOCH = range(3)  # three independent streams of seeds
 
 
 def seed_all(*place: int) -> None:
-    """Seeds Python, NumPy, torch and this process's device from whole numbers that name a place in a training."""
+    """Seeds Python, NumPy, torch and this process's device from integers that name a position in a training."""
     words = np.random.SeedSequence(place).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1:3])
     seed = int(words[3])
-    if get_device() in (
-        'cpu',
-        'cuda',
-    ):  # as torch.manual_seed(), which formats a stack for each device without a driver
+    if get_device() in ('cpu', 'cuda'):  # torch.manual_seed() formats a stack for each device without a driver
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():  # never in a forked worker
             torch.cuda.manual_seed(seed)
@@ -36,7 +33,7 @@ def seed_all(*place: int) -> None:
 
 
 class PlacedBatch(list):
-    """Indices of one batch, and the place that its random numbers follow from."""
+    """The indices of one batch, and the position that its random numbers follow from."""
 
     def __init__(self, indices: Iterable, place: tuple[int, ...]) -> None:
         super().__init__(indices)
@@ -78,7 +75,7 @@ class PlacedBatches:
             skipped = sum(1 for _ in itertools.islice(batches, skip))
             if skipped == skip or not skipped:  # without any batch there is nothing to skip
                 break
-            skip -= skipped  # few data: the place is in a later pass
+            skip -= skipped  # the data set is shorter than `skip`: continue in the next epoch
             self.epoch += 1
         epoch, self.epoch = self.epoch, self.epoch + 1
         for number, batch in enumerate(batches, skip):
@@ -107,7 +104,7 @@ class PlacedFetch:
 def place_batches(loader: DataLoader, settings: object, seed: int, sampler_seed: int) -> PlacedBatches | None:
     """Makes a data loader load batches whose random numbers follow from their place.
 
-    Its samplers are built anew, as they were at the start of the training: a loop may have drawn from them already.
+    Its samplers are built again, as they were at the start of the training: a loop may have drawn from them already.
 
     Args:
         loader (DataLoader): Changed in place.
@@ -133,7 +130,7 @@ def place_batches(loader: DataLoader, settings: object, seed: int, sampler_seed:
 
 
 def _build_samplers(loader: DataLoader, settings: object, seed: int) -> tuple[Any, Any]:
-    """The sampler and the batch sampler of a data loader, built anew from its settings as MMEngine does it."""
+    """The sampler and the batch sampler of a data loader, built again from its settings as MMEngine does it."""
     old = getattr(loader.batch_sampler, 'inner', loader.batch_sampler)
     if not isinstance(settings, Mapping) or not isinstance(settings.get('sampler'), Mapping):
         if hasattr(loader.sampler, '_indices_of_rank'):  # InfiniteSampler's numbers end with their first reader

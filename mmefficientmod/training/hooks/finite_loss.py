@@ -1,4 +1,4 @@
-"""Stops a training whose loss or weights are no numbers any more."""
+"""Stops a training whose loss or weights become NaN or infinite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...registry import HOOKS
 class FiniteLossHook(Hook):
     """Ends a training in one line when its loss becomes NaN or infinite, and before such weights are saved.
 
-    The line names the iteration, every loss term, and the newest checkpoint that is whole and without NaN.
+    The line names the iteration, every loss term, and the newest complete checkpoint without NaN.
 
     Example:
         >>> default_hooks = dict(finite_loss=dict(type='mmefficientmod.FiniteLossHook'))
@@ -29,7 +29,7 @@ class FiniteLossHook(Hook):
         losses = {name: value for name, value in terms.items() if 'loss' in name}
         if not all(map(math.isfinite, losses.values())):
             listed = ', '.join(f'{name} {value:g}' for name, value in losses.items())
-            _stop(runner, f'the loss is no finite number at iteration {runner.iter + 1}: {listed}')
+            _stop(runner, f'the loss is not finite at iteration {runner.iter + 1}: {listed}')
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         weights = {name: x for name, x in (checkpoint.get('state_dict') or {}).items() if isinstance(x, torch.Tensor)}
@@ -51,7 +51,7 @@ def _number(value: float | torch.Tensor) -> float:
 
 
 def _parts(value: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor, or what this process holds of one that FSDP has shared out, which torch computes nothing on."""
+    """A tensor, or this process's shards of one that FSDP has sharded, on which torch cannot compute."""
     if hasattr(value, 'local_shards'):
         return [shard.tensor for shard in value.local_shards()]
     return [value.to_local() if hasattr(value, 'to_local') else value]
@@ -63,7 +63,7 @@ def _is_finite(value: torch.Tensor) -> bool:
 
 def _stop(runner: Any, what: str) -> None:
     good = find_newest_finite(runner.work_dir)
-    left = f'the last good checkpoint is {good}' if good else 'there is no checkpoint yet'
+    left = f'the last good checkpoint is {good}' if good else 'no checkpoint was written yet'
     raise SystemExit(
         f'error: {what}; {left}. Lower optim_wrapper.optimizer.lr, lengthen the warm-up or set optim_wrapper.clip_grad'
     )

@@ -1,4 +1,4 @@
-"""Which copy of a checkpoint's weights a run loads."""
+"""Chooses the copy of a checkpoint's weights that a run loads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class WeightCopyHook(Hook):
     """Chooses between the plain copy and the moving average of the weights, and logs which of them was loaded.
 
     Trainers that average the weights write both copies into one file: timm's under ``state_dict`` and
-    ``state_dict_ema``, MMEngine's, which swaps them, under ``ema_state_dict`` and ``state_dict``. MMEngine loads what
-    stands under ``state_dict``, or fails without it. A resumed run is left to MMEngine, which needs both copies.
+    ``state_dict_ema``, MMEngine's, which swaps them, under ``ema_state_dict`` and ``state_dict``. MMEngine loads
+    ``state_dict``, or fails without it. A resumed run is left to MMEngine, which needs both copies.
 
     Args:
         load (str, optional): ``'plain'``, ``'ema'``, or None: ``state_dict`` where there is one. Defaults to None.
@@ -32,7 +32,7 @@ class WeightCopyHook(Hook):
         self.load = load
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts the weights that were chosen under ``state_dict``.
+        """Stores the chosen weights under ``state_dict``.
 
         Raises:
             UserError: If the file does not hold that copy.
