@@ -367,7 +367,7 @@ def test_configs_of_other_codebases(scope, tmp_path):
     path = tmp_path / 'other.py'
     path.write_text(f'default_scope = {scope!r}\n')
     message = refused('train', str(path))
-    assert f'belongs to {scope}, whose own tools/train.py takes it, e.g. by "mim train {scope} {path}"' in message
+    assert f'belongs to {scope}: run "mim train {scope} {path}"' in message
     assert f'"mim test {scope} {path}"' in refused('test', str(path), 'x.pth')
 
 
