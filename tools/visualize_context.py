@@ -22,11 +22,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmefficientmod.checkpoints.loading import read_checkpoint
+from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly, check_device
 from mmefficientmod.codebases.config import find_codebase, find_config, load_config
-from mmefficientmod.training.checks.run import check_checkpoint
+from mmefficientmod.training.checks.run import check_weights
 from mmefficientmod.utils import (
     HelpFormatter,
     UserError,
@@ -98,11 +98,11 @@ def load_model(args: argparse.Namespace, config: Config, device: torch.device) -
         model = build(args.config, config)
         model.init_weights()
     else:
-        check_checkpoint(args.checkpoint, config, training=False)
+        weights, is_average = pick_weights(read_checkpoint(args.checkpoint), args.checkpoint, args.ema)
+        check_weights(args.checkpoint, weights, config, training=False)
         for part in (config.model, config.model.backbone):
             part.pop('init_cfg', None)
         model = build(args.config, config)
-        weights, is_average = pick_weights(read_checkpoint(args.checkpoint), args.checkpoint, args.ema)
         load_state_dict(model, weights, logger='current')
         print(f'{args.checkpoint}: {COPY[is_average]}')
     try:
