@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> bool:
     if any(finding.level == 'error' for finding in data.findings):
         return report(data.findings)
     data = divided = data.divide(args.val_share, args.seed, args.group_by_prefix)
+    plan = make_plan(data, args.model, args.backbone, args.gpus)
     with ExitStack() as stack:
         if args.config:
             folder = (args.prepared or data.root.with_name(f'{data.root.name}_prepared')).resolve()
@@ -107,13 +108,13 @@ def run(args: argparse.Namespace) -> bool:
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             data = shorten(data).write(folder)
-        plan = make_plan(data, args.model, args.backbone, args.gpus)
         text = write_config(data, plan, folder)
         findings = [*data.findings, *inspect_text(text)]
         usable = report(findings)
         if args.preview:
             print(f'preview: {draw_preview(divided, args.preview, findings)}')
     if usable and args.config:
+        args.config.parent.mkdir(parents=True, exist_ok=True)
         replace_file(args.config, text)
         print_commands(args, data, plan)
     return usable

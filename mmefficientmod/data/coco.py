@@ -145,6 +145,11 @@ def check_categories(place: str, path: str, categories: Sequence) -> Iterator[Fi
             yield error(place, f'{path} has several categories of {key} {enumerate_names(twice)}: give each its own')
 
 
+def is_nested(value: Any) -> bool:
+    """Whether a value of a JSON is a list or an object, which cannot be an id."""
+    return isinstance(value, (list, dict))
+
+
 def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
     """Keys of the images, ids that are there twice, sizes that are none."""
     tally = Tally()
@@ -156,6 +161,8 @@ def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
         for key in IMAGE_KEYS:
             if image.get(key) is None:
                 tally.add(f'have no "{key}"', label)
+        if is_nested(image.get('id')):
+            tally.add('have a list or an object as "id"', label)
         for key in ('height', 'width'):
             if image.get(key) is not None and not (is_number(image[key]) and image[key] > 0):
                 tally.add(f'have a "{key}" that is not a number above 0', f'{label}: {image[key]!r}')
@@ -249,6 +256,10 @@ def check_annotations(source: Source, path: str, content: Mapping) -> Iterator[F
             tally.add('are not objects in braces', number)
             continue
         label = f'annotation {each.get("id", number)!r}'
+        nested = [key for key in ('id', 'image_id', 'category_id') if is_nested(each.get(key))]
+        if nested:
+            tally.add(f'have a list or an object as "{nested[0]}"', label)
+            continue
         for fault in find_faults(each, names):
             tally.add(fault, label)
         if with_masks and not each.get('segmentation'):

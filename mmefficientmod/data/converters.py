@@ -198,7 +198,10 @@ def _yolo_names(content: Mapping, names: Sequence[str]) -> list[str]:
             raise UserError(f'names of data.yaml has the keys {keys[:5]}: number the classes from 0 without gaps')
         found = [found[key] for key in sorted(keys, key=int)]
     if not isinstance(found, list):
-        raise UserError(f'names of data.yaml is {str(found)[:40]!r}: write a list of the classes')
+        raise UserError('names of data.yaml is neither a list nor a mapping: write a list of the classes')
+    wrong = [name for name in found if not isinstance(name, (str, int, float))]  # a nested alias may be endless as text
+    if wrong:
+        raise UserError(f'names of data.yaml holds a {type(wrong[0]).__name__}: write one text for each class')
     return [str(name) for name in found]
 
 
@@ -209,8 +212,10 @@ def _yolo_parts(tree: Tree, described: str, content: Mapping, findings: list[Fin
         values = content.get(name) or []
         images: list[str] = []
         for value in values if isinstance(values, list) else [values]:
-            place = _yolo_place(tree, described, content, str(value))
-            if place is None:
+            place = _yolo_place(tree, described, content, value) if isinstance(value, str) else None
+            if place is None and not isinstance(value, str):
+                findings.append(error('YOLO', f'{described}: {name} holds a {type(value).__name__}, not a path'))
+            elif place is None:
                 findings.append(error('YOLO', f'{described}: {name}: {value} is not in {tree.root}: put it there'))
             elif (tree.root / place).is_file():
                 images += _yolo_list(tree, place, findings)

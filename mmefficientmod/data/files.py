@@ -67,6 +67,7 @@ def scan(root: Path) -> Tree:
         raise UserError(f'{root} does not exist' if not root.exists() else f'{root} is not a folder')
     tree, seen = Tree(root), {os.path.realpath(root)}
     count = 0
+    outside: list[Path] = []
     try:
         for place, folders, files in os.walk(root, followlinks=True, onerror=_raise):
             kept = []
@@ -81,13 +82,31 @@ def scan(root: Path) -> Tree:
                 kept.append(name)
             folders[:] = kept
             names = sorted(name for name in files if not name.startswith('.'))
+            for name in (*names, *kept):
+                _check_name(place, name)
+            outside += [
+                path
+                for path in (Path(place, name) for name in names)
+                if path.is_symlink() and not is_inside(path, root)
+            ]
             tree.folders[relative(Path(place), root)] = names
             count += len(names)
             show(f'{count} files found' if count >= SLOW else '')
     except OSError as error:
         raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
     show('')
+    if outside:
+        example = f'{relative(outside[0], root)} to {os.path.realpath(outside[0])}'
+        tree.findings.append(
+            warning(str(root), f'{len(outside)} files are links that lead outside the data, as {example}')
+        )
     return tree
+
+
+def _check_name(folder: str, name: str) -> None:
+    """Raises UserError for a name that no list or JSON can hold."""
+    if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        raise UserError(f'{os.path.join(folder, name)!a} has a line break or is not UTF-8: rename it')
 
 
 def _raise(error: OSError) -> None:
@@ -142,6 +161,11 @@ def role(path: str) -> str | None:
         if found:
             return {'tra': 'train', 'val': 'val', 'tes': 'test'}[found[-1][:3]]
     return None
+
+
+def plain(value: Any) -> Any:
+    """A value of a stranger's JSON as a key: itself, or None where it is a list or a dict."""
+    return value if isinstance(value, (int, float, str)) else None
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -170,7 +170,8 @@ def _is_coco(content: Any) -> bool:
     if not all(isinstance(each, list) and all(isinstance(item, Mapping) for item in each) for each in lists):
         return False
     images, _, categories = lists
-    return bool(images) and all({'id', 'name'} <= set(category) for category in categories)  # type: ignore[union-attr]
+    plain = all(isinstance(category.get(key), (int, str)) for category in categories for key in ('id', 'name'))  # type: ignore[union-attr]
+    return bool(images) and plain
 
 
 def _read_coco_part(tree: Tree, file: str, content: Mapping) -> tuple[Boxes, list[Finding]]:

@@ -13,7 +13,7 @@ from typing import Any, Union
 import numpy as np
 
 from ..utils import UserError, replace_file
-from .files import group, read_sizes, relative, spread, track
+from .files import group, plain, read_sizes, relative, spread, track
 from .findings import Finding
 from .label_images import Color, Decoder
 
@@ -40,7 +40,7 @@ class Boxes:
 
     def counts(self) -> list[int]:
         """Objects of each class."""
-        found = Counter(annotation.get('category_id') for annotation in self.annotations)
+        found = Counter(plain(annotation.get('category_id')) for annotation in self.annotations)
         return [found[category['id']] for category in self.categories]
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -53,8 +53,8 @@ class Boxes:
     def take(self, chosen: Iterable[int]) -> Boxes:
         """The images of these indices with their annotations."""
         images = [self.images[i] for i in chosen]
-        kept = {image.get('id') for image in images}
-        annotations = [each for each in self.annotations if each.get('image_id') in kept]
+        kept = {plain(image.get('id')) for image in images}
+        annotations = [each for each in self.annotations if plain(each.get('image_id')) in kept]
         return replace(self, images=images, annotations=annotations, file=None)
 
     def write(self, folder: Path, name: str) -> Boxes:
@@ -62,7 +62,7 @@ class Boxes:
         if self.file:
             return self
         content = dict(images=self.images, annotations=self.annotations, categories=self.categories)
-        replace_file(folder / f'{name}.json', json.dumps(content, ensure_ascii=False))
+        replace_file(folder / f'{name}.json', json.dumps(content))
         return replace(self, file=folder / f'{name}.json')
 
     def settings(self, root: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..utils import replace_file
 from .canvas import blend, thickness, write_name
-from .files import group, spread, track
+from .files import group, plain, spread, track
 from .findings import Finding
 from .parts import MOST_COUNTED, Boxes, Labels, Masks, OwnData, Part
 
@@ -83,9 +83,10 @@ def _images_by_class(part: Part) -> dict[int, list[int]]:
             found[label].append(i)
     elif isinstance(part, Boxes):
         numbers = {category['id']: i for i, category in enumerate(part.categories)}
-        places = {image.get('id'): i for i, image in enumerate(part.images)}
+        places = {plain(image.get('id')): i for i, image in enumerate(part.images)}
         for annotation in part.annotations:
-            number, place = numbers.get(annotation.get('category_id')), places.get(annotation.get('image_id'))
+            number = numbers.get(plain(annotation.get('category_id')))
+            place = places.get(plain(annotation.get('image_id')))
             if number is not None and place is not None and found[number][-1:] != [place]:
                 found[number].append(place)
     else:
@@ -96,7 +97,7 @@ def _images_by_class(part: Part) -> dict[int, list[int]]:
 
 
 def _objects_by_image(part: Part) -> dict[Any, list[dict]]:
-    return group(part.annotations, lambda each: each.get('image_id')) if isinstance(part, Boxes) else {}
+    return group(part.annotations, lambda each: plain(each.get('image_id'))) if isinstance(part, Boxes) else {}
 
 
 def _draw_tile(
@@ -115,7 +116,10 @@ def _draw_tile(
     palette = [tuple(int(value) for value in color[::-1]) for color in data.palette]
     if isinstance(part, Boxes):
         numbers = {category['id']: i for i, category in enumerate(part.categories)}
-        found = [(numbers.get(each.get('category_id')), each) for each in objects.get(part.images[index].get('id'), ())]
+        found = [
+            (numbers.get(plain(each.get('category_id'))), each)
+            for each in objects.get(plain(part.images[index].get('id')), ())
+        ]
         _draw_objects(image, [(i, each) for i, each in found if i is not None], number, ratio, data.classes, palette)
     elif isinstance(part, Masks):
         _draw_classes(image, part, index, number, palette)
@@ -132,13 +136,16 @@ def _draw_objects(
 ) -> None:
     for label, entry in sorted(objects, key=lambda item: item[0] == number):
         strong = label == number
-        outlines = _outlines(entry.get('segmentation'), ratio)
+        try:
+            outlines = _outlines(entry.get('segmentation'), ratio)
+        except (KeyError, TypeError, ValueError):  # a finding says so
+            outlines = []
         if outlines:
             bits = np.zeros(image.shape[:2], np.uint8)
             cv2.fillPoly(bits, outlines, 1)
             blend(image, bits.astype(bool), palette[label], STRONG if strong else FAINT)
         box = entry.get('bbox')
-        if not isinstance(box, Sequence) or len(box) != 4 or not all(np.isfinite(box)):
+        if not isinstance(box, list) or not _is_box(box):
             continue
         left, top, right, bottom = (
             round(value * ratio) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -146,6 +153,11 @@ def _draw_objects(
         cv2.rectangle(image, (left, top), (right, bottom), palette[label], 2 if strong else 1)
         if strong:
             write_name(image, _short(names[label], label), left, top, palette[label])
+
+
+def _is_box(box: Sequence) -> bool:
+    """Whether a box has four numbers that can be drawn."""
+    return len(box) == 4 and all(isinstance(each, (int, float)) and abs(each) < 1e6 for each in box)
 
 
 def _outlines(segmentation: object, ratio: float) -> list[np.ndarray]:

@@ -323,3 +323,29 @@ def test_a_json_that_is_no_cocos(content, says, coco, tmp_path):
     (tmp_path / 'some.json').write_text(content)
     with pytest.raises(UserError, match=says):
         recognise(tmp_path)
+
+
+def test_a_yaml_that_grows_without_end_is_refused(yolo):
+    pytest.importorskip('supervision')
+    levels = '\n'.join(f'{chr(98 + i)}: &{chr(98 + i)} [{", ".join([f"*{chr(97 + i)}"] * 9)}]' for i in range(9))
+    (yolo / 'data.yaml').write_text(f'a: &a [x, x]\n{levels}\nnames: *j\ntrain: images/train\nval: *j\n')
+    with pytest.raises(UserError, match='holds a list'):
+        recognise(yolo)
+
+
+@pytest.mark.parametrize('name', ['two\nlines.jpg', os.fsdecode(b'latin-\xe4.jpg')])
+def test_names_that_no_list_can_hold(name, tmp_path):
+    root = write_folders(tmp_path / 'data', {'cat': 2, 'dog': 2})
+    shutil.copy(root / 'cat/0_0.jpg', root / 'cat' / name)
+    with pytest.raises(UserError, match='rename it') as error:
+        recognise(root)
+    str(error.value).encode()  # can be printed
+
+
+def test_files_that_are_links_to_elsewhere_are_counted(tmp_path):
+    root = write_folders(tmp_path / 'data', {'cat': 2, 'dog': 2})
+    elsewhere = write_folders(tmp_path / 'elsewhere', {'cow': 3})
+    for path in (elsewhere / 'cow').iterdir():
+        os.symlink(path, root / 'cat' / path.name.replace('0_', 'cow'))
+    (finding,) = recognise(root).findings
+    assert '3 files are links' in finding.message and str(elsewhere) in finding.message

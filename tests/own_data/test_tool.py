@@ -95,3 +95,28 @@ def test_a_full_disk_leaves_no_config(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=file_size_limit(600))
     assert done.returncode == 1 and done.stderr.startswith('error: '), done.stderr
     assert 'Traceback' not in done.stderr and not config.exists()
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda content: content['annotations'][3].update(bbox=['a', None, 1, 2]),
+        lambda content: content['annotations'][3].update(segmentation={'counts': 5}),
+        lambda content: content['annotations'][3].update(category_id=[1]),
+        lambda content: content['annotations'][3].update(image_id={}),
+        lambda content: content['images'][1].update(id=[2]),
+        lambda content: content['images'][1].update(width='128', height=None),
+        lambda content: content.update(annotations=[]),
+    ],
+)
+def test_any_json_gets_an_answer_and_a_preview(change, coco, tmp_path, own_data):
+    """A list in a number's place, for instance: findings, never a traceback."""
+    shutil.copytree(coco, tmp_path / 'data')
+    path = tmp_path / 'data/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    code, text = own_data(tmp_path / 'data', '--preview', tmp_path / 'out')
+    assert ('error: ' in text) == bool(code) and ('error: ' in text or 'warning: ' in text)
+    assert (tmp_path / 'out/index.html').is_file()
