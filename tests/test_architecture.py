@@ -13,7 +13,7 @@ from helpers import REPO
 
 READERS = (
     *('zoo.tasks', 'zoo.backbones', 'zoo.published', 'measure.records', 'measure.tables'),
-    *('codebases.config', 'export.description', 'export.formats', 'predict.run', 'predict.exported'),
+    *('codebases.config', 'export.description', 'export.formats', 'predict.run', 'export.model'),
     *(f'compare.{name}' for name in ('workdir', 'state', 'settings', 'results', 'table', 'plots', 'report')),
 )
 

@@ -1,112 +1,123 @@
-"""Exports a trained backbone, classifier, segmentor or detector as checked files: ONNX, OpenVINO, AOTInductor."""
+"""Export a trained backbone, classifier, segmentor or detector as checked files: ONNX, OpenVINO, AOTInductor."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
+from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for the list of formats
 
 from mmefficientmod.export.description import Description
 from mmefficientmod.export.formats import FORMATS, OPSET
-from mmefficientmod.export.inputs import PICTURES, is_wanted
-from mmefficientmod.utils import UserError
+from mmefficientmod.utils import (
+    LARGEST_SIDE,
+    HelpFormatter,
+    UserError,
+    exit_in_one_line,
+    parse_path,
+    parse_positive,
+    parse_text,
+    parse_whole,
+)
 
 CHECKS = f"""
-Checks, of the eager inference form against the MM library's own result, then of each file against it:
-  backbone      each level within 1e-4 of its largest value
-  segmentation  99.99 % of the pixels of the same class
+The tool checks the exportable form against the MM library's own result, then each file against the form, then what
+tools/predict.py predicts with the file against the library's own inferencer:
+  backbone        each level within 1e-4 of its largest value
+  segmentation    99.99 % of the pixels of the same class
   classification  each probability within 1e-4
-  detection     each detection matched: label, IoU >= 0.99, score within 1e-3, IoU of masks >= 0.99
+  detection       each detection matched: label, IoU >= 0.99, score within 1e-3, IoU of masks >= 0.99
 A check that fails leaves no file. ONNX files are of opset {OPSET}."""
 
+EXAMPLES = """examples:
+  python tools/export.py my_config.py work_dirs/my_config/epoch_12.pth exported --format onnx openvino
+  python tools/export.py my_config.py epoch_12.pth exported --size 800 1344 --size 1344 800 --check photos/
+"""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of the model: a path, or a name of an installed one')
-    parser.add_argument('checkpoint', help='its weights; with --part backbone, those of a backbone alone as well')
-    parser.add_argument('out', nargs='?', help='folder to make (default: CHECKPOINT without its ending, -export)')
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter)
+    parser.add_argument('config', type=parse_text, help='config of the model: a path, or the name of an installed one')
+    parser.add_argument(
+        'checkpoint', type=parse_text, help='its weights; with --part backbone, also those of only a backbone'
+    )
+    parser.add_argument('out', nargs='?', type=parse_path, help='folder to make (default: the checkpoint + "-export")')
     parser.add_argument(
         '--format', nargs='+', choices=list(FORMATS), default=['onnx'], help='formats to write (default: onnx)'
     )
-    parser.add_argument(
-        '--part', choices=['model', 'backbone'], default='model', help='what to export (default: model)'
-    )
+    parser.add_argument('--part', choices=['model', 'backbone'], default='model', help='default: model')
+    side = partial(parse_whole, least=32, most=LARGEST_SIDE)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        '--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='fixed size of the input in pixels'
+        '--size',
+        nargs=2,
+        type=side,
+        action='append',
+        metavar=('HEIGHT', 'WIDTH'),
+        help='fixed size of the input in pixels; give it again for a file of another size. Default: free, and for '
+        'detectors the sizes of the test pipeline, landscape and portrait',
     )
     size.add_argument(
-        '--dynamic',
-        action='store_true',
-        help='free batch, height and width from 32 on (the default, but for detectors, whose default is the size of '
-        'their test pipeline)',
+        '--dynamic', action='store_true', help='free batch, height and width; the default except for detectors'
     )
-    parser.add_argument('--batch-size', type=int, default=1, help='pictures at once, with --size (default: 1)')
+    parser.add_argument('--batch', type=parse_positive, default=1, help='images at once, with --size (default: 1)')
     parser.add_argument(
-        '--check', nargs='+', default=[], metavar='IMAGE', help='pictures to check with (default: made up)'
+        '--check',
+        nargs='+',
+        type=parse_text,
+        default=[],
+        metavar='IMAGE',
+        help='images, folders or patterns to check with (default: made-up images)',
     )
     parser.add_argument(
-        '--int8', nargs='+', default=[], metavar='IMAGE', help='also write INT8 files, calibrated with these pictures'
+        '--int8',
+        nargs='+',
+        type=parse_text,
+        default=[],
+        metavar='IMAGE',
+        help='also write INT8 files, calibrated with these images, folders or patterns',
     )
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
     parser.add_argument('--formats', action=ListFormats, help='list the formats and how they are checked')
-    args = parser.parse_args()
-    if args.size and min(args.size) < 32:
-        parser.error(f'--size {args.size[0]} {args.size[1]}: height and width have to be 32 pixels or more')
-    if args.batch_size < 1:
-        parser.error('--batch-size has to be 1 or more')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, which removes what is half written
-    out = Path(args.out or f'{Path(args.checkpoint).with_suffix("")}-export')
-    try:
-        description = write_folder(args, out)
-    except KeyboardInterrupt:
-        print('error: stopped; nothing was left', file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f'{out}: {", ".join(description.files.values())}, export.json')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    out = args.out or Path(f'{Path(args.checkpoint).with_suffix("")}-export')
+    with exit_in_one_line('error: stopped; nothing was left'):
+        try:
+            description = write_folder(args, out)
+        except OSError as error:  # a full disk names no file
+            raise UserError(f'{error.filename or out}: {error.strerror or error}') from error
+    files = ', '.join(name for names in description.files.values() for name in names)
+    print(f'{out}: {files}, export.json')
 
 
 def write_folder(args: argparse.Namespace, out: Path) -> Description:
-    """Exports what the command line asks for; ends the program with one line where that cannot work."""
+    """Exports what the command line asks for."""
     # Here, so that the help and the list of formats need no torch.
-    from mmefficientmod.export.making import export
+    from mmefficientmod.codebases.config import parse_options
+    from mmefficientmod.export.folder import ExportOptions, check_options, export
+    from mmefficientmod.export.images import find_images
     from mmefficientmod.export.source import read_source
 
-    try:
-        if out.exists():
-            raise UserError(f'{out} exists: remove it or name another folder')
-        pictures, calibration = find_pictures(args.check, '--check'), find_pictures(args.int8, '--int8')
-        source = read_source(args.config, args.checkpoint, args.part)
-        return export(
-            source,
-            out,
-            args.format,
-            args.part,
-            tuple(args.size) if args.size else None,
-            args.dynamic,
-            args.batch_size,
-            pictures,
-            calibration,
-            dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
-            lambda line: print(line, flush=True),
-        )
-    except (UserError, OSError) as error:
-        place = f'{out}: ' if isinstance(error, OSError) and not error.filename else ''  # a full disk names no file
-        raise SystemExit(f'error: {place}{error}') from None
-
-
-def find_pictures(paths: list[str], option: str) -> list[str]:
-    """The files named, and the pictures in the folders named and below, without hidden ones.
-
-    Raises:
-        UserError: If there is none under a name, with the command line's option.
-    """
-    found: list[str] = []
-    for path in map(Path, paths):
-        files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if is_wanted(file, path))
-        if not files:
-            raise UserError(f'{option} {path}: there is no picture; known are {", ".join(PICTURES)}')
-        found += map(str, files)
-    return found
+    options = ExportOptions(
+        out,
+        formats=args.format,
+        part=args.part,
+        sizes=[(height, width) for height, width in args.size or ()],
+        dynamic=args.dynamic,
+        batch=args.batch,
+        check_images=find_images(args.check, '--check'),
+        int8_images=find_images(args.int8, '--int8'),
+        names=dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
+        log=partial(print, flush=True),
+    )
+    check_options(options)
+    return export(read_source(args.config, args.checkpoint, args.part, parse_options(args.cfg_options)), options)
 
 
 class ListFormats(argparse.Action):

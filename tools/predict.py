@@ -1,9 +1,8 @@
-"""Predicts on pictures and videos: by a config and a checkpoint, or by the folder that tools/export.py wrote."""
+"""Predict on images and videos: with a config and a checkpoint, or with the folder that tools/export.py wrote."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -11,33 +10,60 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enoug
 
 from mmefficientmod.predict.run import Model, run
 from mmefficientmod.predict.sources import find_sources
-from mmefficientmod.utils import UserError, parse_positive
+from mmefficientmod.utils import (
+    HelpFormatter,
+    UserError,
+    check_output_folder,
+    exit_in_one_line,
+    parse_path,
+    parse_positive,
+    parse_share,
+    parse_text,
+)
+
+EXAMPLES = """examples:
+  python tools/predict.py photos/ my_config.py work_dirs/my_config/epoch_12.pth --score-thr 0.5
+  python tools/predict.py 'photos/**/*.jpg' clip.mp4 exported/ --out predictions --format openvino
+"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         usage='%(prog)s INPUT ... CONFIG CHECKPOINT [options]\n       %(prog)s INPUT ... EXPORTED_FOLDER [options]',
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         'paths',
         nargs='+',
+        type=parse_text,
         metavar='PATH',
-        help='INPUT: pictures, videos, folders (with their subfolders) or patterns; then CONFIG and CHECKPOINT, or '
+        help='INPUT: images, videos, folders (with their subfolders) or patterns; then CONFIG and CHECKPOINT, or '
         'EXPORTED_FOLDER, the one with export.json, which needs neither torch nor an MM library',
     )
-    parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write; default predictions')
-    parser.add_argument('--score-thr', type=parse_share, help='least score of an object; default 0.3')
+    parser.add_argument(
+        '--out', type=parse_path, default=Path('predictions'), help='folder to write; default predictions'
+    )
+    parser.add_argument('--score-thr', type=parse_share, help='minimum score of a detection; default 0.3')
     parser.add_argument(
         '--annotations',
-        type=Path,
+        type=parse_path,
         metavar='FILE',
         help='COCO JSON that gives images and categories their ids, for an evaluation; --score-thr is 0 then',
     )
-    parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is, with a file the CPU')
-    parser.add_argument('--batch-size', type=parse_positive, default=1, help='pictures at a time; default 1')
-    parser.add_argument('--no-images', action='store_true', help='write predictions only, no drawings')
-    parser.add_argument('--format', help='which of the exported files to use, such as openvino or onnx-int8')
+    parser.add_argument(
+        '--max-per-img', type=parse_positive, help="most detections in an image; default: the model's own"
+    )
+    parser.add_argument(
+        '--device',
+        type=parse_text,
+        help='cpu or cuda:0, for example; default: a GPU if available, CPU for exported files',
+    )
+    parser.add_argument('--batch-size', type=parse_positive, default=1, help='images at a time; default 1')
+    parser.add_argument('--no-images', action='store_true', help='write predictions.json only, no drawings')
+    parser.add_argument('--format', type=parse_text, help='which exported file to use, such as openvino or onnx-int8')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of CONFIG')
     args = parser.parse_args(argv)
     if args.score_thr is None:
         args.score_thr = 0.0 if args.annotations else 0.3
@@ -51,48 +77,42 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def parse_share(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0 to 1')
-    return value
-
-
 def is_exported(path: str) -> bool:
     return Path(path).is_dir() or Path(path).name == 'export.json'
 
 
 def load(args: argparse.Namespace) -> Model:
     if args.exported:
-        from mmefficientmod.predict.exported import ExportedModel
+        from mmefficientmod.export.model import ExportedModel
 
-        return ExportedModel(Path(args.model[0]), args.device, args.score_thr, args.format)
+        if args.device not in (None, 'cpu'):
+            raise UserError(f'--device {args.device}: exported files run on the CPU here; leave the option out')
+        if args.cfg_options:
+            raise UserError('--cfg-options changes a config: an exported folder has none; give it to tools/export.py')
+        return ExportedModel.open(Path(args.model[0]), args.score_thr, args.format, args.max_per_img)
     if args.format:
         raise UserError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
     try:
-        from mmefficientmod.predict.inferencers import InferencerModel
+        from mmefficientmod.codebases.config import parse_options
+        from mmefficientmod.export.library import LibraryModel
+        from mmefficientmod.export.source import read_source
     except ImportError as error:
         raise UserError(f'a checkpoint needs torch and an MM library ({error}); an exported folder does not') from None
-    try:
-        return InferencerModel(*args.model, args.device, args.score_thr)
-    except UserError as error:
-        raise UserError(str(error)) from error
+    config, checkpoint = args.model
+    options = parse_options(args.cfg_options)
+    source = read_source(config, checkpoint, 'model', options, for_export=False, max_per_img=args.max_per_img)
+    return LibraryModel(source, args.device, args.score_thr)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
-    try:
+    with exit_in_one_line('error: stopped before the first prediction'):  # later, what is done is kept
         sources = find_sources(args.inputs, args.out)
-        summary = run(load(args), sources, args.out, args.batch_size, not args.no_images, args.annotations)
-    except (UserError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
-    except KeyboardInterrupt:
-        raise SystemExit('error: stopped before the first prediction') from None
+        model = load(args)
+        check_output_folder(args.out)
+        summary = run(model, sources, args.out, args.batch_size, not args.no_images, args.annotations)
+    for note in summary.notes:
+        print(f'note: {note}', file=sys.stderr)
     print(f'{args.out}: {summary}')
     if summary.failures or summary.stopped:
         raise SystemExit(1)

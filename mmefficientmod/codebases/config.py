@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import list_from_file
 
@@ -26,12 +27,41 @@ def class_names(dataset: Mapping) -> Sequence[str] | None:
 
 
 def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
-    """The dotted place and the dict of a split's data set, below whatever wraps it."""
-    place = f'{split}_dataloader.dataset'
-    dataset = config[f'{split}_dataloader'].dataset
-    while 'dataset' in dataset:
-        place, dataset = f'{place}.dataset', dataset.dataset
-    return place, dataset
+    """The dotted place and the dict of a split's data set, below whatever wraps it; the first one of several.
+
+    Raises:
+        UserError: If the config has no such data set.
+    """
+    place, loader = f'{split}_dataloader', config.get(f'{split}_dataloader')
+    if isinstance(loader, Sequence) and loader:
+        place, loader = f'{place}.0', loader[0]
+    if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
+        raise UserError(f'the config has no {place}.dataset')
+    place, dataset = f'{place}.dataset', loader['dataset']
+    while True:
+        if isinstance(dataset.get('dataset'), Mapping):
+            place, dataset = f'{place}.dataset', dataset['dataset']
+        elif isinstance(dataset.get('datasets'), Sequence) and dataset['datasets']:
+            place, dataset = f'{place}.datasets.0', dataset['datasets'][0]
+        else:
+            return place, dataset
+
+
+def find_test_pipeline(config: Config) -> Sequence[Mapping]:
+    """The pipeline of the test data, else what the config calls ``test_pipeline``, else that of the validation.
+
+    Raises:
+        UserError: If the config has none of them.
+    """
+    for split in ('test', 'val'):
+        try:
+            pipeline = innermost_dataset(config, split)[1].get('pipeline')
+        except UserError:
+            pipeline = None
+        pipeline = pipeline or (config.get('test_pipeline') if split == 'test' else None)
+        if pipeline:
+            return pipeline
+    raise UserError('the config has no test_dataloader.dataset.pipeline: it says how images are prepared')
 
 
 def stretch_schedule(schedulers: Sequence[Mapping], ratio: float, length: int) -> dict[str, Any]:
@@ -71,16 +101,18 @@ def dataset_meta(config: Config) -> Mapping:
     """The classes and palette of the config's test data, without opening the data."""
     from mmengine.registry import DATASETS, DefaultScope
 
-    dataset: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
+    try:
+        _, dataset = innermost_dataset(config, 'test')
+    except UserError:
+        return {}
     found: dict[str, Any] = {}
-    if isinstance(dataset.get('type'), str):
+    kind = dataset.get('type')
+    if isinstance(kind, str):
         with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-            kind = DATASETS.get(dataset['type'])
-        found.update(getattr(kind, 'METAINFO', {}))
+            kind = DATASETS.get(kind)
+    found.update(getattr(kind, 'METAINFO', {}))  # a config in pure Python names the class itself
     found.update(dataset.get('metainfo') or {})
-    return found
+    return {**found, 'classes': class_names(dataset) or found.get('classes')}
 
 
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -136,6 +168,24 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if not isinstance(config.get('model'), Mapping):
         raise UserError(f'config {path} describes no model: set model = dict(type=...)')
     return config
+
+
+def parse_options(pairs: Sequence[str]) -> dict:
+    """The changes of a config that ``--cfg-options`` names, by dotted name, as MMEngine reads them.
+
+    Raises:
+        UserError: If one of them is no pair of a key and a value.
+    """
+    parser = ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction, default={})
+    for pair in pairs:
+        key, separator, _ = pair.partition('=')
+        if not separator or not all(part.strip() for part in key.split('.')):
+            raise UserError(f'--cfg-options takes KEY=VALUE pairs, not {pair!r}')
+    try:
+        return parser.parse_args(['--options', *pairs]).options if pairs else {}
+    except (ValueError, AssertionError, RecursionError) as error:
+        raise UserError(f'--cfg-options takes KEY=VALUE pairs ({error})') from None
 
 
 def find_codebase(config: Config, path: str, script: str = 'train') -> str:

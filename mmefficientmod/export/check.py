@@ -1,50 +1,140 @@
-"""Agreement: of an exportable form with the library's own result, and of each file with the form."""
+"""Agreement: of an exportable form with the library's own result, of each file with the form, and of predictions."""
 
 from __future__ import annotations
 
 import copy
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils import UserError
 from .description import FILE_LIMIT, Description
-from .inputs import Sample, pad
+from .images import read_image
+from .inputs import Prepared, Size, prepare
+from .library import safe_mask_pasting
+from .model import ExportedModel
+from .results import Classification, Detections, Mask, Result, Segmentation, paste_chances
 
 CLASS_LIMIT = 1e-4  # share of pixels of another class
 PROBABILITY_LIMIT = 1e-4
 SCORE_LIMIT = 1e-3
 IOU_LIMIT = 0.99  # of boxes and of masks
 SIZES = ((1, 224, 224), (1, 320, 192), (2, 96, 160), (1, 333, 517), (3, 32, 32), (1, 65, 47))  # batch, height, width
+NOISE = 1e-3  # of 255 grey levels: what changes a result decides by the last digits
 
-Outputs = typing.Mapping[str, np.ndarray]
+Outputs = typing.Mapping[str, typing.Any]
+Run = Callable[[dict], Outputs]
 
 
-def generated_samples(description: Description, fill: Sequence[float]) -> list[Sample]:
-    """Pictures that are made up: of several sizes, or of the fixed size with and without padding."""
-    size = description.size
-    if size['dynamic']:
-        return [
-            Sample(f'generated, {b} x {h} x {w}', _pictures(b, h, w, seed), (h, w))
-            for seed, (b, h, w) in enumerate(SIZES)
-        ]
-    height, width, batch = size['height'], size['width'], size['batch']
-    shapes = {'whole': (height, width)}
-    if description.task == 'detection':
-        shapes.update(wide=(height * 3 // 4, width), tall=(height, width // 2), small=(height // 2, width // 3))
-    samples = [
-        Sample(f'generated, {name} {h} x {w}', pad(_pictures(batch, h, w, seed), height, width, fill), (h, w))
-        for seed, (name, (h, w)) in enumerate(shapes.items())
+# Samples -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is put in: ``image`` (B, 3, H, W) float32, and the height and width in it that are no padding."""
+
+    name: str
+    image: np.ndarray
+    size: Size
+    pixels: np.ndarray | None = None  # the image that it was made of, BGR (H, W, 3) uint8
+    prepared: Prepared | None = None
+
+    @property
+    def variant(self) -> int:
+        """Which of the description's sizes it is for."""
+        return self.prepared.variant if self.prepared else 0
+
+
+def make_sample(name: str, pixels: np.ndarray, description: Description) -> Sample:
+    """The sample of an image, BGR (H, W, 3) uint8; for a fixed batch, as often as the batch is large."""
+    prepared = prepare(pixels, description)
+    image = np.repeat(prepared.image[None], description.batch or 1, 0)
+    return Sample(name, image, prepared.size, pixels, prepared)
+
+
+class ImageSamples(typing.Sequence[Sample]):  # that of collections.abc needs Python 3.9
+    """The user's images, prepared as the file wants them; read when asked for, as many are large.
+
+    Args:
+        paths (Sequence[Path]): The images.
+        description (Description): Of the file.
+        option (str): The command line's option that named them, for messages.
+    """
+
+    def __init__(self, paths: Sequence[Path], description: Description, option: str) -> None:
+        self.paths, self.description, self.option = paths, description, option
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """Reads an image.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        path = self.paths[index]
+        try:
+            return make_sample(str(path), read_image(path), self.description)
+        except UserError as error:
+            raise UserError(f'{path} {error}: leave it out of {self.option}') from None
+
+    def for_size(self, size: Size | None) -> ImageSamples:
+        """The same images, all of them prepared for one of the description's sizes."""
+        sizes = [list(size)] if size else []
+        return ImageSamples(self.paths, replace(self.description, sizes=sizes), self.option)
+
+
+def generated_images(description: Description) -> dict[str, np.ndarray]:
+    """Images that are made up, by name, BGR (H, W, 3) uint8: of several shapes, tiny, large, and grey."""
+    height, width = sorted(description.sizes[0]) if description.sizes else (240, 320)
+    shapes = dict(
+        landscape=(height * 3 // 5, width * 3 // 5),
+        portrait=(width * 3 // 5, height * 3 // 5),
+        panorama=(width // 5, width),
+        tiny=(24, 40),
+        large=(height * 6 // 5, width * 6 // 5),
+        grey=(height // 2, height // 2),
+    )
+    found = {}
+    for seed, (name, (h, w)) in enumerate(shapes.items()):
+        image = _patches(1, h, w, seed)[0].transpose(1, 2, 0).astype(np.uint8)
+        if name == 'grey':
+            image = np.repeat(image[..., :1], 3, 2)
+        found[f'made up, {name} {h} x {w}'] = image
+    return found
+
+
+def generated_batches() -> list[Sample]:
+    """Made-up inputs of several batches and sizes, for files whose sizes are free."""
+    return [
+        Sample(f'made up, {b} x {h} x {w}', _patches(b, h, w, seed), (h, w)) for seed, (b, h, w) in enumerate(SIZES)
     ]
-    empty = np.full((batch, 3, height, width), np.reshape(fill, (1, 3, 1, 1)), np.float32)
-    return [*samples, Sample('one colour', empty, (height, width))]
 
 
-def _pictures(batch: int, height: int, width: int, seed: int) -> np.ndarray:
+def fixed_batch(description: Description, variant: int) -> Sample:
+    """A made-up input of one of the fixed sizes."""
+    height, width = description.sizes[variant]
+    return Sample('made up', _patches(description.batch or 1, height, width, 0), (height, width))
+
+
+def usable_samples(images: dict[str, np.ndarray], description: Description) -> Iterator[Sample]:
+    """The samples of made-up images, without those that the model cannot take."""
+    for name, image in images.items():
+        try:
+            yield make_sample(name, image, description)
+        except UserError:
+            continue
+
+
+def _patches(batch: int, height: int, width: int, seed: int) -> np.ndarray:
     """Coloured patches with fine texture (B, 3, H, W), whole numbers from 0 to 255."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, max(height // 24, 2), max(width // 24, 2), generator=generator)
@@ -53,35 +143,56 @@ def _pictures(batch: int, height: int, width: int, seed: int) -> np.ndarray:
     return (smooth * 215 + texture * 40).clamp(0, 255).round().numpy()
 
 
+def with_noise(sample: Sample) -> Sample:
+    """The sample with noise that no right comparison depends on."""
+    noise = np.random.default_rng(0).uniform(-NOISE, NOISE, sample.image.shape).astype(np.float32)
+    return replace(sample, image=sample.image + noise)
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+
 @torch.no_grad()
 def library_result(model: nn.Module, task: str, sample: Sample) -> Outputs:
     """What the library itself makes of a sample, under the names of the form's outputs."""
     images = torch.from_numpy(sample.image)
-    height, width = sample.image.shape[-2:]
+    preprocessor = copy.copy(model.data_preprocessor)
+    preprocessor.pad_size_divisor, preprocessor.test_cfg = 1, None  # a sample has its padding
     if task == 'backbone':
-        preprocessor = copy.copy(model.data_preprocessor)
-        preprocessor.pad_size_divisor = 1  # a backbone takes any size; what pads for its neck is not exported with it
         inputs = preprocessor(dict(inputs=list(images)))['inputs']
         return {f'level{i}': v.numpy() for i, v in zip(model.backbone.out_indices, model.backbone(inputs))}
     if task == 'classification':
-        found = model.predict(model.data_preprocessor(dict(inputs=list(images)))['inputs'])
+        found = model.predict(preprocessor(dict(inputs=list(images)))['inputs'])
         return dict(scores=torch.stack([item.pred_score for item in found]).numpy())
-    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
     if task == 'segmentation':
-        from mmseg.structures import SegDataSample
+        return _segment(model, preprocessor, images)
+    return _detect(model, preprocessor, images, sample.size)
 
-        data = model.data_preprocessor(
-            dict(inputs=list(images), data_samples=[SegDataSample(metainfo=dict(shapes)) for _ in images])
-        )
+
+def _segment(model: nn.Module, preprocessor: nn.Module, images: Tensor) -> Outputs:
+    from mmseg.structures import SegDataSample
+
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), tuple(images.shape[-2:]))
+    samples = [SegDataSample(metainfo=dict(shapes)) for _ in images]
+    data = preprocessor(dict(inputs=list(images), data_samples=samples))
+    mode = model.test_cfg.get('mode', 'whole')
+    model.test_cfg['mode'] = 'whole'  # a form sees a window of a sliding segmentor
+    try:
         found = model.predict(data['inputs'], data['data_samples'])
-        return dict(classes=torch.stack([item.pred_sem_seg.data[0] for item in found]).numpy())
+    finally:
+        model.test_cfg['mode'] = mode
+    return dict(classes=torch.stack([item.pred_sem_seg.data[0] for item in found]).numpy())
+
+
+def _detect(model: nn.Module, preprocessor: nn.Module, images: Tensor, size: Size) -> Outputs:
     from mmdet.structures import DetDataSample
 
-    shapes.update(img_shape=sample.picture, ori_shape=sample.picture)
-    meta = dict(shapes, scale_factor=(1.0, 1.0))
-    data = model.data_preprocessor(dict(inputs=list(images), data_samples=[DetDataSample(metainfo=dict(meta))]))
-    data['data_samples'][0].set_metainfo(meta)  # the preprocessor takes the padding for picture
-    found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    shapes = dict.fromkeys(('pad_shape', 'batch_input_shape'), tuple(images.shape[-2:]))
+    meta = dict(shapes, img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    data = preprocessor(dict(inputs=list(images), data_samples=[DetDataSample(metainfo=dict(meta))]))
+    data['data_samples'][0].set_metainfo(meta)  # the preprocessor takes the padding for a part of the image
+    with safe_mask_pasting():
+        found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
     result = dict(boxes=found.bboxes.numpy(), scores=found.scores.numpy(), labels=found.labels.numpy())
     if 'masks' in found:
         result['pasted'] = np.asarray(found.masks)
@@ -102,7 +213,8 @@ def compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_t
 
 def is_finite(outputs: Outputs) -> bool:
     """Whether no value of a result is NaN or infinite."""
-    return all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == 'f')
+    arrays = (value for value in outputs.values() if isinstance(value, np.ndarray) and value.dtype.kind == 'f')
+    return all(np.isfinite(value).all() for value in arrays)
 
 
 def _compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_thr: float | None) -> list[dict]:
@@ -114,7 +226,7 @@ def _compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_
     if task == 'classification':
         difference = float(np.abs(expected['scores'] - found['scores']).max())
         return [_check('largest difference of a probability', difference, PROBABILITY_LIMIT)]
-    return compare_detections(_pasted(expected, sample, mask_thr), _pasted(found, sample, mask_thr), found)
+    return compare_detections(_pasted(expected, sample.size, mask_thr), _pasted(found, sample.size, mask_thr), found)
 
 
 def level_difference(expected: Outputs, found: Outputs) -> float:
@@ -182,26 +294,74 @@ def box_ious(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(union > 0, common / np.maximum(union, 1e-12), (np.abs(others - box).max(1) < 1e-3).astype(float))
 
 
-def _pasted(result: Outputs, sample: Sample, mask_thr: float | None) -> Outputs:
-    """The rows that are detections; masks (N, 28, 28) as bits of the whole picture, by MMDetection's own pasting."""
+class PastedMasks(typing.Sequence[np.ndarray]):
+    """Masks (H, W) bool of a whole image, made when asked for: all of them at once may be gigabytes."""
+
+    def __init__(self, masks: Sequence[Mask], size: Size) -> None:
+        self.masks, self.size = masks, size
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        mask, whole = self.masks[index], np.zeros(self.size, bool)
+        rows, columns = mask.bits.shape
+        whole[mask.top : mask.top + rows, mask.left : mask.left + columns] = mask.bits
+        return whole
+
+
+def _pasted(result: Outputs, size: Size, mask_thr: float | None, scale: tuple[float, float] = (1.0, 1.0)) -> Outputs:
+    """The rows that are detections, on the image; masks (N, 28, 28) as bits of it, with those at the threshold."""
     rows = result['scores'] > 0
     kept = {name: value[rows] for name, value in result.items() if np.ndim(value)}
+    kept['boxes'] = (kept['boxes'] / np.array(scale * 2, np.float32)).astype(np.float32)
     if 'masks' in kept:
-        from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-        masks, boxes = torch.from_numpy(kept.pop('masks')), torch.from_numpy(kept['boxes'])
-        if len(masks):
-            pasted: Tensor = _do_paste_mask(masks[:, None], boxes, *sample.picture, skip_empty=False)[0]
-            threshold = 0.5 if mask_thr is None else mask_thr
-            kept['pasted'] = (pasted >= threshold).numpy()
-            kept['borderline'] = ((pasted - threshold).abs() <= SCORE_LIMIT).numpy()
-        else:
-            kept['pasted'] = kept['borderline'] = np.zeros((0, *sample.picture), bool)
+        threshold = 0.5 if mask_thr is None else mask_thr
+        chances = [paste_chances(mask, box, *size) for mask, box in zip(kept.pop('masks'), kept['boxes'])]
+        bits = [Mask(left, top, values >= threshold) for left, top, values in chances]
+        near = [Mask(left, top, np.abs(values - threshold) <= SCORE_LIMIT) for left, top, values in chances]
+        kept.update(pasted=PastedMasks(bits, size), borderline=PastedMasks(near, size))
     return kept
 
 
 def _check(name: str, figure: float, limit: float) -> dict:
     return dict(name=name, figure=figure, limit=limit, passed=bool(figure <= limit))
+
+
+# Predictions ---------------------------------------------------------------------------------------------------------
+
+
+def compare_predictions(model: ExportedModel, run: Run, feeds: dict, sample: Sample, expected: Result) -> list[dict]:
+    """Compares what an exported model predicts on an image with what the library predicts: the checks, as of
+    :func:`compare`.
+
+    Args:
+        model (ExportedModel): Takes every score.
+        run (Callable): A pass of its file.
+        feeds (dict): The sample's inputs by name.
+        sample (Sample): Of an image.
+        expected (Result): The library's own prediction on the image.
+    """
+    assert sample.pixels is not None and sample.prepared is not None
+    size = (sample.pixels.shape[0], sample.pixels.shape[1])
+    if isinstance(expected, Detections):
+        outputs = run(feeds)
+        wanted: dict = dict(boxes=expected.boxes, scores=expected.scores, labels=expected.labels)
+        if expected.masks is not None:
+            wanted['pasted'] = PastedMasks(expected.masks, size)
+        found = _pasted(outputs, size, model.description.mask_thr, sample.prepared.scale)
+        checks = compare_detections(wanted, found, outputs)
+    else:
+        (result,) = model.predict([sample.pixels])
+        if isinstance(expected, Segmentation):
+            assert isinstance(result, Segmentation)
+            share = float((expected.classes != result.classes).mean())
+            checks = [_check('share of pixels of another class', share, CLASS_LIMIT)]
+        else:
+            assert isinstance(expected, Classification) and isinstance(result, Classification)
+            difference = float(np.abs(expected.scores - result.scores).max())
+            checks = [_check('largest difference of a probability', difference, PROBABILITY_LIMIT)]
+    return [dict(check, name=f'predictions: {check["name"]}') for check in checks]
 
 
 def worst(checks: Sequence[dict]) -> list[dict]:

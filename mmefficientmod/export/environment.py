@@ -28,7 +28,7 @@ def vector_extensions() -> str:
 LATENCY_SECONDS = 2.0  # of timing each form
 
 
-def measure(runners: dict[str, Callable], inputs: dict[str, np.ndarray]) -> dict[str, float]:
+def time_passes(runners: dict[str, Callable], inputs: dict[str, np.ndarray]) -> dict[str, float]:
     """The median time of a pass of each form in ms, in turns."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for run in runners.values():

@@ -8,11 +8,9 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import io
 import os
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils import UserError, describe_error
+from ..utils import UserError, describe_error, quiet
 from .description import Description, read_description
 
 if TYPE_CHECKING:
@@ -69,7 +67,14 @@ FORMATS = {
     )
 }
 INT8 = {'onnx': 'model-int8.onnx', 'openvino': 'model-int8.xml'}
+MADE_FROM = {'openvino': 'onnx', 'onnx-int8': 'onnx', 'openvino-int8': 'onnx-int8'}  # what a file is made from
 EXTRA = 'pip install "mmefficientmod[export]"'
+
+
+def file_name(name: str) -> str:
+    """The name of a file: of a format or, with ``-int8``, of its INT8 form."""
+    kind, _, int8 = name.partition('-')
+    return INT8[kind] if int8 else FORMATS[kind].file
 
 
 def require(packages: tuple[str, ...], what: str) -> None:
@@ -128,22 +133,6 @@ def one_line(problem: str) -> Iterator[None]:
         while cause.__cause__:  # what is raised in the end says in which step, not why
             cause = cause.__cause__
         raise UserError(f'{problem} ({describe_error(cause)})') from error
-
-
-@contextmanager
-def quiet() -> Iterator[Any]:
-    """Without what exporters log, warn of and print as errors, which they raise as well."""
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        # torch prints the graph up to where it fails to export
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)
 
 
 def write_onnx(
@@ -221,12 +210,15 @@ def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[st
 
 
 class Session:
-    """A model file that is ready to run.
+    """A model's files, ready to run.
 
     Args:
         folder (str | Path): An exported folder.
         format (str, optional): One of its ``files``. Defaults to the first whose runtime is installed.
         threads (int, optional): Threads of a pass. Defaults to the runtime's own choice.
+
+    Attributes:
+        paths (list[Path]): Its files, one for each of the description's sizes; all but the first are opened when used.
 
     Raises:
         UserError: If the folder, the format or its runtime is missing.
@@ -237,24 +229,40 @@ class Session:
         self.format = format or choose_format(self.description)
         if self.format not in self.description.files:
             raise UserError(f'{folder} has no {self.format} file; it has {", ".join(self.description.files)}')
-        path = Path(folder, self.description.files[self.format])
-        self._runner = open_file(path, self.format, self.description.outputs, threads)
+        self.paths = [Path(folder, name) for name in self.description.files[self.format]]
+        self._threads = threads
+        self._runners: dict[Path, Any] = {}
+        self._open(self.paths[0])
+
+    def _open(self, path: Path) -> Any:
+        if path not in self._runners:
+            self._runners[path] = open_file(path, self.format, self.description.outputs, self._threads)
+        return self._runners[path]
 
     def run(self, image: np.ndarray, image_size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """One pass.
+        """One pass of the file for the size of the input.
 
         Args:
             image (np.ndarray): (B, 3, H, W) float32, as :mod:`mmefficientmod.export.description` says.
-            image_size (tuple[int, int], optional): Height and width of the picture in it. Defaults to all of it.
+            image_size (tuple[int, int], optional): Height and width in it that are no padding. Defaults to all of it.
 
         Returns:
             dict[str, np.ndarray]: The outputs by name.
+
+        Raises:
+            UserError: If the model has no file for that size, or its runtime fails.
         """
-        description = self.description
-        feeds = {description.input['name']: np.ascontiguousarray(image, np.float32)}
+        description, size = self.description, list(image.shape[-2:])
+        if description.sizes and size not in description.sizes:
+            listed = ', '.join(f'{height} x {width}' for height, width in description.sizes)
+            raise UserError(f'the input is {size[0]} x {size[1]}, but the model takes {listed}')
+        path = self.paths[description.sizes.index(size) if description.sizes else 0]
+        feeds = {description.input.name: np.ascontiguousarray(image, np.float32)}
         if description.size_input:
-            feeds[description.size_input] = np.asarray(image_size or image.shape[-2:], np.float32)
-        return self._runner(feeds)
+            feeds[description.size_input] = np.asarray(image_size or size, np.float32)
+        run = self._open(path)
+        with one_line(f'{path} cannot be run on an input of {" x ".join(map(str, image.shape))}'):
+            return run(feeds)
 
 
 def choose_format(description: Description) -> str:

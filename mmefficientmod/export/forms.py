@@ -38,12 +38,6 @@ class Preprocess(nn.Module):
                 )
             self.register_buffer(name, value.detach().clone().float().view(3, 1, 1))
 
-    @property
-    def fill(self) -> list[float]:
-        """The BGR value that becomes 0, with which the libraries pad."""
-        mean = self.mean.flatten().tolist()
-        return mean[::-1] if self.swap else mean
-
     def forward(self, image: Tensor) -> Tensor:
         if self.swap:
             image = image.flip(1)
@@ -161,9 +155,5 @@ def check_segmentor(model: nn.Module) -> None:
             f'{type(model).__name__} cannot be exported whole: segmentors are EncoderDecoder; --part backbone exports '
             'the backbone of any segmentor'
         )
-    if model.test_cfg.get('mode', 'whole') != 'whole':
-        raise UserError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported: it has to be 'whole'")
     if model.decode_head.out_channels == 1:
         raise UserError('a segmentor of one output channel, with a threshold, cannot be exported')
-    if model.data_preprocessor.test_cfg:
-        raise UserError('data_preprocessor.test_cfg, which pads in the test, cannot be exported: remove it')

@@ -1,4 +1,4 @@
-"""INT8 files by NNCF, calibrated with the user's pictures; norms, softmax and all outside the network stay in float."""
+"""INT8 files by NNCF, calibrated with the user's images; norms, softmax and all outside the network stay in float."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..utils import UserError
-from .check import box_ious, is_finite, level_difference
+from ..utils import UserError, quiet
+from .check import Sample, box_ious, is_finite, level_difference
 from .environment import read_cpu
-from .formats import FORMATS, IN_MODULE, INT8, one_line, quiet, write_openvino
-from .inputs import Sample
+from .formats import FORMATS, IN_MODULE, INT8, one_line, write_openvino
 
 T = TypeVar('T')
 PACKAGES = ('nncf',)  # import names, to write an INT8 file, beside those for the float32 one
@@ -78,15 +77,15 @@ def has_int8_instructions() -> bool:
 
 
 def compare_int8(task: str, expected: Sequence[Mapping], found: Sequence[Mapping], samples: Sequence[Sample]) -> dict:
-    """What INT8 changes on all check pictures: classes of pixels or pictures, detections, or values of the outputs.
+    """What INT8 changes on all check images: classes of pixels or images, detections, or values of the outputs.
 
     Raises:
         UserError: If INT8 makes a value NaN or infinite.
     """
     if not all(map(is_finite, found)):
-        raise UserError('the INT8 file gives NaN or infinite values: calibrate with more pictures; no file was left')
+        raise UserError('the INT8 file gives NaN or infinite values: calibrate with more images; no file was left')
     if task == 'segmentation':
-        sizes = [sample.picture for sample in samples]
+        sizes = [sample.size for sample in samples]
         different = sum((a['classes'] != b['classes'])[:, :h, :w].sum() for a, b, (h, w) in zip(expected, found, sizes))
         pixels = sum(a['classes'][:, :h, :w].size for a, (h, w) in zip(expected, sizes))
         return dict(name='share of pixels of another class', figure=float(different / pixels))
@@ -96,7 +95,7 @@ def compare_int8(task: str, expected: Sequence[Mapping], found: Sequence[Mapping
         return dict(name=name, figure=changed / max(total, 1))
     if task == 'classification':
         best, other = (np.concatenate([one['scores'].argmax(1) for one in each]) for each in (expected, found))
-        return dict(name='share of pictures of another best class', figure=float((best != other).mean()))
+        return dict(name='share of images of another best class', figure=float((best != other).mean()))
     worst = max(level_difference(a, b) for a, b in zip(expected, found))
     return dict(name='largest difference of an output, as a share of its largest value', figure=worst)
 

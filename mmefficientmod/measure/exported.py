@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 
 from ..export import formats
 from ..export.environment import versions
-from ..export.formats import FORMATS, INPUT, INT8, write_form
-from ..export.quantize import PACKAGES, write_int8
+from ..export.files import Job, write_file
+from ..export.formats import FORMATS, INPUT
+from ..export.quantize import PACKAGES
 from .records import FILES, Case
 
 
@@ -56,26 +55,9 @@ def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Cal
     folder = folder / ('reference' if case.is_reference else 'deploy')
     folder.mkdir(exist_ok=True)
     name = FILES[case.file or '']
-    path = _write(name, form, images, folder)
+    path = write_file(name, Job(form, (images,), [INPUT], calibration=[feeds]), folder)
     run = formats.open_file(path, name, form.output_names, torch.get_num_threads())
     return lambda: run(feeds)
-
-
-def _write(name: str, form: NamedOutputs, images: Tensor, folder: Path) -> Path:
-    """The file of this format in the folder, with those that it is made from."""
-    kind, _, int8 = name.partition('-')
-    path = folder / (INT8[kind] if int8 else FORMATS[kind].file)
-    if path.exists():
-        return path
-    if int8:
-        _write('onnx' if kind == 'onnx' else 'onnx-int8', form, images, folder)
-        with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of progress
-            write_int8(kind, folder, [images], lambda images: {INPUT: images.numpy()}, {})
-    else:
-        if name == 'openvino':
-            _write('onnx', form, images, folder)
-        write_form(kind, form, (images,), [INPUT], folder)
-    return path
 
 
 def packages(mode: str) -> tuple[str, ...]:

@@ -1,6 +1,3 @@
-"""Predictions on pictures and videos, by a checkpoint or an exported file.
-
-All but :mod:`.inferencers` needs NumPy and OpenCV alone, :mod:`.exported` the runtime of its file as well.
-"""
+"""Predictions on many images and videos, with a checkpoint or an exported model; needs only NumPy and OpenCV."""
 
 from __future__ import annotations

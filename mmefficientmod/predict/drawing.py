@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..data.canvas import Color, blend, spread_colors, text_scale, thickness, write_name
-from .results import Classification, Detections, Result, Segmentation
+from ..export.results import Classification, Detections, Result, Segmentation
 
 OPACITY = 0.5  # of masks and class maps
 SMALLEST_LABELLED = 0.01  # share of a picture that a class must cover to be named in it

@@ -1,22 +1,24 @@
-"""Predicts on many pictures and videos: batches them, writes results, counts what cannot be read."""
+"""Predicts on many images and videos: batches them, writes results, counts what cannot be read."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..export.inputs import read_picture
+from ..export.images import read_image
+from ..export.results import Detections, Result
 from ..utils import UserError
 from .annotations import read_ids
-from .results import Result
 from .sources import Source, Video
-from .writer import Writer
+from .writer import NotDrawn, Writer
 
 
 class Model(Protocol):
@@ -25,15 +27,16 @@ class Model(Protocol):
     task: str  # 'detection', 'segmentation' or 'classification'
     classes: Sequence[str]
     palette: object  # colours of the classes in RGB, or anything else where there are none
-    mixed_sizes: bool  # whether the pictures of a batch may differ in size
+    mixed_sizes: bool  # whether the images of a batch may differ in size
+    max_per_img: int | None  # the most detections in an image
 
     def predict(self, images: list[np.ndarray]) -> list[Result]:
-        """The results on pictures, BGR (H, W, 3) uint8."""
+        """Predicts on images, BGR (H, W, 3) uint8."""
 
 
 @dataclass
 class Item:
-    """A picture, or a frame of a video."""
+    """An image, or a frame of a video."""
 
     source: Source
     frame: int | None
@@ -51,6 +54,8 @@ class Summary:
     seconds: float = 0.0  # from reading to writing
     model_seconds: float = 0.0
     stopped: bool = False
+    full: int = 0  # images with as many detections as there can be
+    notes: list[str] = field(default_factory=list)  # what a user should know
 
     def __str__(self) -> str:
         found = '' if self.objects is None else f', {self.objects} objects'
@@ -70,14 +75,14 @@ def run(
     pictures: bool = True,
     annotations: Path | None = None,
 ) -> Summary:
-    """Predicts on all sources and writes the results; one that cannot be read is named and left out.
+    """Predicts on all sources and writes the results; one that cannot be read or predicted on is named and left out.
 
     Args:
         model (Model): What predicts.
-        sources (Sequence[Source]): Pictures and videos.
+        sources (Sequence[Source]): Images and videos.
         out (Path): Folder of the results.
-        batch_size (int): Pictures at a time. Defaults to 1.
-        pictures (bool): Write pictures and videos. Defaults to True.
+        batch_size (int): Images at a time. Defaults to 1.
+        pictures (bool): Write images and videos with the predictions. Defaults to True.
         annotations (Path, optional): COCO JSON with the ids of the images and categories. Defaults to None.
 
     Raises:
@@ -91,27 +96,54 @@ def run(
     writer = Writer(out, sources, model.classes, model.palette, pictures, ids)
     start = time.perf_counter()
     try:
-        for batch in _batches(_items(sources, summary, progress), batch_size, model.mixed_sizes):
-            begin = time.perf_counter()
-            results = model.predict([item.image for item in batch])
-            summary.model_seconds += time.perf_counter() - begin
-            for item, result in zip(batch, results):
-                try:
-                    writer.add(item.source, item.frame, item.fps, item.image, result)
-                except UserError as error:
-                    _note(item.source, error, summary, progress)
-            summary.images += len(batch)
-            progress.show(f'{summary.images / (time.perf_counter() - start):.1f} images a second')
-        writer.close()
-    except KeyboardInterrupt:  # what was done is kept
-        summary.stopped = True
-        writer.close()
+        with suppress(KeyboardInterrupt):  # what was done is kept
+            summary.stopped = True
+            for batch in _batches(_items(sources, summary, progress), batch_size, model.mixed_sizes):
+                for item, result in _predict(model, batch, summary, progress):
+                    _write(writer, item, result, summary, progress)
+                    is_full = isinstance(result, Detections) and len(result.scores) == model.max_per_img
+                    summary.full += is_full
+                progress.show(f'{summary.images / (time.perf_counter() - start):.1f} images a second')
+            summary.stopped = False
+        if summary.images:  # otherwise results of an earlier run stay
+            writer.close()
     finally:
-        progress.clear()
+        progress.close()
         writer.discard()
     summary.seconds = time.perf_counter() - start
     summary.objects = writer.objects if model.task == 'detection' else None
+    summary.notes += list(getattr(model, 'notes', []))
+    if summary.full:
+        summary.notes.append(
+            f'{summary.full} images have as many detections as max_per_img={model.max_per_img} lets through: there may '
+            'be more, see --max-per-img'
+        )
     return summary
+
+
+def _predict(model: Model, batch: list[Item], summary: Summary, progress: Progress) -> Iterator[tuple[Item, Result]]:
+    """The results of a batch; where one image of it fails, of the others."""
+    begin = time.perf_counter()
+    try:
+        results = model.predict([item.image for item in batch])
+    except UserError as error:
+        if len(batch) == 1:
+            _note(batch[0].source, error, summary, progress)
+        else:
+            for item in batch:
+                yield from _predict(model, [item], summary, progress)
+        return
+    finally:
+        summary.model_seconds += time.perf_counter() - begin
+    summary.images += len(batch)
+    yield from zip(batch, results)
+
+
+def _write(writer: Writer, item: Item, result: Result, summary: Summary, progress: Progress) -> None:
+    try:
+        writer.add(item.source, item.frame, item.fps, item.image, result)
+    except NotDrawn as error:
+        _note(item.source, error, summary, progress)
 
 
 def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> Iterator[Item]:
@@ -123,16 +155,17 @@ def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> I
                     progress.part = number / video.frames if video.frames else 0
                     yield Item(source, number, video.fps, image)
             else:
-                yield Item(source, None, 0, read_picture(source.path))
+                yield Item(source, None, 0, read_image(source.path))
         except UserError as error:
             _note(source, error, summary, progress)
         progress.done, progress.part = progress.done + 1, 0
 
 
 def _note(source: Source, error: UserError, summary: Summary, progress: Progress) -> None:
-    summary.failures.append(f'{source.path} {error}')
-    progress.clear()
-    print(f'error: {summary.failures[-1]}', file=sys.stderr)
+    failure = f'{source.path} {error}'
+    if failure not in summary.failures:  # a video fails with one line, not with one a frame
+        summary.failures.append(failure)
+        progress.note(f'error: {failure}')
 
 
 def _batches(items: Iterator[Item], size: int, mixed_sizes: bool) -> Iterator[list[Item]]:
@@ -149,21 +182,41 @@ def _batches(items: Iterator[Item], size: int, mixed_sizes: bool) -> Iterator[li
 
 
 class Progress:
-    """A bar on the terminal; nothing where the output goes elsewhere. Needs no package."""
+    """How far the run is: a bar with rich on a terminal, else a line every ten seconds."""
 
-    WIDTH = 30
+    SECONDS = 10.0  # between two lines
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.part = total, 0, 0.0
-        self._visible = sys.stderr.isatty()
+        self._next = time.monotonic() + self.SECONDS
+        self._bar: Any = None
+        if sys.stderr.isatty() and importlib.util.find_spec('rich'):
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = BarColumn(), MofNCompleteColumn(), TextColumn('{task.description}'), TimeRemainingColumn()
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task('', total=total)
+            self._bar.start()
 
     def show(self, text: str) -> None:
-        filled = round(self.WIDTH * min((self.done + self.part) / self.total, 1))
-        self._print(f'{"━" * filled}{"╌" * (self.WIDTH - filled)} {self.done}/{self.total}  {text}')
+        """Shows ``done`` and ``part``, the share of the next one, with a text."""
+        if self._bar:
+            self._bar.update(self._task, completed=self.done + self.part, description=text)
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.SECONDS
+            share = f'{100 * self.part:.0f} % of the next, ' if self.part else ''
+            print(f'{self.done} of {self.total} done, {share}{text}', file=sys.stderr, flush=True)
 
-    def clear(self) -> None:
-        self._print('')
+    def note(self, line: str) -> None:
+        """Prints a line."""
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
-    def _print(self, text: str) -> None:
-        if self._visible:
-            print(f'\r\x1b[K{text}', end='', file=sys.stderr, flush=True)
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar:
+            self._bar.stop()

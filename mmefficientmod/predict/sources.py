@@ -1,26 +1,26 @@
-"""What to predict on: finds pictures and videos, and reads videos frame by frame."""
+"""What to predict on: finds images and videos, and reads videos frame by frame."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..export.inputs import PICTURES, is_wanted
+from ..export.images import IMAGES, find_files
 from ..utils import UserError
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
-KNOWN = PICTURES + VIDEOS
+KNOWN = IMAGES + VIDEOS
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture or a video."""
+    """An image or a video."""
 
     path: Path
     name: str  # below the input folder, with /
@@ -31,7 +31,7 @@ class Source:
 
 
 def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
-    """The pictures and videos that are asked for, in order.
+    """The images and videos that are asked for, in order; what is left out of folders is named on the screen.
 
     Args:
         inputs (Sequence[str]): Files, folders (searched with their subfolders, without hidden files) and glob patterns.
@@ -44,22 +44,19 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
     roots, results = [], out.resolve()
     for text in inputs:
         path = Path(text)
-        if path.is_file():
-            paths = [path]
-        elif path.is_dir():
-            paths = [other for other in path.rglob('*') if is_wanted(other, path, KNOWN)]
-        else:
-            matches = map(Path, glob(text, recursive=True))
-            paths = [other for other in matches if is_wanted(other, other.parent, KNOWN)]
-            if not paths and not set(text) & set('*?['):
-                raise UserError(f'{text} does not exist: give a picture, a video, a folder or a pattern')
-        apart = [] if _is_in(path, results) else [other for other in paths if not _is_in(other, results)]
-        if paths and not apart:
-            raise UserError(f'{text} lies in {out}, where the results go: choose another folder by --out')
+        files = find_files(text, KNOWN)
+        apart = [] if _is_in(path, results) else [other for other in files.paths if not _is_in(other, results)]
+        if files.paths and not apart:
+            raise UserError(f'{text} lies in {out}, where the results go: choose another folder with --out')
+        left_out = files.describe_left_out()
         if not apart:
-            raise UserError(f'{text} holds no picture or video: known are {", ".join(KNOWN)}')
+            raise UserError(
+                f'{text} holds no image or video{left_out and f" ({left_out})"}: known are {", ".join(KNOWN)}'
+            )
+        if left_out:
+            print(f'{text}: {left_out}', file=sys.stderr)
         roots += [_plain(path)] if path.is_dir() else [_plain(other.parent) for other in apart]
-        found.update(dict.fromkeys(map(_plain, sorted(apart))))
+        found.update(dict.fromkeys(map(_plain, apart)))
     root = Path(os.path.commonpath(roots))
     return [Source(path, path.relative_to(root).as_posix()) for path in found]
 

@@ -14,10 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..export.results import Classification, Detections, Result, Segmentation, encode
 from ..utils import UserError, replace_file
 from .annotations import Ids
 from .drawing import draw, make_palette
-from .results import Classification, Detections, Result, Segmentation, encode
 from .sources import Source
 
 # COCO numbers its 80 classes from 1 to 90 with gaps, and its evaluation asks for these numbers.
@@ -25,6 +25,10 @@ COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_ENDS = 'person', 'toothbrush'  # the first and the last of its classes
 WRITTEN_AS_READ = '.jpg', '.jpeg', '.png', '.bmp', '.webp', '.mp4'
 HIGHEST_RATE = 600  # frames a second; what some files say beyond it is the unit of their times
+
+
+class NotDrawn(UserError):
+    """A video that cannot be drawn on; its predictions are written."""
 
 
 class Writer:
@@ -71,7 +75,7 @@ class Writer:
         """Writes the prediction on a picture, or on the frame of that number of a video.
 
         Raises:
-            UserError: Once, if a video cannot be drawn on; its predictions are written.
+            NotDrawn: Once, if a video cannot be drawn on; its predictions are written.
             UserError: With the first, if two sources would be written to the same file.
         """
         self._count += 1
@@ -189,7 +193,7 @@ class Writer:
                 with suppress(OSError):
                     draft.unlink()
                 height, width = image.shape[:2]
-                raise UserError(f'is predicted on but not drawn: OpenCV writes no video of {width} x {height} pixels')
+                raise NotDrawn(f'is predicted on but not drawn: OpenCV writes no video of {width} x {height} pixels')
             self._video, self._frames = (source, video, draft), 0
         self._video[1].write(image)
         self._frames += 1

@@ -90,11 +90,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def exported(trained, tmp_path_factory):
-    """(kind, further arguments of :func:`mmefficientmod.export.making.export`) -> (the model, the folder)."""
+    """(kind, further arguments of :class:`mmefficientmod.export.folder.ExportOptions`) -> (the model, the folder)."""
     made = {}
 
     def make(kind: str, **kwargs):
-        from mmefficientmod.export.making import export
+        from mmefficientmod.export.folder import ExportOptions, export
         from mmefficientmod.export.source import read_source
 
         key = kind, repr(sorted(kwargs.items()))
@@ -102,7 +102,7 @@ def exported(trained, tmp_path_factory):
             config, checkpoint = trained(kind)
             source = read_source(str(config), str(checkpoint), kwargs.get('part', 'model'))
             folder = tmp_path_factory.mktemp('exported') / kind
-            export(source, folder, **kwargs)
+            export(source, ExportOptions(folder, **kwargs))
             made[key] = source.model, folder
         return made[key]
 

@@ -1,100 +1,195 @@
-"""export.json: written and read without torch, refused in one line; the size that a picture gets."""
+"""export.json: written and read without torch; whatever is missing or wrong in it is named in one line."""
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
 
-from mmefficientmod.export.description import FILE, Description, read_description
+from mmefficientmod.export.description import (
+    FILE,
+    Crop,
+    Description,
+    Input,
+    Pad,
+    Resize,
+    Slide,
+    ToFloat,
+    read_description,
+)
 from mmefficientmod.utils import UserError
 
+RESIZE = Resize('scale', [2048.0, 512.0], True, False, 'bilinear', 'cv2')
 
-def describe(size: tuple | None = None, **resize) -> Description:
-    height, width = size or (None, None)
-    return Description(
+
+def describe(sizes: list | None = None, steps: list | None = None, **changes) -> Description:
+    entry = Input('image', 'NCHW', 'BGR', 'float32', [RESIZE] if steps is None else steps, 1, None, [1.0, 2.0, 3.0])
+    values = dict(
         task='segmentation',
         part='model',
+        num_classes=2,
         classes=['sky', 'grass'],
         palette=[[0, 0, 255], [0, 255, 0]],
-        files={'onnx': 'model.onnx'},
-        input=dict(name='image', layout='NCHW', color='BGR', dtype='float32', range=[0, 255], fill=[1, 2, 3]),
+        sizes=sizes or [],
+        batch=1 if sizes else None,
+        min_size=32,
+        files={'onnx': ['model.onnx'] * max(len(sizes or []), 1)},
+        input=entry,
         size_input=None,
-        size=dict(dynamic=size is None, height=height, width=width, batch=size and 1, min=32, divisor=1),
-        resize=dict(dict(scale=None, keep_ratio=True, multiple=1), **resize),
         outputs=['classes', 'logits'],
+        score_thr=None,
+        mask_thr=None,
+        max_per_img=None,
+        align_corners=False,
+        slide=None,
+        source=dict(config='a.py', checkpoint='b.pth'),
+        versions=dict(torch='2.13.0'),
+        cpu=dict(name='a CPU'),
+        checks=[dict(name='a check', figure=0.5, limit=1.0, passed=True)],
+        latency_ms=dict(onnx=1.5),
     )
+    return Description(**dict(values, **changes))
+
+
+def write(tmp_path, description: Description) -> dict:
+    """Writes a folder; returns the content of its JSON."""
+    for names in description.files.values():
+        for name in names:
+            (tmp_path / name).touch()
+    description.write(tmp_path)
+    return json.loads((tmp_path / FILE).read_text())
+
+
+def refused(tmp_path, content: object) -> str:
+    (tmp_path / FILE).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        read_description(tmp_path)
+    message = str(caught.value)
+    assert '\n' not in message and FILE in message
+    return message
 
 
 def test_what_is_written_is_read(tmp_path):
-    (tmp_path / 'model.onnx').touch()
-    description = describe((64, 96), scale=[96, 64])
-    description.write(tmp_path)
-    assert read_description(tmp_path) == description
+    steps = [ToFloat(), RESIZE, Pad(None, 32, True, [114.0] * 3, 'constant'), Crop([224, 160])]
+    for description in (
+        describe([[64, 96]], steps),
+        describe(slide=Slide([64, 64], [48, 48])),
+        describe(
+            [[64, 96], [96, 64]], task='detection', size_input='image_size', outputs=['boxes', 'scores', 'labels']
+        ),
+    ):
+        write(tmp_path, description)
+        assert read_description(tmp_path) == description
 
 
 @pytest.mark.parametrize(
     ('content', 'words'),
+    [('{', 'is not a JSON file'), ('[]', 'has to be an object'), ('{"task": "poetry"}', 'task has to be one of')],
+)
+def test_what_is_no_description_is_refused(content, words, tmp_path):
+    assert words in refused(tmp_path, content)
+
+
+def test_a_folder_without_a_description_and_one_without_its_file_are_refused(tmp_path):
+    with pytest.raises(UserError, match='is no exported folder'):
+        read_description(tmp_path)
+    content = write(tmp_path, describe())
+    (tmp_path / 'model.onnx').unlink()
+    assert 'lacks model.onnx' in refused(tmp_path, content)
+
+
+def paths(value: object, place: tuple = ()) -> list[tuple]:
+    """The place of every value in some JSON, but not below the entries that only inform."""
+    found = [place] if place else []
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    free = place and place[0] in ('source', 'versions', 'cpu', 'checks', 'latency_ms')
+    for key, child in () if free else children:
+        found += paths(child, (*place, key))
+    return found
+
+
+FULL = describe(
+    [[64, 96], [96, 64]],
+    [RESIZE, Pad([640, 640], None, False, [114.0] * 3, 'constant'), Crop([224, 160])],
+    slide=Slide([64, 64], [48, 48]),
+    files={'onnx': ['a.onnx', 'b.onnx'], 'openvino': ['a.xml', 'b.xml']},
+)
+
+
+def parent_of(content: dict, place: tuple) -> object:
+    for key in place[:-1]:
+        content = content[key]
+    return content
+
+
+def test_each_missing_field_and_each_of_a_wrong_type_is_named(tmp_path):
+    """Of every field, at any depth: deleted, and of three other types."""
+    content = write(tmp_path, FULL)
+    tried = 0
+    for place in paths(content):
+        named = str(place[0])
+        if not isinstance(place[-1], int) and place[:-1] != ('files',):  # one format fewer is right
+            changed = copy.deepcopy(content)
+            del parent_of(changed, place)[place[-1]]
+            assert named in refused(tmp_path, changed), place
+            tried += 1
+        before = parent_of(content, place)[place[-1]]
+        for wrong in (None, -7, {'a': 1}, [[]], 'no such thing', 1e12):
+            if type(wrong) is type(before):
+                continue
+            optional = ('batch', 'slide', 'size_input', 'score_thr', 'mask_thr', 'max_per_img', 'pad_size', 'divisor')
+            if (wrong is None and place[-1] in (*optional, 'size')) or place[0] in ('source', 'versions', 'cpu'):
+                continue
+            if (
+                isinstance(before, (int, float))
+                and isinstance(wrong, (int, float))
+                and place[-2:-1] in (('value',), ('fill',))
+            ):
+                continue  # a value that pads may be any number
+            changed = copy.deepcopy(content)
+            parent_of(changed, place)[place[-1]] = wrong
+            assert named in refused(tmp_path, changed), (place, wrong)
+            tried += 1
+    assert tried > 300
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
     [
-        (None, 'is no exported folder'),
-        ('{', 'is no JSON'),
-        ('[]', 'an unknown task'),
-        ('{"task": "poetry"}', 'an unknown task'),
-        ('{"task": "detection"}', 'missing'),
+        (dict(files={'onnx': ['../b.onnx', 'a.onnx']}), 'files.onnx[0] has to be the name of a file in this folder'),
+        (dict(files={'onnx': ['/etc/passwd', 'a.onnx']}), 'has to be the name of a file in this folder'),
+        (dict(files={'onnx': ['C:a.onnx', 'a.onnx']}), 'has to be the name of a file in this folder'),
+        (dict(files={'onnx': ['a.onnx']}), 'files.onnx has to name one file for each of sizes (2)'),
+        (dict(files={}), 'files names no file'),
+        (dict(files={'tflite': ['a.onnx', 'a.onnx']}), 'a key of files has to be one of onnx'),
+        (dict(sizes=[[0, 96], [96, 64]]), 'sizes[0][0] has to be a whole number from 1 to 65536, not 0'),
+        (dict(sizes=[[64, 96, 3], [96, 64]]), 'sizes[0] has to be a list of 2 values'),
+        (dict(sizes=[]), 'files.onnx has to name one file'),
+        (dict(classes=['sky']), 'classes has 1 names, but num_classes is 2'),
+        (dict(palette=[[0, 0, 256]]), 'palette[0][2]'),
+        (dict(outputs=['classes']), 'outputs lacks logits'),
+        (dict(batch=None), 'batch has to be a number where sizes are fixed'),
+        (dict(part='backbone'), 'part backbone does not fit'),
+        (dict(size_input='image_size'), 'size_input has to be image_size for detection'),
     ],
 )
-def test_what_is_no_description_is_refused_in_one_line(content, words, tmp_path):
-    if content is not None:
-        (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match=words) as caught:
-        read_description(tmp_path)
-    assert '\n' not in str(caught.value)
-
-
-def test_a_missing_model_file_is_named(tmp_path):
-    describe().write(tmp_path)
-    with pytest.raises(UserError, match=r'lacks model\.onnx'):
-        read_description(tmp_path)
+def test_fields_that_contradict_each_other_are_named(change, words, tmp_path):
+    content = write(tmp_path, FULL)
+    content['files'] = {'onnx': ['a.onnx', 'b.onnx']}
+    assert words in refused(tmp_path, dict(content, **change))
 
 
 def test_keys_of_a_later_version_are_passed_over(tmp_path):
-    (tmp_path / 'model.onnx').touch()
-    describe().write(tmp_path)
-    content = json.loads((tmp_path / FILE).read_text())
+    content = write(tmp_path, describe())
     (tmp_path / FILE).write_text(json.dumps(dict(content, poem='a new key')))
     assert read_description(tmp_path) == describe()
 
 
-@pytest.mark.parametrize(
-    ('size', 'resize', 'picture', 'expected'),
-    [
-        (None, dict(), (50, 70), (50, 70)),
-        (None, dict(scale=[1333, 800]), (480, 640), (800, 1067)),  # as mmcv.rescale_size has it
-        (None, dict(scale=[1333, 800]), (640, 480), (1067, 800)),
-        (None, dict(scale=[1333, 800]), (300, 1500), (267, 1333)),
-        (None, dict(scale=[2048, 512], multiple=32), (333, 500), (512, 800)),
-        (None, dict(short=256, crop=224), (300, 400), (256, 341)),
-        (None, dict(scale=[300, 200], keep_ratio=False), (50, 70), (200, 300)),
-        ((800, 1344), dict(scale=[1333, 800]), (480, 640), (800, 1067)),
-        ((800, 1344), dict(scale=[1333, 800]), (640, 480), (800, 600)),  # a portrait is made to fit
-        ((100, 100), dict(keep_ratio=False), (50, 70), (100, 100)),
-        ((100, 100), dict(multiple=32), (100, 100), (100, 100)),
-    ],
-)
-def test_a_picture_is_resized_as_the_test_pipeline_does_and_fits(size, resize, picture, expected):
-    assert describe(size, **resize).fit(*picture) == expected
-
-
-def test_padding():
-    assert describe((64, 96)).padded(64, 50) == (64, 96)
-    assert describe().padded(20, 50) == (32, 50)
-
-
 def test_reading_and_the_runtimes_need_no_torch(tmp_path):
-    (tmp_path / 'model.onnx').touch()
-    describe().write(tmp_path)
+    write(tmp_path, describe())
     code = (
         'import sys\n'
         'class Hide:\n'

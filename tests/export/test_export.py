@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from mmefficientmod.export import check
-from mmefficientmod.export.check import compare, library_result
-from mmefficientmod.export.description import read_description
+from mmefficientmod.export.check import Sample, compare, library_result
+from mmefficientmod.export.description import Resize, read_description
 from mmefficientmod.export.formats import Session, write_form
-from mmefficientmod.export.inputs import Sample, pad
+from mmefficientmod.export.inputs import pad_to
 from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.export
 
 
 def picture(batch: int, height: int, width: int) -> Sample:
-    return Sample('new', check._pictures(batch, height, width, 99), (height, width))
+    return Sample('new', check._patches(batch, height, width, 99), (height, width))
+
+
+def padded(image: np.ndarray, height: int, width: int, fill: list[float]) -> np.ndarray:
+    return pad_to(image[0].transpose(1, 2, 0), (height, width), fill)[None]
 
 
 def assert_agrees(checks: list[dict]) -> None:
@@ -42,8 +46,8 @@ def test_backbone_of_any_size(size, exported):
 @pytest.mark.parametrize('kind', ['classifier', 'segmentor', pytest.param('detector', marks=pytest.mark.ops)])
 def test_preprocessing_and_inference_form_of_each_library(kind, trained):
     """Eagerly: the libraries name the swap of channels differently."""
+    from mmefficientmod.export.folder import as_runner
     from mmefficientmod.export.forms import BackboneForm
-    from mmefficientmod.export.making import as_runner
     from mmefficientmod.export.source import read_source
 
     model = read_source(*map(str, trained(kind)), part='backbone').model
@@ -79,7 +83,9 @@ def test_a_signal_after_two_openvino_sessions_is_handled(exported):
 @pytest.mark.parametrize('size', [(1, 224, 224), (3, 61, 97)])
 def test_classifier(size, exported):
     model, folder = exported('classifier')
-    assert read_description(folder).resize['crop'] == 224
+    (resize, crop) = read_description(folder).input.steps
+    assert (resize.rule, resize.backend, resize.interpolation) == ('short', 'pillow', 'bicubic')
+    assert crop.size == [224, 224]
     sample = picture(*size)
     found = Session(folder).run(sample.image)
     expected = library_result(model, 'classification', sample)
@@ -106,7 +112,7 @@ def test_the_file_says_what_it_is(exported):
     described = read_description(folder)
     assert described.classes[:2] == ['sky', 'grass']
     assert len(described.palette) == 9
-    assert described.resize == dict(scale=[256, 192], keep_ratio=True, multiple=1, short=None, crop=None)
+    assert described.input.steps == [Resize('scale', [256.0, 192.0], True, False, 'bilinear', 'cv2')]
     assert {item['form'] for item in described.checks} == {'eager', 'onnx', 'openvino'}
     assert set(described.latency_ms) == {'eager', 'onnx', 'openvino'}
     file = onnx.load(folder / 'model.onnx')
@@ -120,11 +126,11 @@ def test_the_file_says_what_it_is(exported):
 @pytest.mark.ops
 @pytest.mark.parametrize('size', [(128, 160), (96, 160), (128, 60)])
 def test_detector_with_and_without_padding(size, exported):
-    model, folder = exported('detector', size=(128, 160))
+    model, folder = exported('detector', sizes=((128, 160),))
     described = read_description(folder)
     small = picture(1, *size)
-    sample = Sample('new', pad(small.image, 128, 160, described.input['fill']), size)
-    found = Session(folder).run(sample.image, sample.picture)
+    sample = Sample('new', padded(small.image, 128, 160, described.input.fill), size)
+    found = Session(folder).run(sample.image, sample.size)
     expected = library_result(model, 'detection', sample)
     assert len(expected['scores'])
     assert found['boxes'].shape == (30, 4)
@@ -135,10 +141,10 @@ def test_detector_with_and_without_padding(size, exported):
 @pytest.mark.ops
 @pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
 def test_one_stage_detectors(kind, exported):
-    model, folder = exported(kind, size=(96, 128))
+    model, folder = exported(kind, sizes=((96, 128),))
     described = read_description(folder)
-    sample = Sample('new', pad(picture(1, 90, 100).image, 96, 128, described.input['fill']), (90, 100))
-    found = Session(folder).run(sample.image, sample.picture)
+    sample = Sample('new', padded(picture(1, 90, 100).image, 96, 128, described.input.fill), (90, 100))
+    found = Session(folder).run(sample.image, sample.size)
     expected = library_result(model, 'detection', sample)
     assert len(expected['scores']) > 10
     assert expected['boxes'][:, 2].max() <= 100
@@ -150,7 +156,7 @@ def test_one_stage_detectors(kind, exported):
 def test_detector_form_of_few_and_many_objects(share, trained):
     """Eagerly: the number of candidates changes no shape, and an unused row has score 0."""
     from mmefficientmod.export.detector import DetectorForm
-    from mmefficientmod.export.making import as_runner
+    from mmefficientmod.export.folder import as_runner
     from mmefficientmod.export.source import read_source
 
     model = read_source(*map(str, trained('detector')), part='model').model
@@ -195,7 +201,7 @@ def test_candidates_that_nms_does_not_see_are_counted(trained, monkeypatch):
 @pytest.mark.compiled
 def test_compiled_for_this_cpu(exported, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
-    model, folder = exported('segmentor', part='backbone', formats=('torch',), size=(96, 64))
+    model, folder = exported('segmentor', part='backbone', formats=('torch',), sizes=((96, 64),))
     assert not list(tmp_path.rglob('*.so'))  # which would hold the weights once more
     assert {path.name for path in folder.iterdir()} == {'model.pt2', 'export.json'}
     sample = picture(1, 96, 64)
@@ -222,14 +228,14 @@ def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
 
 
 def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
-    from mmefficientmod.export.making import export
+    from mmefficientmod.export.folder import ExportOptions, export
     from mmefficientmod.export.source import read_source
 
     source = read_source(*map(str, trained('segmentor')), part='backbone')
     monkeypatch.setattr(check, 'FILE_LIMIT', 0.0)  # the last digits differ in any runtime
     lines = []
     with pytest.raises(UserError, match='does not agree'):
-        export(source, tmp_path / 'new' / 'out', part='backbone', say=lines.append)
+        export(source, ExportOptions(tmp_path / 'new' / 'out', part='backbone', log=lines.append))
     assert [line for line in lines if 'FAILED' in line]
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
@@ -295,7 +301,7 @@ def test_the_worst_check_is_one_that_failed():
 
 def test_the_librarys_results_are_not_kept(trained, tmp_path, monkeypatch):
     """Its masks are as large as the picture, and there may be a hundred of them in each."""
-    from mmefficientmod.export import making
+    from mmefficientmod.export import folder
     from mmefficientmod.export.source import read_source
 
     made, alive = [], []
@@ -306,11 +312,11 @@ def test_the_librarys_results_are_not_kept(trained, tmp_path, monkeypatch):
         made.append(weakref.ref(result['level0']))
         return result
 
-    monkeypatch.setattr(making, 'library_result', watched)
+    monkeypatch.setattr(folder, 'library_result', watched)
     monkeypatch.setattr(check, 'FILE_LIMIT', 0.0)  # ends the export before a file is written
     source = read_source(*map(str, trained('segmentor')), part='backbone')
     with pytest.raises(UserError, match='eager does not agree'):
-        making.export(source, tmp_path / 'out', part='backbone')
+        folder.export(source, folder.ExportOptions(tmp_path / 'out', part='backbone'))
     assert len(alive) > 3 and max(alive) <= 1
 
 

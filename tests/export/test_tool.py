@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from helpers import REPO, file_size_limit, load_tool
-from mmefficientmod.export.check import _pictures
+from mmefficientmod.export.check import _patches
 from mmefficientmod.export.description import read_description
 from mmefficientmod.export.formats import Session
+from mmefficientmod.export.images import find_images
 from mmefficientmod.utils import UserError
 
 
@@ -44,20 +45,20 @@ def test_from_a_checkpoint_to_float_and_int8_files(trained, export, tmp_path, ca
     pictures = tmp_path / 'pictures'
     pictures.mkdir()
     for seed in range(3):
-        picture = _pictures(1, 70, 90, seed)[0].transpose(1, 2, 0)
+        picture = _patches(1, 70, 90, seed)[0].transpose(1, 2, 0)
         cv2.imwrite(str(pictures / f'{seed}.png'), picture.astype(np.uint8))
     out = tmp_path / 'out'
     config, checkpoint = trained('segmentor')
     export(config, checkpoint, out, '--size', 64, 96, '--check', pictures / '0.png', '--int8', pictures)
     described = read_description(out)
-    assert described.files == {'onnx': 'model.onnx', 'onnx-int8': 'model-int8.onnx'}
+    assert described.files == {'onnx': ['model.onnx'], 'onnx-int8': ['model-int8.onnx']}
     assert set(described.latency_ms) == {'eager', 'onnx', 'onnx-int8'}
-    assert described.size['batch'] == 1
+    assert described.batch == 1
     assert described.source['checkpoint'] == 'segmentor.pth'
     int8 = next(item for item in described.checks if item['form'] == 'onnx-int8')
     assert 0 < int8['figure'] < 0.3
     assert (out / 'model-int8.onnx').stat().st_size < (out / 'model.onnx').stat().st_size
-    image = _pictures(1, 64, 96, 5)
+    image = _patches(1, 64, 96, 5)
     assert Session(out, 'onnx-int8').run(image)['classes'].shape == (1, 64, 96)
     assert 'times as fast as float32 on this CPU' in capsys.readouterr().out
 
@@ -69,12 +70,12 @@ def test_a_detector_in_int8_keeps_its_post_processing_in_float(trained, export, 
     import onnx
 
     picture = tmp_path / 'picture.png'
-    cv2.imwrite(str(picture), _pictures(1, 96, 128, 0)[0].transpose(1, 2, 0).astype(np.uint8))
+    cv2.imwrite(str(picture), _patches(1, 96, 128, 0)[0].transpose(1, 2, 0).astype(np.uint8))
     out = tmp_path / 'out'
     arguments = [*trained('detector'), out, '--size', 96, 128, '--check', picture, '--int8', picture]
     export(*arguments, '--format', 'openvino')
     described = read_description(out)
-    assert described.files == {'openvino': 'model.xml', 'openvino-int8': 'model-int8.xml'}
+    assert described.files == {'openvino': ['model.xml'], 'openvino-int8': ['model-int8.xml']}
     assert not list(out.glob('*.onnx')), 'what the files are made from is not left'
     change = next(item for item in described.checks if item['form'] == 'openvino-int8')
     assert 'detections (score >= 0.3) that the other lacks' in change['name'] and 0 <= change['figure'] <= 1
@@ -142,13 +143,13 @@ def test_what_does_not_fit_the_model_is_refused(trained, export, tmp_path):
     config, checkpoint = trained('segmentor')
     out = tmp_path / 'out'
     assert 'the torch format is compiled for one size' in refused(export, config, checkpoint, out, '--format', 'torch')
-    assert '--batch-size is for fixed sizes' in refused(export, config, checkpoint, out, '--batch-size', 2)
+    assert '--batch is for fixed sizes' in refused(export, config, checkpoint, out, '--batch', 2)
     assert 'does not exist' in refused(export, config, tmp_path / 'none.pth', out)
-    assert 'there is no picture' in refused(export, config, checkpoint, out, '--check', tmp_path / 'none')
+    assert 'does not exist' in refused(export, config, checkpoint, out, '--check', tmp_path / 'none')
     whole = torch.load(checkpoint)['state_dict']
     backbone = {name[9:]: value for name, value in whole.items() if name.startswith('backbone.')}
     torch.save(dict(state_dict=backbone), tmp_path / 'backbone.pth')
-    assert 'holds a backbone alone' in refused(export, config, tmp_path / 'backbone.pth', out)
+    assert 'holds a backbone only' in refused(export, config, tmp_path / 'backbone.pth', out)
     whole.pop('decode_head.conv_seg.bias')
     torch.save(dict(state_dict=whole), tmp_path / 'cut.pth')
     assert '1 missing: decode_head.conv_seg.bias' in refused(export, config, tmp_path / 'cut.pth', out)
@@ -202,7 +203,7 @@ def test_a_missing_codebase_is_named_with_the_command(trained, export, tmp_path,
 def test_what_a_detector_cannot_have_is_refused(trained, export, tmp_path):
     config, checkpoint = trained('detector')
     out = tmp_path / 'out'
-    assert 'at a fixed size' in refused(export, config, checkpoint, out, '--dynamic')
+    assert 'at fixed sizes' in refused(export, config, checkpoint, out, '--dynamic')
     assert 'multiples of 32' in refused(export, config, checkpoint, out, '--size', 100, 128)
     soft = tmp_path / 'soft.py'
     nms = "nms=dict(type='soft_nms', iou_threshold=0.5)"
@@ -217,17 +218,19 @@ def pictures(tmp_path):
     folder = tmp_path / 'pictures'
     for name in ('a.png', 'below/b.JPG', '.hidden/c.png'):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / name), _pictures(1, 70, 90, 0)[0].transpose(1, 2, 0).astype(np.uint8))
+        cv2.imwrite(str(folder / name), _patches(1, 70, 90, 0)[0].transpose(1, 2, 0).astype(np.uint8))
     (folder / 'README.txt').write_text('Pictures to calibrate with.')
     return folder
 
 
-def test_folders_are_searched_for_pictures(pictures):
-    find = load_tool('export').find_pictures
-    found = [str(pictures / name) for name in ('a.png', 'below/b.JPG')]
-    assert find([str(pictures), found[0]], '--int8') == [*found, found[0]]
-    with pytest.raises(UserError, match=r'--int8 .*\.hidden/none: there is no picture'):
-        find([str(pictures / '.hidden/none')], '--int8')
+def test_folders_are_searched_for_images(pictures):
+    found = [pictures / name for name in ('a.png', 'below/b.JPG')]
+    assert find_images([str(pictures), str(found[0])], '--int8') == [*found, found[0]]
+    with pytest.raises(UserError, match=r'--int8 .*none does not exist'):
+        find_images([str(pictures / '.hidden/none')], '--int8')
+    (pictures / 'empty').mkdir()
+    with pytest.raises(UserError, match=r'--check .*empty: there is no image; known are'):
+        find_images([str(pictures / 'empty')], '--check')
 
 
 @pytest.mark.export

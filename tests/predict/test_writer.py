@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import file_size_limit
-from mmefficientmod.predict.results import Detections, Segmentation
+from mmefficientmod.export.results import Detections, Segmentation
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import Writer
 from mmefficientmod.utils import UserError
@@ -22,7 +22,7 @@ NOISE = """
 import sys
 from pathlib import Path
 import numpy as np
-from mmefficientmod.predict.results import Segmentation
+from mmefficientmod.export.results import Segmentation
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import Writer
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmefficientmod.predict.results import Mask, cut_mask, encode, paste_mask
+from mmefficientmod.export.results import Mask, cut_mask, encode, paste_mask
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import category_ids, drawn_names, image_ids, map_names
 from mmefficientmod.utils import UserError

@@ -1,4 +1,4 @@
-"""Pictures are read upright and in 8 bits whatever they are stored as; bad ones are named."""
+"""Images are read upright and in 8 bits whatever they are stored as; bad ones are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmefficientmod.export.inputs import read_picture
+from mmefficientmod.export.images import read_image
 from mmefficientmod.utils import UserError
 
 
@@ -21,7 +21,7 @@ def image():
 
 
 def read_rgb(path):
-    picture = read_picture(path)
+    picture = read_image(path)
     assert picture.dtype == np.uint8 and picture.ndim == 3
     return picture[..., ::-1]
 
@@ -98,7 +98,7 @@ def jpeg(image, **options):
     ('content', 'message'),
     [
         (lambda image: b'', 'is empty'),
-        (lambda image: b'no picture', 'is damaged, or no picture that OpenCV reads'),
+        (lambda image: b'no picture', 'is damaged, or no image that OpenCV reads'),
         (lambda image: jpeg(image)[:-200], 'is cut off'),
         (lambda image: jpeg(image, progressive=True)[:-100], 'is cut off'),
         (lambda image: jpeg(image)[:30], 'is cut off'),
@@ -109,7 +109,7 @@ def jpeg(image, **options):
 def test_bad_files_are_named(content, message, image, tmp_path):
     (tmp_path / 'a.jpg').write_bytes(content(image))
     with pytest.raises(UserError, match=message):
-        read_picture(tmp_path / 'a.jpg')
+        read_image(tmp_path / 'a.jpg')
 
 
 def test_a_thumbnail_does_not_hide_that_the_end_is_missing(image, tmp_path):
@@ -117,11 +117,11 @@ def test_a_thumbnail_does_not_hide_that_the_end_is_missing(image, tmp_path):
     whole = jpeg(image, exif=exif)
     (tmp_path / 'whole.jpg').write_bytes(whole + b'what a camera adds')
     (tmp_path / 'cut.jpg').write_bytes(whole[:-200])
-    assert read_picture(tmp_path / 'whole.jpg').shape == image.shape
+    assert read_image(tmp_path / 'whole.jpg').shape == image.shape
     with pytest.raises(UserError, match='is cut off'):
-        read_picture(tmp_path / 'cut.jpg')
+        read_image(tmp_path / 'cut.jpg')
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match='No such file'):
-        read_picture(tmp_path / 'a.jpg')
+        read_image(tmp_path / 'a.jpg')

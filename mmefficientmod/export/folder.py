@@ -1,0 +1,544 @@
+"""Makes an exported folder: forms, their checks, files, their checks, times; in place only if all checks pass."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..utils import UserError
+from ..version import __version__
+from .check import (
+    ImageSamples,
+    Run,
+    Sample,
+    compare,
+    compare_predictions,
+    fixed_batch,
+    generated_batches,
+    generated_images,
+    library_result,
+    usable_samples,
+    with_noise,
+    worst,
+)
+from .description import FORMATS as FILES
+from .description import Description, Input, Slide
+from .environment import read_cpu, time_passes, vector_extensions, versions
+from .files import Job, write_file
+from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, file_name, open_file, require, usable_cpus
+from .forms import BackboneForm, ClassifierForm, SegmentorForm
+from .inputs import Size
+from .library import LibraryModel
+from .model import ExportedModel
+from .pipeline import natural_sizes, read_steps
+from .quantize import PACKAGES, compare_int8, has_int8_instructions
+from .source import Source, detection_settings
+
+LEAST_SIDE = 32  # pixels, where sizes are free
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        out (Path): The folder to make; it must not exist.
+        formats (Sequence[str]): Of :data:`FORMATS`. Defaults to ONNX.
+        part (str): ``'model'`` or ``'backbone'``. Defaults to the model.
+        sizes (Sequence[tuple[int, int]]): Heights and widths, a file for each. By default free; for a detector those of
+            its test pipeline.
+        dynamic (bool): Batch, height and width are free. Defaults to False.
+        batch (int): Images at once, where sizes are fixed. Defaults to 1.
+        check_images (Sequence[Path]): Files to check with. Defaults to made-up images.
+        int8_images (Sequence[Path]): Images to calibrate INT8 files with. Defaults to none: no such files.
+        names (Mapping[str, str]): ``source`` of the description.
+        log (Callable): Takes each line of the report. Defaults to printing.
+    """
+
+    out: Path
+    formats: Sequence[str] = ('onnx',)
+    part: str = 'model'
+    sizes: Sequence[Size] = ()
+    dynamic: bool = False
+    batch: int = 1
+    check_images: Sequence[Path] = ()
+    int8_images: Sequence[Path] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    log: Callable[[str], None] = print
+
+    @property
+    def files(self) -> list[str]:
+        """The files of a size that are asked for, in the order in which they are written."""
+        wanted = {*self.formats, *(f'{name}-int8' for name in self.formats if self.int8_images and name in INT8)}
+        return [name for name in FILES if name in wanted]
+
+
+def export(source: Source, options: ExportOptions) -> Description:
+    """Writes an exported folder.
+
+    Args:
+        source (Source): The model.
+        options (ExportOptions): What to export, and how.
+
+    Raises:
+        UserError: If something cannot be exported, or a check fails; nothing is left then.
+    """
+    check_options(options)
+    description = plan(source, options)
+    images = ImageSamples(options.check_images, description, '--check')
+    calibration = ImageSamples(options.int8_images, description, '--int8')
+    given = list(images)
+    for _ in calibration:  # so that a damaged one is refused before anything is written
+        pass
+    with draft_folder(options.out) as draft:
+        for variant in range(max(len(description.sizes), 1)):
+            work = Work(source, options, description, variant, given, calibration)
+            work.check_form()
+            work.write(draft)
+            if variant == 0:
+                work.measure()
+        description.write(draft)
+    return description
+
+
+@contextlib.contextmanager
+def draft_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out``, which becomes it if nothing is raised, and is removed otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
+    try:
+        yield draft
+        os.chmod(draft, 0o755)
+        os.rename(draft, out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+# Planning ------------------------------------------------------------------------------------------------------------
+
+
+def check_options(options: ExportOptions) -> None:
+    """Raises UserError for options that exclude each other, or need a package that is missing."""
+    if options.out.exists():
+        raise UserError(f'{options.out} exists: remove it or name another folder')
+    for name in options.formats:
+        require(FORMATS[name].packages, f'the {name} format')
+    if options.int8_images:
+        require(PACKAGES, '--int8')
+    if options.sizes and options.dynamic:
+        raise UserError('--size and --dynamic exclude each other')
+    if options.int8_images and not set(options.formats) & set(INT8):
+        raise UserError('--int8 is for the formats onnx and openvino')
+
+
+def plan(source: Source, options: ExportOptions) -> Description:
+    """The description of what is to be written, without files and checks.
+
+    Raises:
+        UserError: If the model or its test pipeline cannot be exported so.
+    """
+    task = 'backbone' if options.part == 'backbone' else source.task
+    preprocessor = source.model.data_preprocessor
+    whole = task != 'backbone'
+    steps = read_steps(source.config, source.codebase) if whole else []
+    divisor, pad_size = input_padding(preprocessor) if whole else (1, None)
+    entry = Input(INPUT, 'NCHW', 'BGR', 'float32', steps, divisor, pad_size, padding_values(preprocessor))
+    sizes = choose_sizes(source, task, options, entry)
+    test_cfg = detection_settings(source.model.test_cfg or {}) if task == 'detection' else {}
+    return Description(
+        task=task,
+        part=options.part,
+        num_classes=count_classes(source) if whole else 0,
+        classes=source.classes if whole else [],
+        palette=source.palette if whole else [],
+        sizes=[list(size) for size in sizes],
+        batch=options.batch if sizes else None,
+        min_size=LEAST_SIDE,
+        files={},
+        input=entry,
+        size_input=SIZE_INPUT if task == 'detection' else None,
+        outputs=[],
+        score_thr=test_cfg.get('score_thr'),
+        mask_thr=test_cfg.get('mask_thr_binary'),
+        max_per_img=test_cfg.get('max_per_img'),
+        align_corners=bool(task == 'segmentation' and source.model.align_corners),
+        slide=read_slide(source.model) if task == 'segmentation' else None,
+        source=dict(options.names),
+        versions=versions(),
+        cpu=dict(name=read_cpu().name, vector_extensions=vector_extensions()),
+        checks=[],
+        latency_ms={},
+    )
+
+
+def input_padding(preprocessor: nn.Module) -> tuple[int, list[int] | None]:
+    """The multiples and the least height and width to which a model pads its input in a test."""
+    test_cfg = getattr(preprocessor, 'test_cfg', None) or {}  # MMSegmentation's
+    size = test_cfg.get('size')
+    divisor = test_cfg.get('size_divisor') or getattr(preprocessor, 'pad_size_divisor', 1)
+    return int(divisor or 1), size and [int(value) for value in size]
+
+
+def padding_values(preprocessor: nn.Module) -> list[float]:
+    """The BGR values that become the padding value of a model, with which it pads after it has normalised."""
+    value = float(getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0)))
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return [value] * 3
+    found = [round(float(each), 6) for each in (preprocessor.mean + value * preprocessor.std).flatten()]
+    # The names of MMDetection, MMSegmentation and MMPreTrain for the swap; mean and std are in RGB then.
+    swaps = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
+    found = found if len(found) == 3 else [value] * 3  # the form refuses other numbers of channels
+    return found[::-1] if swaps else found
+
+
+def count_classes(source: Source) -> int:
+    """The classes that a model tells apart."""
+    model = source.model
+    if source.task == 'segmentation':
+        return int(model.out_channels)
+    head = getattr(model, 'roi_head', None)
+    head = head.bbox_head if head is not None else getattr(model, 'bbox_head', getattr(model, 'head', None))
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    return int(getattr(head, 'num_classes', len(source.classes)))
+
+
+def read_slide(model: nn.Module) -> Slide | None:
+    """The windows of a segmentor that slides."""
+    cfg = model.test_cfg
+    if cfg.get('mode', 'whole') != 'slide':
+        return None
+    return Slide([int(side) for side in cfg.crop_size], [int(side) for side in cfg.stride])
+
+
+def choose_sizes(source: Source, task: str, options: ExportOptions, entry: Input) -> list[Size]:
+    """The fixed heights and widths; none where they are free.
+
+    Raises:
+        UserError: If the part cannot have these sizes.
+    """
+    sizes = list(dict.fromkeys(options.sizes))
+    if task == 'detection':
+        sizes = _detector_sizes(options, sizes, entry)
+    elif not sizes and uses_max_keys(source.model.backbone):
+        raise UserError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
+    elif not sizes and options.batch != 1:
+        raise UserError('--batch is for fixed sizes: with free sizes the batch is free, too')
+    elif sizes and task == 'classification':
+        frames = natural_sizes(entry.steps, 1)
+        wrong = [size for size in sizes if size not in frames]
+        if wrong:
+            known = ' or '.join(f'{height} {width}' for height, width in frames) or 'of the image itself'
+            height, width = wrong[0]
+            raise UserError(
+                f'--size {height} {width}: the test pipeline makes images {known}, and no other size is right'
+            )
+    if not sizes and 'torch' in options.formats:
+        # torch.export tells maps of one pixel, which images of 32 have, from all others.
+        raise UserError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
+    return sizes
+
+
+def _detector_sizes(options: ExportOptions, sizes: list[Size], entry: Input) -> list[Size]:
+    divisor = entry.pad_divisor
+    if options.dynamic:
+        raise UserError('a detector is exported at fixed sizes: give --size HEIGHT WIDTH in place of --dynamic')
+    if options.batch != 1:
+        raise UserError('a detector is exported for one image at a time: leave out --batch')
+    sizes = sizes or natural_sizes(entry.steps, divisor)
+    if not sizes:
+        raise UserError('the test pipeline of the config bounds no size: give --size HEIGHT WIDTH')
+    for height, width in sizes:
+        if height % divisor or width % divisor:
+            fitting = ' '.join(str(-(-side // divisor) * divisor) for side in (height, width))
+            raise UserError(
+                f'height and width of this detector have to be multiples of {divisor} (its pad_size_divisor), not '
+                f'{height} x {width}: take {fitting}'
+            )
+    return sizes
+
+
+def uses_max_keys(backbone: nn.Module) -> bool:
+    """Whether attention averages its keys on large images."""
+    return any(getattr(module, 'max_keys', None) for module in backbone.modules())
+
+
+def make_form(source: Source, task: str, size: Size | None) -> nn.Module:
+    """The exportable module of a task."""
+    if task == 'backbone':
+        return BackboneForm(source.model).eval()
+    if task == 'segmentation':
+        from .forms import check_segmentor
+
+        check_segmentor(source.model)
+        return SegmentorForm(source.model).eval()
+    if task == 'classification':
+        return ClassifierForm(source.model).eval()
+    from mmdet.models.detectors import SingleStageDetector
+
+    from .detector import DetectorForm
+    from .one_stage import OneStageForm
+
+    assert size  # chosen before
+    kind = OneStageForm if isinstance(source.model, SingleStageDetector) else DetectorForm
+    return kind(source.model, size).eval()
+
+
+# Working -------------------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """The export of one size: its form, files and checks.
+
+    Args:
+        source (Source): The model.
+        options (ExportOptions): What to export.
+        description (Description): Gets the files and checks.
+        variant (int): Which of its sizes.
+        images (Sequence[Sample]): Of the user's images to check with; without any of this size, made-up ones are taken.
+        calibration (ImageSamples): To calibrate INT8 files with.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        options: ExportOptions,
+        description: Description,
+        variant: int,
+        images: Sequence[Sample],
+        calibration: ImageSamples,
+    ) -> None:
+        self.source, self.options, self.description, self.variant = source, options, description, variant
+        self.size: Size | None = None
+        if description.sizes:
+            height, width = description.sizes[variant]
+            self.size = (height, width)
+        self.form = make_form(source, description.task, self.size)
+        if not description.outputs:
+            description.outputs = list(self.form.output_names)
+            if not getattr(self.form, 'with_mask', True):
+                description.mask_thr = None
+        self.run_form = as_runner(self.form)
+        self.calibration = calibration.for_size(self.size)
+        self.is_generated = not any(sample.variant == variant for sample in images)
+        given = [sample for sample in images if sample.variant == variant]
+        self.samples = self._made_up() if self.is_generated else given
+        self.expected: list[Mapping] = []  # of each sample, by the form
+        self.runners: dict[str, Run] = {'eager': self.run_form}
+
+    def _made_up(self) -> list[Sample]:
+        description = self.description
+        if description.task == 'backbone':
+            return [fixed_batch(description, self.variant)] if description.sizes else generated_batches()
+        samples = usable_samples(generated_images(description), description)
+        found = [sample for sample in samples if sample.variant == self.variant]
+        return found or [fixed_batch(description, self.variant)]
+
+    def check_form(self) -> None:
+        """Compares the form with the library's own result on each sample; drops those that near-ties decide.
+
+        The library's results are not kept: its masks, of the image's size, are too large.
+        """
+        description, thr = self.description, self.description.mask_thr
+        size = f' at {self.size[0]} x {self.size[1]}' if self.size else ''
+        self.options.log(f'checking the form against {self.source.codebase}{size} ({len(self.samples)} samples)')
+        checks: list[dict] = []
+        decided = []
+        for sample in self.samples:
+            found = self.run_form(feeds(description, sample))
+            result = library_result(self.source.model, description.task, sample)
+            made = compare(description.task, result, found, sample, thr)
+            if not all(check['passed'] for check in made) and self._is_near_tie(sample, found):
+                continue
+            decided.append(sample)
+            self.expected.append(found)
+            checks += [dict(check, form='eager', sample=sample.name) for check in made]
+        ties = len(self.samples) - len(decided)
+        if ties:
+            self.options.log(f'  {ties} samples decide nothing: noise of {1e-3} grey levels changes their detections')
+        if not decided:
+            raise UserError(
+                'every sample has near-ties, in which the last digit decides: give photographs with --check, or train '
+                'for longer; no file was left'
+            )
+        self.samples = decided
+        self._note(checks)
+
+    def _is_near_tie(self, sample: Sample, found: Mapping) -> bool:
+        """Whether noise changes the form's own result as much: then no comparison says anything."""
+        description = self.description
+        if description.task != 'detection':
+            return False
+        noisy = with_noise(sample)
+        other = self.run_form(feeds(description, noisy))
+        checks = compare(description.task, found, other, noisy, description.mask_thr)
+        return not all(check['passed'] for check in checks)
+
+    def write(self, draft: Path) -> None:
+        """Writes the files of this size and checks each."""
+        description = self.description
+        folder = draft / f'.{self.variant}'
+        folder.mkdir()
+        job = Job(
+            self.form,
+            example_inputs(description, self.size),
+            [INPUT, *([SIZE_INPUT] if description.size_input else [])],
+            description.dynamic,
+            essentials(description, self.size),
+            self.calibration,
+            partial(feeds, description),
+        )
+        for name in self.options.files:
+            note = f', calibrated with {len(self.calibration)} images' if 'int8' in name else ''
+            self.options.log(f'writing {name}{note}')
+            path = write_file(name, job, folder)
+            run = self.runners[name] = open_file(path, name, description.outputs)
+            if 'int8' in name:
+                self._compare_int8(name, run)
+            else:
+                self._check_file(name, run)
+        for name in self.options.files:
+            self._keep(folder, name, draft)
+        shutil.rmtree(folder)
+
+    def _check_file(self, name: str, run: Run) -> None:
+        """Compares a file with the form on each sample, and its predictions with those of the library."""
+        description, thr = self.description, self.description.mask_thr
+        checks = []
+        for sample, expected in zip(self.samples, self.expected):
+            found = run(feeds(description, sample))
+            made = compare(description.task, expected, found, sample, thr)
+            checks += [dict(check, form=name, sample=sample.name) for check in made]
+        if description.dynamic and description.task != 'backbone':
+            for sample in generated_batches():
+                expected = self.run_form(feeds(description, sample))
+                made = compare(description.task, expected, run(feeds(description, sample)), sample, thr)
+                checks += [dict(check, form=name, sample=sample.name) for check in made]
+        self._note([*checks, *self._compare_predictions(name, run)])
+
+    def _compare_predictions(self, name: str, run: Run) -> list[dict]:
+        """The checks of predictions on images; what no size holds is left out, which the library would not reduce."""
+        samples = [sample for sample in self.samples if sample.prepared and not sample.prepared.reduced]
+        if not samples:
+            return []
+        description, checks = self.description, []
+        library = LibraryModel(self.source, 'cpu', 0.0)
+        model = ExportedModel(description, lambda image, size: run(_feeds(description, image, size)), 0.0)
+        for sample in samples:
+            assert sample.pixels is not None
+            pads = description.task != 'classification' and description.slide is None
+            pad_to = (sample.image.shape[2], sample.image.shape[3]) if pads else None
+            (expected,) = library.predict([sample.pixels], pad_to)
+            made = compare_predictions(model, run, feeds(description, sample), sample, expected)
+            checks += [dict(check, form=name, sample=sample.name) for check in made]
+        return checks
+
+    def _compare_int8(self, name: str, run: Run) -> None:
+        description = self.description
+        changed = [run(feeds(description, sample)) for sample in self.samples]
+        change = dict(compare_int8(description.task, self.expected, changed, self.samples), form=name, limit=None)
+        description.checks.append(dict(change, passed=None, samples=len(self.samples)))
+        self.options.log(f'  {name} against float32: {change["name"]}: {change["figure"]:.3g}')
+
+    def _keep(self, folder: Path, name: str, draft: Path) -> None:
+        """Moves a file, and the one with its weights, into place; with several sizes, the size is in its name."""
+        several = len(self.description.sizes) > 1 and self.size
+        mark = f'-{self.size[0]}x{self.size[1]}' if several and self.size else ''
+        path = folder / file_name(name)
+        for part in (path, path.with_suffix('.bin')):
+            if part.exists():
+                part.rename(draft / f'model{mark}{part.name[len("model") :]}')
+        self.description.files.setdefault(name, []).append(f'model{mark}{path.name[len("model") :]}')
+
+    def _note(self, checks: Sequence[dict]) -> None:
+        """Adds checks to the description and reports them.
+
+        Raises:
+            UserError: If one failed.
+        """
+        for check in worst(checks):
+            self.description.checks.append(check)
+            verdict = 'ok' if check['passed'] else 'FAILED'
+            figures = f'{check["figure"]:.3g} (limit {check["limit"]:.3g})'
+            self.options.log(f'  {verdict}: {check["form"]}: {check["name"]}: {figures}')
+        failed = [check for check in checks if not check['passed']]
+        if failed:
+            first = failed[0]
+            advice = '; made-up images can mislead: try photographs with --check' if self.is_generated else ''
+            raise UserError(
+                f'{first["form"]} does not agree: {first["name"]} is {first["figure"]:.3g}, above '
+                f'{first["limit"]:.3g}, on {first["sample"]}{advice}; no file was left'
+            )
+
+    def measure(self) -> None:
+        """Times the form and its files."""
+        description, log = self.description, self.options.log
+        example = timing_sample(description, self.samples)
+        found = description.latency_ms = time_passes(self.runners, feeds(description, example))
+        shown = ', '.join(f'{name} {value:.1f}' for name, value in found.items())
+        log(f'latency of {" x ".join(map(str, example.image.shape))} in ms ({usable_cpus()} threads): {shown}')
+        for name in (name for name in found if name.endswith('-int8')):
+            gain = found[name.partition('-')[0]] / found[name] if name.partition('-')[0] in found else 1.0
+            note_cpu = '' if has_int8_instructions() else '; this CPU lacks VNNI: no gain is to be expected on it'
+            log(f'{name} is {gain:.2f} times as fast as float32 on this CPU{note_cpu}')
+
+
+def essentials(description: Description, size: Size | None) -> dict[str, str]:
+    """What a file's own metadata say."""
+    return dict(
+        task=description.task,
+        classes=json.dumps(description.classes),
+        size=json.dumps(size and list(size)),
+        batch=json.dumps(description.batch),
+        outputs=json.dumps(description.outputs),
+        mmefficientmod=__version__,
+    )
+
+
+def example_inputs(description: Description, size: Size | None) -> tuple:
+    """Inputs to trace with: where sizes are free, none of them equal to another or to 1."""
+    shape = (description.batch or 1, 3, *size) if size else (2, 3, 96, 160)
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    return (image, torch.tensor(shape[-2:]).float()) if description.size_input else (image,)
+
+
+def feeds(description: Description, sample: Sample) -> dict[str, np.ndarray]:
+    """A sample as inputs by name."""
+    return _feeds(description, sample.image, sample.size)
+
+
+def _feeds(description: Description, image: np.ndarray, size: Size) -> dict[str, np.ndarray]:
+    found = {INPUT: image}
+    if description.size_input:
+        found[SIZE_INPUT] = np.array(size, np.float32)
+    return found
+
+
+def as_runner(form: nn.Module) -> Run:
+    """The form, called as :func:`open_file` calls files."""
+
+    def run(inputs: dict) -> dict:
+        with torch.no_grad():
+            found = form(*(torch.from_numpy(value) for value in inputs.values()))
+        return {name: value.numpy() for name, value in zip(form.output_names, found)}
+
+    return run
+
+
+def timing_sample(description: Description, samples: Sequence[Sample]) -> Sample:
+    """What is timed: the first sample where the size is fixed, else one of 512 x 512."""
+    if not description.dynamic:
+        return samples[0]
+    image = np.random.default_rng(0).random((1, 3, 512, 512), np.float32) * 255
+    return Sample('timing', image, (512, 512))

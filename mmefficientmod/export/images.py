@@ -1,0 +1,194 @@
+"""Finds images and reads them as 8-bit BGR, and names what is wrong with those that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..utils import UserError
+
+IMAGES = (
+    *('.avif', '.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png'),
+    *('.pnm', '.ppm', '.tif', '.tiff', '.webp'),
+)
+# In a JPEG's entropy-coded data, FF before anything but 00 and the restart markers begins the next segment.
+_NEXT_SEGMENT = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
+_SCAN, _END = 0xDA, 0xD9
+
+
+# Finding -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """Files that were found, and how many others were left out, by suffix."""
+
+    paths: list[Path] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)
+
+    def describe_left_out(self) -> str:
+        """For example ``'3 files are no images: 2 .txt, 1 .json'``; empty if there are none."""
+        total = sum(self.left_out.values())
+        listed = ', '.join(f'{count} {suffix or "without a suffix"}' for suffix, count in self.left_out.most_common(5))
+        return f'{total} file{"s are" if total > 1 else " is"} left out: {listed}' if total else ''
+
+
+def find_files(text: str, suffixes: Collection[str] = IMAGES) -> Found:
+    """Finds a file by its name, or all with some suffixes in a folder and its subfolders, or by a glob pattern.
+
+    Hidden files and folders are passed over. Links to folders are followed, unless they lead back to where they are.
+
+    Raises:
+        UserError: If there is no such file or folder, and the text is no pattern.
+    """
+    path = Path(text)
+    if path.is_file():
+        return Found([path])
+    if path.is_dir():
+        files = sorted(_walk(path, ()))
+    else:
+        matches = [Path(match) for match in glob(text, recursive=True)]
+        files = sorted(match for match in matches if match.is_file() and not _is_hidden(match) and not _loops(match))
+        if not files and not set(text) & set('*?['):
+            raise UserError(f'{text} does not exist: give an image, a folder or a pattern')
+    found = Found()
+    for file in files:
+        if file.suffix.lower() in suffixes:
+            found.paths.append(file)
+        else:
+            found.left_out[file.suffix.lower()] += 1
+    return found
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if _is_hidden(path):
+            continue
+        if path.is_dir():
+            yield from _walk(path, (*above, real))
+        elif path.is_file():
+            yield path
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith('.')
+
+
+def _loops(path: Path) -> bool:
+    """Whether a link on the way to a file leads back to a folder above it."""
+    folders = [os.path.realpath(parent) for parent in path.parents]
+    return len(set(folders)) < len(folders)
+
+
+def find_images(paths: Sequence[str], option: str) -> list[Path]:
+    """The images that an option of a command line names: files, folders, patterns.
+
+    Raises:
+        UserError: If there is none under a name.
+    """
+    images: list[Path] = []
+    for text in paths:
+        try:
+            found = find_files(text).paths
+        except UserError as error:
+            raise UserError(f'{option} {error}') from None
+        if not found:
+            raise UserError(f'{option} {text}: there is no image; known are {", ".join(IMAGES)}')
+        images += found
+    return images
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image: upright, 8 bits, without transparency, whatever it is stored as; of an animation, the first one.
+
+    Returns:
+        np.ndarray: BGR (H, W, 3), uint8.
+
+    Raises:
+        UserError: If the file is missing, empty, cut off, no image, or of a format for which no reader is installed.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(error.strerror or str(error)) from error
+    if not data:
+        raise UserError('is empty')
+    if is_cut_off(data):
+        raise UserError('is cut off: its end is missing')
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UserError(f'cannot be read: {error.err or error}') from error
+    if image is None:
+        kind = _modern_format(data)
+        if kind is None:
+            raise UserError('is damaged, or no image that OpenCV reads')
+        image = _read_by_pillow(data, kind)
+    return image
+
+
+def _modern_format(data: bytes) -> str | None:
+    """The name of a format that only some builds of OpenCV read."""
+    if data[4:8] == b'ftyp':
+        return 'AVIF' if data[8:12] in (b'avif', b'avis') else 'HEIC'
+    if data.startswith(b'GIF8'):
+        return 'GIF'
+    return 'JPEG 2000' if data.startswith((b'\0\0\0\x0cjP', b'\xff\x4f\xff\x51')) else None
+
+
+def _read_by_pillow(data: bytes, kind: str) -> np.ndarray:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise UserError(f'is {kind}, which this OpenCV does not read: pip install pillow') from None
+    if kind == 'HEIC':
+        try:
+            import pillow_heif
+        except ImportError:
+            raise UserError('is HEIC, for which no reader is installed: pip install pillow-heif') from None
+        pillow_heif.register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.ascontiguousarray(np.array(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise UserError(f'is {kind}, and damaged or not read by the installed OpenCV and Pillow ({error})') from None
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether the end of a JPEG or a PNG is missing, of which OpenCV returns what there is, the rest in grey."""
+    if data.startswith(b'\x89PNG'):
+        return b'IEND' not in data
+    if not data.startswith(b'\xff\xd8'):
+        return False
+    place = 2
+    while place + 4 <= len(data):
+        if data[place] != 0xFF:
+            return False  # not as it should be: the decoder decides
+        marker = data[place + 1]
+        if marker == 0xFF:  # a filler
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+        if marker == _SCAN:
+            segment = _NEXT_SEGMENT.search(data, place)
+            if segment is None:
+                return True
+            place = segment.start()
+            if data[place + 1] == _END:
+                return False
+    return True
