@@ -14,6 +14,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import list_from_file
 
 from ..utils import UserError, describe_error
+from .nodes import find_dicts
 
 
 def class_names(dataset: Mapping) -> Sequence[str] | None:
@@ -149,7 +150,9 @@ def read_config(path: str | os.PathLike) -> Config:
     if not osp.isfile(path):
         raise UserError(f'config {path} ' + ('is not a regular file' if osp.exists(path) else 'does not exist'))
     try:
-        return Config.fromfile(path)
+        config = Config.fromfile(path)
+        list(find_dicts(config._cfg_dict))  # imports what a config in pure Python names
+        return config
     except (Exception, SystemExit) as error:
         raise UserError(f'config {path} cannot be read: {describe_error(error)}') from error
 

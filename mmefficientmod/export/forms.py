@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils import UserError
+from .pooling import replace_pools
 
 
 class Preprocess(nn.Module):
@@ -77,6 +78,7 @@ class SegmentorForm(nn.Module):
         self.head = copy.deepcopy(model.decode_head)
         self.align_corners = model.align_corners
         replace_upsamples(self.head)
+        replace_pools(self.head)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.head(self.neck(self.backbone(self.preprocess(image))))

@@ -61,8 +61,7 @@ def prepare(image: np.ndarray, description: Description) -> Prepared:
     steps = description.input.steps
     frame = frame_size(steps, image.shape[:2])
     variant = choose_size(description.sizes, frame)
-    if description.task == 'classification':
-        _check_exact(description, frame, image.shape[:2])
+    _check_frame(description, frame)
     reduced = bool(description.sizes) and variant is None
     chosen = variant or 0
     if reduced:
@@ -76,10 +75,10 @@ def prepare(image: np.ndarray, description: Description) -> Prepared:
     return Prepared(pad_to(found, padded, description.input.fill), found.shape[:2], scale, chosen, reduced)
 
 
-def _check_exact(description: Description, frame: Size, size: Size) -> None:
-    """Raises UserError where a classifier would see padding."""
+def _check_frame(description: Description, frame: Size) -> None:
+    """Raises UserError where a classifier would see padding, or a free size is too small."""
     least = description.min_size
-    if description.sizes and list(frame) not in description.sizes:
+    if description.task == 'classification' and description.sizes and list(frame) not in description.sizes:
         listed = ', '.join(f'{height} x {width}' for height, width in description.sizes)
         raise UserError(f'becomes {frame[0]} x {frame[1]} by the test pipeline, but the model takes {listed}')
     if description.dynamic and min(frame) < least:
@@ -115,7 +114,7 @@ def padded_size(description: Description, size: Size, variant: int = 0) -> Size:
     if description.sizes:
         height, width = description.sizes[variant]
         return height, width
-    floor = description.input.pad_size or (description.min_size, description.min_size)
+    floor = description.input.pad_size or (1, 1)
     divisor = description.input.pad_divisor
     height, width = (round_up(max(have, least), divisor) for have, least in zip(size, floor))
     return height, width

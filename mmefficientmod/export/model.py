@@ -39,7 +39,7 @@ class ExportedModel:
     ) -> None:
         self.description, self._run, self.score_thr = description, run, score_thr
         self.max_per_img = max_per_img or description.max_per_img
-        self._reduced = 0
+        self._reduced = self._padded = 0
         self.task, self.classes, self.palette = description.task, description.classes, description.palette
         if self.task == 'backbone':
             raise UserError('the folder holds a backbone, which predicts nothing: export the whole model')
@@ -70,13 +70,18 @@ class ExportedModel:
     @property
     def notes(self) -> list[str]:
         """What a user should know of the predictions so far."""
-        if not self._reduced:
-            return []
-        sizes = ' and '.join(f'{height} x {width}' for height, width in self.description.sizes)
-        return [
-            f'{self._reduced} images were made smaller than the test pipeline makes them, to fit into {sizes}: export '
-            'with a --size that holds them'
-        ]
+        sizes, found = ' and '.join(f'{height} x {width}' for height, width in self.description.sizes), []
+        if self._reduced:
+            found.append(
+                f'{self._reduced} images were made smaller than the test pipeline makes them, to fit into {sizes}: '
+                'export with a --size that holds them'
+            )
+        if self._padded and sizes and self.task == 'segmentation':
+            found.append(
+                f'{self._padded} images were padded to {sizes}, which changes classes near the padding: export with '
+                'free sizes'
+            )
+        return found
 
     def predict(self, images: list[np.ndarray]) -> list[Result]:
         """Predicts on images, BGR (H, W, 3) uint8.
@@ -86,6 +91,7 @@ class ExportedModel:
         """
         prepared = [prepare(image, self.description) for image in images]
         self._reduced += sum(each.reduced for each in prepared)
+        self._padded += sum(each.size != each.image.shape[1:] for each in prepared)
         slides = self.description.slide is not None
         results: list[Result] = []
         for _, group in groupby(range(len(images)), key=lambda i: i if slides else prepared[i].image.shape):
