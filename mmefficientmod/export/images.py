@@ -42,10 +42,15 @@ class Found:
         return f'{total} file{"s are" if total > 1 else " is"} left out: {listed}' if total else ''
 
 
-def find_files(text: str, suffixes: Collection[str] = IMAGES) -> Found:
+def find_files(text: str, suffixes: Collection[str] = IMAGES, results: Path | None = None) -> Found:
     """Finds a file by its name, or all with some suffixes in a folder and its subfolders, or by a glob pattern.
 
     Hidden files and folders are passed over. Links to folders are followed, unless they lead back to where they are.
+
+    Args:
+        text (str): The name, the folder or the pattern.
+        suffixes (Collection[str]): In lower case. Defaults to those of images.
+        results (Path, optional): A resolved folder whose files are not counted as left out.
 
     Raises:
         UserError: If there is no such file or folder, and the text is no pattern.
@@ -57,14 +62,16 @@ def find_files(text: str, suffixes: Collection[str] = IMAGES) -> Found:
         files = sorted(_walk(path, ()))
     else:
         matches = [Path(match) for match in glob(text, recursive=True)]
-        files = sorted(match for match in matches if match.is_file() and not _is_hidden(match) and not _loops(match))
+        files = sorted(match for match in matches if match.is_file() and not _is_hidden(match))
+        if '**' in text:  # which follows links, too
+            files = [file for file in files if not _loops(file, Path(text.partition('*')[0]))]
         if not files and not set(text) & set('*?['):
             raise UserError(f'{text} does not exist: give an image, a folder or a pattern')
     found = Found()
     for file in files:
         if file.suffix.lower() in suffixes:
             found.paths.append(file)
-        else:
+        elif results is None or results not in file.resolve().parents:
             found.left_out[file.suffix.lower()] += 1
     return found
 
@@ -86,9 +93,9 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith('.')
 
 
-def _loops(path: Path) -> bool:
-    """Whether a link on the way to a file leads back to a folder above it."""
-    folders = [os.path.realpath(parent) for parent in path.parents]
+def _loops(path: Path, start: Path) -> bool:
+    """Whether a link on the way from a folder to a file leads back to a folder on that way."""
+    folders = [os.path.realpath(parent) for parent in path.parents if start in (parent, *parent.parents)]
     return len(set(folders)) < len(folders)
 
 

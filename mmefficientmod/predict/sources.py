@@ -44,7 +44,7 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
     roots, results = [], out.resolve()
     for text in inputs:
         path = Path(text)
-        files = find_files(text, KNOWN)
+        files = find_files(text, KNOWN, results)
         apart = [] if _is_in(path, results) else [other for other in files.paths if not _is_in(other, results)]
         if files.paths and not apart:
             raise UserError(f'{text} lies in {out}, where the results go: choose another folder with --out')

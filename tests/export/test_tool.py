@@ -135,7 +135,7 @@ def test_sizes_below_32_are_refused(export, capsys):
     with pytest.raises(SystemExit) as caught:
         export('config.py', 'checkpoint.pth', '--size', 31, 64)
     assert caught.value.code == 2
-    assert '32 pixels or more' in capsys.readouterr().err
+    assert "'31' is not a whole number from 32 to 16384" in capsys.readouterr().err
 
 
 @pytest.mark.export

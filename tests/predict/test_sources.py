@@ -64,16 +64,44 @@ def test_no_result_is_written_over_an_input(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ('what', 'message'),
     [
-        ('none.jpg', 'none.jpg does not exist: give a picture'),
-        ('*.bmp', r'\*.bmp holds no picture or video: known are'),
-        ('.git', 'holds no picture or video'),
-        ('out/images/b.jpg', 'lies in .*out, where the results go: choose another folder by --out'),
+        ('none.jpg', 'none.jpg does not exist: give an image'),
+        ('*.bmp', r'\*.bmp holds no image or video: known are'),
+        ('.git', 'holds no image or video'),
+        ('out/images/b.jpg', 'lies in .*out, where the results go: choose another folder with --out'),
     ],
 )
 def test_what_is_not_there_is_refused(what, message, folder):
     (folder / '.git/d.jpg').unlink()
     with pytest.raises(UserError, match=message):
         names(folder / what, out=folder / 'out')
+
+
+def test_linked_folders_are_searched_and_loops_end(tmp_path, capsys):
+    (tmp_path / 'elsewhere/deep').mkdir(parents=True)
+    for name in ('in/a.jpg', 'in/sub/b.jpg', 'elsewhere/c.jpg', 'elsewhere/deep/d.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'x')
+    folder = tmp_path / 'in'
+    (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (folder / 'linked.jpg').symlink_to(folder / 'a.jpg')
+    expected = ['a.jpg', 'linked/c.jpg', 'linked/deep/d.jpg', 'linked.jpg', 'sub/b.jpg']
+    assert names(folder) == expected
+    (folder / 'sub/up').symlink_to(folder)
+    (tmp_path / 'elsewhere/deep/back').symlink_to(tmp_path / 'elsewhere')
+    assert names(folder) == expected
+    assert names(folder / '**/*.jpg') == expected
+    (tmp_path / 'only').mkdir()
+    (tmp_path / 'only/linked').symlink_to(tmp_path / 'elsewhere')
+    assert names(tmp_path / 'only') == ['linked/c.jpg', 'linked/deep/d.jpg']
+    assert not capsys.readouterr().err
+
+
+def test_files_that_are_left_out_are_counted(folder, capsys):
+    (folder / 'notes.TXT').write_bytes(b'x')
+    (folder / 'no suffix').write_bytes(b'x')
+    (folder / 'out/predictions.json').write_bytes(b'x')  # of an earlier run
+    names(folder, out=folder / 'out')
+    assert capsys.readouterr().err == f'{folder}: 3 files are left out: 2 .txt, 1 without a suffix\n'
 
 
 # --- videos ---
