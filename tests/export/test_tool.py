@@ -187,7 +187,7 @@ def test_a_model_that_cannot_be_exported_is_refused(change, message, trained, ex
 @pytest.mark.export
 def test_a_config_without_a_model_is_refused(trained, export, tmp_path):
     config = REPO / 'configs/_base_/default_runtime_seg.py'
-    assert 'has no model' in refused(export, config, trained('segmentor')[1], tmp_path / 'out')
+    assert 'describes no model' in refused(export, config, trained('segmentor')[1], tmp_path / 'out')
 
 
 @pytest.mark.export

@@ -157,8 +157,14 @@ def test_a_video_becomes_a_video(detector, tmp_path):
         (['none.jpg', SEGMENTOR, '{segmentor}'], 'none.jpg does not exist'),
         (['{pictures}', 'none.py', '{segmentor}'], 'config none.py does not exist'),
         (['{pictures}', SEGMENTOR, 'none.pth'], 'checkpoint none.pth does not exist'),
-        (['{pictures}', DETECTOR, '{segmentor}'], 'does not fit MaskRCNN - 8 of another shape: neck.lateral_convs.0.conv.weight'),
-        (['{pictures}', SEGMENTOR, '{segmentor}', '--device', 'gpu'], '--device gpu is not the name of a device: give cpu'),
+        (
+            ['{pictures}', DETECTOR, '{segmentor}'],
+            'does not fit MaskRCNN - 8 of another shape: neck.lateral_convs.0.conv.weight',
+        ),
+        (
+            ['{pictures}', SEGMENTOR, '{segmentor}', '--device', 'gpu'],
+            '--device gpu is not the name of a device: give cpu',
+        ),
         (['{pictures}', SEGMENTOR, '{segmentor}', '--format', 'onnx'], '--format chooses among exported files'),
         (['{pictures}', '{pictures}'], 'is no exported folder'),
     ],
