@@ -93,7 +93,7 @@ def test_a_detector_finds_what_its_checkpoint_finds(exported, detector, pictures
         near = [i for i, other in enumerate(found) if i not in taken and _is_like(entry, other)]
         assert near, entry
         taken.add(near[0])
-    assert {path.name for path in (tmp_path / 'a/pictures').iterdir()} == {path.name for path in pictures.iterdir()}
+    assert {path.name for path in (tmp_path / 'a/images').iterdir()} == {path.name for path in pictures.iterdir()}
 
 
 def _is_like(a, b):
