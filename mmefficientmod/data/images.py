@@ -57,7 +57,7 @@ def describe_missing(what: str, missing: Sequence[str], total: int) -> str:
     if '\\' in path:
         hint = 'the names have backslashes: write / in file_name'
     elif not osp.isdir(folder):
-        hint = f'there is no folder {folder}: {hint}'
+        hint = f'the folder {folder} is missing: {hint}'
     else:
         stem = osp.splitext(osp.basename(path))[0]
         alike = re.compile(re.escape(stem) + r'([^0-9a-zA-Z].*)?', re.IGNORECASE)
