@@ -261,7 +261,7 @@ def test_every_part_has_its_own_backbones():
 
 
 def test_a_setting_without_measurements_leaves_the_files_as_they_are(tmp_path, capsys):
-    """MobileNetV2 has no reference, and a training no inference form."""
+    """MobileNetV2 has no reference, and a training no deploy form."""
     tool, line = load_tool('benchmark'), 'no backbone here has these modes'
     options = ['--sizes', '64', '--repeats', '1', '--warmup', '1', '--out', str(tmp_path)]
     (tmp_path / 'benchmark.json').write_text('earlier')
@@ -276,6 +276,32 @@ def test_a_setting_without_measurements_leaves_the_files_as_they_are(tmp_path, c
         'backbone, 64 x 64, batch 1, fp32, deploy'
     ]
     assert (tmp_path / 'earlier.csv').read_text() == 'earlier'  # the table is replaced in one step
+
+
+@pytest.mark.parametrize('end', ['failure', 'stop'])
+def test_a_benchmark_that_measures_nothing_leaves_the_files_as_they_are(end, tmp_path, monkeypatch, capsys):
+    tool = load_tool('benchmark')
+    for name in ('benchmark.json', 'benchmark.csv', 'benchmark.md'):
+        (tmp_path / name).write_text('earlier')
+    options = '--parts backbone --sizes 64 96 --repeats 1 --warmup 1 --modes compiled --compile-backend'.split()
+    if end == 'stop':  # in the second of two settings
+
+        def show_and_stop(cases, *args):
+            if cases[0].size == (96, 96):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(tool, 'show_setting', show_and_stop)
+    with pytest.raises(SystemExit) as error:
+        backend = 'eager' if end == 'stop' else 'no-such-backend'
+        tool.main(['--backbones', BACKBONES[0], *options, backend, '--out', str(tmp_path)])
+    assert all((tmp_path / f'benchmark.{suffix}').read_text() == 'earlier' for suffix in ('json', 'csv', 'md'))
+    unfinished = tmp_path / 'benchmark-unfinished.json'
+    if end == 'stop':
+        assert error.value.code == 130 and str(unfinished) in capsys.readouterr().err
+        assert [case.size for case in records.read_benchmark(unfinished)[0]] == [(64, 64)]
+    else:
+        assert 'not everything was measured' in error.value.code and 'no-such-backend' in error.value.code
+        assert not unfinished.exists()
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):
