@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Creates the virtual environment .venv/STACK: torch, compiled MMCV, the MM libraries, this package,
-# the test tools.
+# Creates the virtual environment .venv/STACK: torch, the MM libraries, this package, the test tools.
 #
-#   tools/setup_env.sh [openmmlab|onedl|core|oldest]
+#   tools/setup_env.sh [openmmlab|compiled|onedl|core|oldest]
 #
-# core is MMEngine without the other MM libraries: what the network itself needs, so that nothing is compiled.
-# oldest is what is supported at least: Python 3.8, torch 2.1 and MMCV without operators, so that nothing is compiled.
+# openmmlab and oldest take mmcv-lite and the operators of this package, so that nothing is compiled; oldest is what is
+# supported at least, Python 3.8 and torch 2.1. core is MMEngine without the other MM libraries. compiled and onedl
+# compile MMCV once, and need a C++ compiler.
 #
-# PYTHON                  the Python to use (default: the first found of these): 3.11, 3.12 or 3.10; for onedl 3.13 as
-#                         well; for oldest 3.8
+# PYTHON                  the Python to use (default: the first found of these): 3.11, 3.12, 3.13 or 3.10; not 3.13 for
+#                         compiled; 3.8 for oldest
 # MAX_JOBS                compile jobs for MMCV (default: one per core, fewer where memory is short)
 # MMEFFICIENTMOD_CACHE    where the compiled MMCV is kept (default: ~/.cache/mmefficientmod)
 #
@@ -20,18 +20,23 @@ fail() { echo "error: $*" >&2; exit 1; }
 step() { echo "[$1/5] $2"; }
 
 stack=${1:-openmmlab}
+pythons='3.11 3.12 3.13 3.10' third_party='torch runtime export data tests' libraries=$stack mmcv=
 case $stack in
-    openmmlab)
-        pythons='3.11 3.12 3.10' third_party='torch runtime export data tests'  # MMCV 2.1.0 cannot be built on 3.13
-        hint=' (on 3.13: STACK=onedl)' ;;
+    openmmlab) ;;
+    compiled)
+        pythons='3.11 3.12 3.10'  # MMCV 2.1.0 cannot be built on 3.13
+        hint=' (on 3.13: STACK=openmmlab)'
+        libraries=openmmlab
+        mmcv=$(sed -n 's/^mmcv-lite==/mmcv==/p' requirements/openmmlab.txt) ;;
     onedl)
-        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime export data tests' ;;
+        mmcv=$(grep '^onedl-mmcv==' requirements/onedl.txt) ;;
     core)
-        pythons='3.11 3.13 3.12 3.10' third_party='torch runtime data tests' ;;
+        third_party='torch runtime data tests' ;;
     oldest)
         pythons=3.8 third_party=python3.8 ;;
-    *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), onedl (their maintained" \
-        "continuation), core (MMEngine alone) or oldest (the oldest versions that are supported)" ;;
+    *) fail "unknown STACK '$stack'; choose openmmlab (the original MM libraries), compiled (the same with MMCV's" \
+        "operators compiled), onedl (their maintained continuation), core (MMEngine alone) or oldest (the oldest" \
+        "versions that are supported)" ;;
 esac
 venv=.venv/$stack
 python=$venv/bin/python
@@ -65,12 +70,11 @@ tag=$("$base" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
 # A wheel of MMCV fits one torch, Python and machine, with GPU operators or without; its path says
 # which. pip's own wheel cache knows nothing of torch, so it is not used for it.
-mmcv=$(grep -E '^(onedl-)?mmcv==' "requirements/$stack.txt") || true  # none: nothing is compiled
 torch=$(sed -n 's/^torch===//p' "requirements/${third_party%% *}.txt")
 device=cpu
 gpu=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
     grep -E '^[0-9.]+$' | sort -u | paste -sd_) || true
-if [ "$gpu" ]; then
+if [ "$mmcv" ] && [ "$gpu" ]; then
     if command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
         device=cuda-sm$gpu
     else
@@ -111,7 +115,7 @@ step 2 "torch $torch and third-party packages (first time: 3 GB to download, som
 pip install "${quiet[@]}" $(printf -- '-r requirements/%s.txt ' $third_party)
 
 if [ -z "$mmcv" ]; then
-    step 3 "no compiled MMCV here"
+    step 3 "nothing to compile"
 elif [ "$wheel" ]; then
     step 3 "$mmcv was compiled before: $wheel"
 else
@@ -135,18 +139,24 @@ else
 fi
 
 step 4 "the MM libraries ($stack)"
+# mmcv and mmcv-lite hold the same files: the one of an earlier set-up goes first.
+other=mmcv
+[ -z "$wheel" ] || other=mmcv-lite
+pip uninstall --quiet --yes "$other" 2>/dev/null
 # By hand, as the version alone does not say for which torch a wheel was compiled.
 [ -z "$wheel" ] || pip install --quiet --no-deps --force-reinstall "$wheel"
 # Without their dependencies, which requirements/runtime.txt lists instead: mmengine asks for the
 # OpenCV that needs libGL, onedl-mmdetection (by way of imaug) for an old one, and mim for opendatalab
 # (of use to mim download alone), which holds setuptools back.
-pip install --quiet --no-deps --no-build-isolation -r "requirements/$stack.txt"
+grep -v "^${other:?}==" "requirements/$libraries.txt" > "$venv/libraries.txt"
+pip install --quiet --no-deps --no-build-isolation -r "$venv/libraries.txt"
 
 step 5 "this package, editable"
 pip install --quiet --no-deps --no-build-isolation -e .
+# for programs that import an MM library without this package, such as "mim train mmdet"
+[ "$mmcv" ] || [ "$stack" = core ] || "$python" -W ignore -m mmefficientmod.codebases.operators --install
 parts=mmefficientmod.models
-[ "$stack" = core ] || parts="$parts, mmpretrain.models"
-[ -z "$mmcv" ] || parts="$parts, mmdet.datasets, mmdet.models, mmseg.datasets, mmseg.models"
+[ "$stack" = core ] || parts="$parts, mmpretrain.models, mmdet.datasets, mmdet.models, mmseg.datasets, mmseg.models"
 "$python" -W ignore -c "import $parts" >/dev/null
 
 echo "$stamp" > "$venv/complete"

@@ -7,13 +7,11 @@ for a GPU alone are compared with what they are defined as, in torch.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec
 from types import ModuleType
 
 import mmcv.ops
@@ -31,7 +29,8 @@ from mmcv.ops.sync_bn import SyncBatchNormFunction
 from torch import Tensor
 
 from helpers import DATA
-from mmefficientmod.codebases.operators import _Finder, _operators
+from mmefficientmod.codebases.operators import _operators
+from mmefficientmod.measure.operators import operators_of, our_operators
 
 pytestmark = pytest.mark.libraries
 STORED = DATA / 'operators.npz'
@@ -42,29 +41,7 @@ draws = st.randoms(use_true_random=False)
 often = settings(max_examples=60, deadline=None)
 
 
-def our_module() -> ModuleType:
-    """The module that stands in for ``mmcv._ext``, as its finder makes it where there is no compiled one."""
-    spec = _Finder().find_spec('mmcv._ext', [])
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-OURS = our_module()
-
-
-@contextlib.contextmanager
-def operators_of(extension: ModuleType) -> Iterator[None]:
-    """Lets all of ``mmcv.ops`` call the operators of a module."""
-    users = [module for name, module in sys.modules.items() if name.startswith('mmcv.ops.')]
-    before = {module: module.ext_module for module in users if hasattr(module, 'ext_module')}
-    for module in before:
-        module.ext_module = extension
-    try:
-        yield
-    finally:
-        for module, extension in before.items():
-            module.ext_module = extension
+OURS = our_operators()
 
 
 def results(call: Callable, inputs: list[Tensor], extension: ModuleType = OURS) -> list[Tensor]:

@@ -62,6 +62,11 @@ def serve() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def our_spec() -> ModuleSpec:
+    """How Python makes the module that stands in for ``mmcv._ext``."""
+    return ModuleSpec(EXTENSION, _OperatorLoader())
+
+
 class _Finder(MetaPathFinder):
     """Finds ``mmcv._ext``: the compiled module as Python would, else this package's operators."""
 
@@ -72,7 +77,7 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is None:
-            return ModuleSpec(fullname, _OperatorLoader())
+            return our_spec()
         if isinstance(spec.loader, ExtensionFileLoader):
             spec.loader = _CompiledLoader(spec.loader.name, spec.loader.path)
         return spec
