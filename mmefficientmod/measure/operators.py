@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> None:
             model = build_quietly(config.model, 'mmdet')
             model.init_weights()
             for step, run in steps(model, args.size).items():
-                compiled, ours = compare(run, args.repeats)
-                times = f'{compiled:.0f} ms compiled, {ours:.0f} ms ours, {ours / compiled:.2f}x'
+                compiled, package = compare(run, args.repeats)
+                times = f'{compiled:.0f} ms compiled, {package:.0f} ms of this package, ratio {package / compiled:.2f}'
                 print(f'{Path(name).stem}, {step}: {times}', flush=True)
     except UserError as error:
         raise SystemExit(f'error: {error}') from None

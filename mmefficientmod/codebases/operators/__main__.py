@@ -47,7 +47,7 @@ def install() -> str:
     """Writes ``mmcv/_ext.py``; says what was done.
 
     Raises:
-        UserError: If there is no MMCV, one with compiled operators, or a file of someone else.
+        UserError: If MMCV is missing or has compiled operators, or the file there is from someone else.
     """
     file = _file()
     compiled = _compiled(file.parent)

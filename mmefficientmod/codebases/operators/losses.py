@@ -91,7 +91,7 @@ def _is_target(target: Tensor, scores: Tensor) -> Tensor:
 
 
 def _class_weights(weight: Tensor, target: Tensor) -> Tensor:
-    """The weights of the targets, of shape (N,): 1 for all without weights, and for what is no class."""
+    """The weights of the targets, of shape (N,): 1 for all without weights, and for other numbers."""
     (weights,) = widen(weight)
     if not weights.numel():
         return weights.new_ones(len(target))
