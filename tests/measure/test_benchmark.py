@@ -283,7 +283,20 @@ def test_a_benchmark_that_measures_nothing_leaves_the_files_as_they_are(end, tmp
     tool = load_tool('benchmark')
     for name in ('benchmark.json', 'benchmark.csv', 'benchmark.md'):
         (tmp_path / name).write_text('earlier')
-    options = '--parts backbone --sizes 64 96 --repeats 1 --warmup 1 --modes compiled --compile-backend'.split()
+    options = [
+        '--parts',
+        'backbone',
+        '--sizes',
+        '64',
+        '96',
+        '--repeats',
+        '1',
+        '--warmup',
+        '1',
+        '--modes',
+        'compiled',
+        '--compile-backend',
+    ]
     if end == 'stop':  # in the second of two settings
 
         def show_and_stop(cases, *args):
