@@ -72,7 +72,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 @pytest.fixture
 def messages():
     """() -> the warnings in MMEngine's log so far, or with ``level`` all of that level."""
-    logger, records = MMLogger.get_current_instance(), []
+    logger, records = MMLogger.get_instance('messages'), []  # the current one; an earlier one may have another level
     keep = logging.Handler()
     keep.emit = records.append
     logger.addHandler(keep)

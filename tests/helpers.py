@@ -183,7 +183,9 @@ def classifier_config(classes: int = 2, root: Path | None = None, **backbone: ob
             val_evaluator=dict(type='Accuracy', topk=1),
             test_evaluator=dict(type='Accuracy', topk=1),
             optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
-            default_hooks=dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook')),
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', interval=1)
+            ),
         )
     return Config(config)
 
