@@ -22,6 +22,7 @@ from interpreter import run_python
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.launch import launch
+from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.libraries
 
@@ -156,7 +157,7 @@ def test_a_training_that_cannot_work_is_refused_before_the_start(folder):
     torch.save(EfficientMod('xxs').state_dict(), 'other.pth')
     model = student(folder)
     model.teacher = type(model.teacher)(TEACHER, 'other.pth')
-    with pytest.raises(RuntimeError, match=r'^teacher other.pth: .*[^\n]*$'):
+    with pytest.raises(UserError, match=r'^the teacher other.pth does not fit ImageClassifier - 72 missing: [^\n]*$'):
         model.init_weights()
     with pytest.raises(ValueError, match=r'alpha must be 0 to 1 and tau above 0, got 2 and 1\.0'):
         student(folder, alpha=2)
