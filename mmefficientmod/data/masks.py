@@ -200,7 +200,8 @@ def judge_values(place: str, dataset: Any, values: Values, whole: bool, training
     else:
         findings = []
     unseen = [name for number, name in enumerate(classes) if number not in values.loaded]
-    if training and whole and unseen:
+    own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))  # of a part of a stock set, few are seen
+    if training and whole and unseen and own:
         message = f'{len(unseen)} of {len(classes)} classes have no pixel in {values.files} labels, as {unseen[0]!r}'
         findings.append(warning(place, f'{message}: they are never learnt'))
     return findings

@@ -45,6 +45,22 @@ def test_nothing_is_found_in_sound_data(root):
     assert not look(load(DETECTION))
 
 
+def test_nothing_is_found_below_the_stock_class(root):
+    """COCO's 80 names, with gaps in the numbers as COCO has them, of which the images show six."""
+    from mmdet.datasets import CocoDataset
+
+    names = CocoDataset.METAINFO['classes']
+
+    def rename(content):
+        content['categories'] = [dict(id=1 + i + i // 10, name=name) for i, name in enumerate(names)]
+
+    change_json(root, rename)
+    config = load(DETECTION, model__roi_head__bbox_head__num_classes=80, model__roi_head__mask_head__num_classes=80)
+    for split in SPLITS:
+        del config[f'{split}_dataloader'].dataset['metainfo']
+    assert not look(config)
+
+
 # Names of the classes -------------------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,8 @@ def check_best(config: Config) -> None:
         known = [name for each in keys for name in each or ()]
         missing = [name for name in _listed(wanted) if name not in known and name != 'auto']
         if missing and known:
-            nearest = nearest_name(missing[0], known) or known[0]
+            usual = next((name for name in known if name.endswith(('mAP', 'mIoU', 'top1'))), known[0])
+            nearest = nearest_name(missing[0], known) or usual
             raise UserError(
                 f'default_hooks.checkpoint.save_best is {missing[0]!r}, which no validation gives; it gives '
                 f'{enumerate_names(known, 12)}: add --cfg-options default_hooks.checkpoint.save_best={nearest}'
