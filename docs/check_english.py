@@ -26,7 +26,7 @@ WORDINGS = {
     r'\bat hand\b': '"available"',
     r'\ball the same\b': '"anyway" or "nevertheless"',
     r'\b(?:has|have) to be\b': '"must be"',
-    r'\b(?:is|are|was) no (?!longer|more|less|need|way|room)[a-z]+': '"is not a"',
+    r'(?<!there )\b(?:is|are|was) no (?!longer|more|less|need|way|room)[a-z]+': '"is not a"',
     r'\b(?:ours|theirs)\b': 'the noun',
     r'\bthat day\b': 'the date, in a caption',
     r'\bso it went\b': 'the result',

@@ -1,6 +1,6 @@
 """Draws docs/images/network.png: the network's stages and one modulation block, with shapes read from the code.
 
-The network is built on the meta device, which computes shapes alone; forward hooks note what every part puts out.
+The network is built on the meta device, which computes only shapes; forward hooks note what every part puts out.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _shown(path: str) -> str:
 
 
 def _text(path: str) -> tuple[str, dict[str, bytes]]:
-    """A page outside of docs/ as Markdown, and the pictures that a notebook holds."""
+    """A page outside of docs/ as Markdown, and the images that a notebook holds."""
     if not path.endswith('.ipynb'):
         return (REPO / path).read_text(encoding='utf-8'), {}
     text, found = MarkdownExporter().from_notebook_node(nbformat.read(REPO / path, as_version=4))
@@ -63,12 +63,12 @@ def _text(path: str) -> tuple[str, dict[str, bytes]]:
 
 
 def on_files(files, config):
-    """Adds the pages of PAGES, a notebook's pictures, and a page for each other linked file outside of docs/."""
+    """Adds the pages of PAGES, a notebook's images, and a page for each other linked file outside of docs/."""
     texts = {f'docs/{file.src_uri}': file.content_string for file in files.documentation_pages()}
     for path, page in PAGES.items():
-        texts[path], pictures = _text(path)
+        texts[path], images = _text(path)
         files.append(File.generated(config, page, content=_relinked(texts[path], posixpath.dirname(path), page)))
-        for name, content in pictures.items():
+        for name, content in images.items():
             files.append(File.generated(config, name, content=content))
     linked = {path for source, text in texts.items() for path in _links(text, posixpath.dirname(source))}
     for path in sorted(linked):

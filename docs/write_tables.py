@@ -92,7 +92,7 @@ def count() -> None:
 
 
 def weights(name: str) -> str:
-    """Where the pretrained weights of a backbone come from, those for segmentation beside if they are others."""
+    """Where the pretrained weights of a backbone come from, and those for segmentation if they differ."""
     found = []
     for task in (DETECTION, SEGMENTATION):
         settings = Config.fromfile(REPO / config(task, name)).model.backbone.get('init_cfg') or {}

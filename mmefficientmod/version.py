@@ -11,7 +11,7 @@ __version__ = '0.1.0'
 
 MMCV_LITE = 'mmcv-lite==2.1.0'  # the newest that MMDetection 3.3 and MMSegmentation 1.2 take
 
-# Oldest version accepted and first version refused. MMCV is optional: the backbone alone runs without it.
+# Oldest version accepted and first version refused. MMCV is optional: the backbone runs without it.
 _SUPPORTED = {
     'torch': ('2.1.0', '3.0.0', True),
     'mmengine': ('0.10.0', '1.0.0', True),

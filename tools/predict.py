@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     operands = 1 if args.exported else 2
     args.inputs, args.model = args.paths[:-operands], args.paths[-operands:]
     if not args.inputs and len(args.paths) == 2:
-        parser.error(f'{args.paths[1]} is no exported folder; a checkpoint needs its config before it')
+        parser.error(f'{args.paths[1]} is not an exported folder; a checkpoint needs its config before it')
     if not args.inputs:
         parser.error('INPUT and CONFIG CHECKPOINT, or INPUT and EXPORTED_FOLDER, are needed')
     return args

@@ -21,5 +21,5 @@ log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False
-# `tools/test.py CONFIG CHECKPOINT --tta`: see docs/mm-tools.md, as MMDetection merges boxes alone.
+# `tools/test.py CONFIG CHECKPOINT --tta`: see docs/mm-tools.md, as MMDetection merges only boxes.
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))

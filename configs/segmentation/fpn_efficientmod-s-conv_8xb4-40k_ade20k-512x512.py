@@ -7,7 +7,7 @@ _base_ = [
 ]
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
 
-# As released: this arch alone decays to zero.
+# As released: only this arch decays to zero.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1000),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=40000, T_max=40000, eta_min=0),

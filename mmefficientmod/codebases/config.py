@@ -177,7 +177,7 @@ def parse_options(pairs: Sequence[str]) -> dict:
     """The changes of a config that ``--cfg-options`` names, by dotted name, as MMEngine reads them.
 
     Raises:
-        UserError: If one of them is no pair of a key and a value.
+        UserError: If one of them is not a pair of a key and a value.
     """
     parser = ArgumentParser()
     parser.add_argument('--options', nargs='+', action=DictAction, default={})

@@ -38,7 +38,7 @@ Run = Callable[[dict], Outputs]
 
 @dataclass(frozen=True)
 class Sample:
-    """What is put in: ``image`` (B, 3, H, W) float32, and the height and width in it that are no padding."""
+    """What is put in: ``image`` (B, 3, H, W) float32, and the height and width in it without padding."""
 
     name: str
     image: np.ndarray

@@ -14,7 +14,7 @@ Outputs by task:
 - ``backbone``: ``level0`` ... ``level3``, maps (B, C, H / stride, W / stride) float32.
 - ``segmentation``: ``classes`` (B, H, W) int64 at the size of ``image``; ``logits`` (B, classes, H / 4, W / 4) float32.
   For the classes at another size, ``logits`` are resized (bilinear, half-pixel centres) to (H, W), cut to the
-  part that is no padding, resized to that size, and the largest is taken, as MMSegmentation does.
+  part without padding, resized to that size, and the largest is taken, as MMSegmentation does.
 - ``classification``: ``scores`` (B, classes) float32, the probability of each class.
 - ``detection``, of one image: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score;
   ``scores`` (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance
@@ -150,7 +150,7 @@ def _file_name(value: object, name: str) -> str:
     """A name in the folder itself, on every system."""
     found = text()(value, name)
     if found in ('.', '..') or set(found) & set('/\\:\0'):
-        raise UserError(f'{name} has to be the name of a file in this folder, not {found!r}')
+        raise UserError(f'{name} must be the name of a file in this folder, not {found!r}')
     return found
 
 
@@ -201,7 +201,7 @@ def read_description(folder: str | Path) -> Description:
     """
     path = Path(folder, FILE)
     if not path.exists():
-        raise UserError(f'{folder} is no exported folder: it has no {FILE}; tools/export.py makes one')
+        raise UserError(f'{folder} is not an exported folder: it has no {FILE}; tools/export.py makes one')
     content = read_json(path)
     try:
         description = read_record(Description, content, '')
@@ -229,11 +229,11 @@ def _check_consistent(found: Description) -> None:
     if uneven:
         raise UserError(f'files.{uneven} has to name one file for each of sizes ({expected})')
     if (found.batch is None) != found.dynamic:
-        raise UserError('batch has to be a number where sizes are fixed, and null where they are free')
+        raise UserError('batch must be a number where sizes are fixed, and null where they are free')
     if found.classes and len(found.classes) != found.num_classes:
         raise UserError(f'classes has {len(found.classes)} names, but num_classes is {found.num_classes}')
     if (found.size_input is None) != (found.task != 'detection'):
-        raise UserError('size_input has to be image_size for detection, and null for other tasks')
+        raise UserError('size_input must be image_size for detection, and null for other tasks')
     if (found.part == 'backbone') != (found.task == 'backbone'):
         raise UserError(f'part {found.part} does not fit the task {found.task}')
     for i, step in enumerate(found.input.steps):
@@ -244,7 +244,7 @@ def _check_consistent(found: Description) -> None:
                 f'input.steps[{i}].size has {len(step.size)} values, which the rule {step.rule} does not take'
             )
         if isinstance(step, Resize) and (min(step.size) <= 0 if step.rule != 'shortest' else step.size[0] <= 0):
-            raise UserError(f'input.steps[{i}].size has to be above 0')
+            raise UserError(f'input.steps[{i}].size must be above 0')
 
 
 _ONE_SIDE = ('short', 'long', 'width', 'height')

@@ -1,6 +1,6 @@
 """Exportable form of a two-stage detector, from pixels to a fixed number of detections: every shape is known.
 
-It computes what MMDetection computes. Where MMDetection selects rows, whose number depends on the picture, this form
+It computes what MMDetection computes. Where MMDetection selects rows, whose number depends on the image, this form
 keeps all rows and marks those that count.
 """
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ..utils import UserError
 from .forms import Preprocess, deployed
 
-MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest pictures, see `Detections.left_out`
+MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest images, see `Detections.left_out`
 
 
 class DetectorForm(nn.Module):
-    """Faster or Mask R-CNN of MMDetection on one picture of a fixed size.
+    """Faster or Mask R-CNN of MMDetection on one image of a fixed size.
 
-    image (1, 3, H, W) pixels, image_size (2,) height and width of the picture in it -> boxes (N, 4), scores (N,),
+    image (1, 3, H, W) pixels, image_size (2,) height and width of the image in it -> boxes (N, 4), scores (N,),
     labels (N,), for Mask R-CNN masks (N, 28, 28), and left_out (), as :mod:`mmefficientmod.export.description` says.
 
     Args:
@@ -122,7 +122,7 @@ class DetectorForm(nn.Module):
 
 
 def clip(boxes: Tensor, image_size: Tensor) -> Tensor:
-    """Boxes (N, 4) within a picture of this height and width (2,)."""
+    """Boxes (N, 4) within a image of this height and width (2,)."""
     bound = image_size.flip(0).repeat(2)  # x, y, x, y
     return boxes.clamp(min=0).minimum(bound)
 
@@ -205,7 +205,7 @@ def check_supported(model: nn.Module) -> None:
         for layer in extractor.roi_layers:
             expect(layer, RoIAlign)
             if layer.pool_mode != 'avg':
-                raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it has to be avg')
+                raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it must be avg')
     check_nms('test_cfg.rpn', model.test_cfg.rpn)
     check_nms('test_cfg.rcnn', model.test_cfg.rcnn)
     if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls or head.bbox_head.custom_cls_channels:
@@ -216,9 +216,9 @@ def check_nms(place: str, cfg: Mapping[str, Any]) -> None:
     """Raises UserError for another NMS than the plain one."""
     nms = cfg['nms']
     if nms.get('type', 'nms') != 'nms' or set(nms) - {'type', 'iou_threshold', 'split_thr'}:
-        raise UserError(f'{place}.nms={dict(nms)} cannot be exported: it has to be plain nms')
+        raise UserError(f'{place}.nms={dict(nms)} cannot be exported: it must be plain nms')
 
 
 def _overrides(part: object) -> bool:
-    """Whether a class has methods of its own beside its construction."""
+    """Whether a class has methods of its own besides its constructor."""
     return any(callable(value) and not name.startswith('__') for name, value in vars(type(part)).items())

@@ -22,15 +22,15 @@ def read_record(cls: type[T], content: object, name: str) -> T:
     """Makes a dataclass of :func:`checked` fields from an object of JSON.
 
     Args:
-        cls (type): The dataclass. Every field has to be in the object, whether it has a default or not.
-        content (object): What ``json.loads`` returned. Keys that are no field are passed over.
+        cls (type): The dataclass. Every field must be in the object, whether it has a default or not.
+        content (object): What ``json.loads`` returned. Keys that are not fields are passed over.
         name (str): Dotted name of the object, for messages; empty for the outermost one.
 
     Raises:
         UserError: With the dotted name of the first field that is missing or wrong.
     """
     if not isinstance(content, dict):
-        raise UserError(f'{name or "the content"} has to be an object, not {show(content)}')
+        raise UserError(f'{name or "the content"} must be an object, not {show(content)}')
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
         place = f'{name}.{item.name}' if name else item.name
@@ -48,7 +48,7 @@ def show(value: object) -> str:
 
 def _expect(condition: bool, name: str, what: str, value: object) -> None:
     if not condition:
-        raise UserError(f'{name} has to be {what}, not {show(value)}')
+        raise UserError(f'{name} must be {what}, not {show(value)}')
 
 
 def text(*choices: str) -> Rule:

@@ -114,7 +114,7 @@ def export(source: Source, options: ExportOptions) -> Description:
 
 @contextlib.contextmanager
 def draft_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, which becomes it if nothing is raised, and is removed otherwise."""
+    """A folder next to ``out``, which becomes it if nothing is raised, and is removed otherwise."""
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     try:
@@ -263,7 +263,7 @@ def _detector_sizes(options: ExportOptions, sizes: list[Size], entry: Input) -> 
         if height % divisor or width % divisor:
             fitting = ' '.join(str(-(-side // divisor) * divisor) for side in (height, width))
             raise UserError(
-                f'height and width of this detector have to be multiples of {divisor} (its pad_size_divisor), not '
+                f'height and width of this detector must be multiples of {divisor} (its pad_size_divisor), not '
                 f'{height} x {width}: take {fitting}'
             )
     return sizes

@@ -1,6 +1,6 @@
 """The formats of an exported model: writing a file, loading it, running it.
 
-Loading and running need numpy and the format's own runtime alone; torch is imported where a file is written.
+Loading and running need numpy and the format's own runtime; torch is imported where a file is written.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FORMATS = {
             'model.pt2',
             ('torch',),
             'torch',
-            'compiled by AOTInductor for the CPU it is made on; needs a C++ compiler to make and torch to run',
+            'compiled with AOTInductor for the CPU it is made on; needs a C++ compiler to make and torch to run',
         ),
     )
 }
@@ -194,7 +194,7 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Mapping[str, str]) -> 
 
 
 def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a form compiled by AOTInductor for this CPU and the size of the inputs."""
+    """Writes a form compiled with AOTInductor for this CPU and the size of the inputs."""
     import torch
 
     inductor = importlib.import_module('torch._inductor')
@@ -244,7 +244,7 @@ class Session:
 
         Args:
             image (np.ndarray): (B, 3, H, W) float32, as :mod:`mmefficientmod.export.description` says.
-            image_size (tuple[int, int], optional): Height and width in it that are no padding. Defaults to all of it.
+            image_size (tuple[int, int], optional): Height and width in it without padding. Defaults to all of it.
 
         Returns:
             dict[str, np.ndarray]: The outputs by name.

@@ -1,4 +1,4 @@
-"""Exportable modules: a backbone or a segmentor from the picture's pixels on, in the inference form."""
+"""Exportable modules: a backbone or a segmentor from the image's pixels on, in the deploy form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Preprocess(nn.Module):
         preprocessor (nn.Module): The model's own, of MMEngine.
 
     Raises:
-        UserError: If it is for pictures of another number of channels than three.
+        UserError: If it is for images of another number of channels than three.
     """
 
     def __init__(self, preprocessor: nn.Module) -> None:
@@ -34,7 +34,7 @@ class Preprocess(nn.Module):
         for name, value in (('mean', mean), ('std', std)):
             if value.numel() != 3:
                 raise UserError(
-                    f'the {name} in data_preprocessor has the length {value.numel()}: a model is exported for pictures '
+                    f'the {name} in data_preprocessor has the length {value.numel()}: a model is exported for images '
                     'of three channels, with a value for each'
                 )
             self.register_buffer(name, value.detach().clone().float().view(3, 1, 1))
@@ -127,7 +127,7 @@ def replace_upsamples(head: nn.Module) -> None:
 
 
 def deployed(backbone: nn.Module) -> nn.Module:
-    """A copy of a backbone, in the inference form where it has one."""
+    """A copy of a backbone, in the deploy form where it has one."""
     backbone = copy.deepcopy(backbone)
     for module in backbone.modules():
         if hasattr(module, 'switch_to_deploy'):
@@ -144,7 +144,7 @@ def check_classifier(model: nn.Module) -> None:
     if not isinstance(model, ImageClassifier) or predictions is not ClsHead._get_predictions:
         raise UserError(
             f'{type(model).__name__} cannot be exported whole: classifiers are ImageClassifier with a head of one '
-            'label a picture; --part backbone exports the backbone of any'
+            'label per image; --part backbone exports the backbone of any'
         )
 
 

@@ -36,7 +36,7 @@ class Found:
     left_out: Counter = field(default_factory=Counter)
 
     def describe_left_out(self) -> str:
-        """For example ``'3 files are no images: 2 .txt, 1 .json'``; empty if there are none."""
+        """For example ``'3 files are not images: 2 .txt, 1 .json'``; empty if there are none."""
         total = sum(self.left_out.values())
         listed = ', '.join(f'{count} {suffix or "without a suffix"}' for suffix, count in self.left_out.most_common(5))
         return f'{total} file{"s are" if total > 1 else " is"} left out: {listed}' if total else ''
@@ -53,7 +53,7 @@ def find_files(text: str, suffixes: Collection[str] = IMAGES, results: Path | No
         results (Path, optional): A resolved folder whose files are not counted as left out.
 
     Raises:
-        UserError: If there is no such file or folder, and the text is no pattern.
+        UserError: If the file or folder does not exist, and the text is not a pattern.
     """
     path = Path(text)
     if path.is_file():

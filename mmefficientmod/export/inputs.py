@@ -174,7 +174,7 @@ def apply_steps(image: np.ndarray, steps: Sequence[Step]) -> tuple[np.ndarray, t
 
 
 def resized_size(step: Resize, height: int, width: int) -> tuple[Size, tuple[float, float] | None]:
-    """Height and width after a resizing, and its scale (x, y) where the library notes another one than theirs."""
+    """Height and width after a resizing, and its scale (x, y) if the library notes another."""
     first, second = step.size[0], step.size[-1]
     unrounded = None
     if step.rule == 'scale':

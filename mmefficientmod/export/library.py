@@ -67,7 +67,7 @@ class LibraryModel:
 
         Args:
             images (list[np.ndarray]): The images.
-            pad_to (tuple[int, int], optional): Height and width to which the network's input is padded, as beside a
+            pad_to (tuple[int, int], optional): Height and width to which the network's input is padded, as next to a
                 larger image in a batch of MMDetection.
 
         Raises:

@@ -13,7 +13,7 @@ from .forms import Preprocess, deployed
 
 
 class OneStageForm(nn.Module):
-    """RetinaNet or FCOS of MMDetection on one picture of a fixed size.
+    """RetinaNet or FCOS of MMDetection on one image of a fixed size.
 
     image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), as
     :mod:`mmefficientmod.export.description` says. NMS sees every candidate that MMDetection's sees.
@@ -86,5 +86,5 @@ def check_one_stage(model: nn.Module) -> None:
     if not head.use_sigmoid_cls or getattr(head.loss_cls, 'custom_cls_channels', False):
         raise UserError('a head without sigmoid, or a loss with its own activation, cannot be exported')
     if model.test_cfg.get('nms_pre', -1) <= 0:
-        raise UserError('test_cfg.nms_pre has to be a number of candidates a level')
+        raise UserError('test_cfg.nms_pre must be a number of candidates a level')
     check_nms('test_cfg', model.test_cfg)

@@ -1,4 +1,4 @@
-"""INT8 files by NNCF, calibrated with the user's images; norms, softmax and all outside the network stay in float."""
+"""INT8 files with NNCF, calibrated with the user's images; norms, softmax and all outside the network stay in float."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .environment import read_cpu
 from .formats import FORMATS, IN_MODULE, INT8, one_line, write_openvino
 
 T = TypeVar('T')
-PACKAGES = ('nncf',)  # import names, to write an INT8 file, beside those for the float32 one
+PACKAGES = ('nncf',)  # import names, to write an INT8 file, in addition to those for the float32 one
 SCORE, IOU = 0.3, 0.5  # which detections count where INT8 is compared, and which are the same
 INT8_FLAGS = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp'}  # instructions for products of bytes
 

@@ -119,13 +119,13 @@ class Window:
 def merge_windows(windows: Sequence[Window], inner: Size, valid: Size, size: Size, align_corners: bool) -> np.ndarray:
     """The class of each pixel of an image, from the logits of windows, as MMSegmentation computes it.
 
-    The logits are resized to their window, averaged where windows overlap, cut to what is no padding and resized to
+    The logits are resized to their window, averaged where windows overlap, cut to the valid part and resized to
     the image. One class follows another: all of them at full size may not fit into memory.
 
     Args:
         windows (Sequence[Window]): One, of all of the input, unless the segmentor slides.
         inner (tuple[int, int]): Height and width of the network's input.
-        valid (tuple[int, int]): Those of the part that is no padding.
+        valid (tuple[int, int]): Those of the part without padding.
         size (tuple[int, int]): Those of the image.
         align_corners (bool): Of the resizing.
 

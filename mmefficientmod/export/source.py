@@ -94,7 +94,7 @@ def _model_settings(config: Config, path: str) -> ConfigDict:
     settings = config.get('model')
     if not isinstance(settings, ConfigDict) or 'type' not in settings:
         raise UserError(f'{path} has no model: give the config that the checkpoint was trained with')
-    if config.get('data_preprocessor'):  # MMPreTrain's configs have it beside the model
+    if config.get('data_preprocessor'):  # MMPreTrain's configs have it next to the model
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     settings.pop('init_cfg', None)
     settings.pop('pretrained', None)

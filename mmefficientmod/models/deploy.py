@@ -1,4 +1,4 @@
-"""The inference form of trained blocks: norms' affines and LayerScales folded into the linear layers beside them."""
+"""The deploy form of trained blocks: norms' affines and LayerScales folded into the linear layers next to them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DeployModulationBlock(nn.Module):
     @classmethod
     @torch.no_grad()
     def fold(cls, block: ModulationBlock) -> DeployModulationBlock:
-        """The inference form of a trained block."""
+        """The deploy form of a trained block."""
         dims = block.gamma.numel()
         deployed = cls(dims, block.fc1.out_features // dims).to(block.gamma)
         deployed.context.load_state_dict(block.context.state_dict())
@@ -58,7 +58,7 @@ class DeployAttentionBlock(nn.Module):
     @classmethod
     @torch.no_grad()
     def fold(cls, block: AttentionBlock) -> DeployAttentionBlock:
-        """The inference form of a trained block."""
+        """The deploy form of a trained block."""
         dims = block.fc1.in_features, block.fc1.out_features
         deployed = cls(*dims, block.attn.max_keys).to(block.fc1.weight)
         deployed.attn.qkv = _fold_norm(block.norm1, block.attn.qkv)
@@ -78,7 +78,7 @@ FOLDABLE = nn.LayerNorm, nn.Conv2d, Pointwise, ContextBranch, Attention
 
 
 def fold_blocks(stages: nn.ModuleList) -> None:
-    """Puts the inference form of every block in its place; a block in that form stays as it is.
+    """Puts the deploy form of every block in its place; a block in that form stays as it is.
 
     Raises:
         ValueError: If a block or a part of one is wrapped, parametrised, pruned, hooked or has other settings than
@@ -97,7 +97,7 @@ def fold_blocks(stages: nn.ModuleList) -> None:
             plain = not isinstance(module, nn.Conv2d) or (has_plain_settings(module) and module.kernel_size == KERNEL)
         if not plain:
             raise ValueError(
-                f'stages.{name} ({module}) has settings of its own, which the inference form does not know'
+                f'stages.{name} ({module}) has settings of its own, which the deploy form does not know'
             )
     for blocks in stages:
         for i, block in enumerate(blocks):

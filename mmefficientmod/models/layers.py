@@ -114,7 +114,7 @@ class ModulationBlock(nn.Module):
         return x + drop_path(y, self.drop_path_rate, self.training)
 
     def _parts_are_bare(self) -> bool:
-        """Whether one operator may stand in for the parts: none is wrapped, parametrised, hooked or set anew."""
+        """Whether one operator may stand in for the parts: none is wrapped, parametrised, hooked or replaced."""
         if any(_GLOBAL_HOOKS) or not is_bare(self.context, ContextBranch):
             return False
         linear = self.fc1, self.fc2, self.context.f, self.context.g

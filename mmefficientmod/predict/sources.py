@@ -35,7 +35,7 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
 
     Args:
         inputs (Sequence[str]): Files, folders (searched with their subfolders, without hidden files) and glob patterns.
-        out (Path): The folder of the results, which is no input.
+        out (Path): The folder of the results, not an input.
 
     Raises:
         UserError: If an input does not exist or holds nothing, or lies where the results go.
@@ -106,6 +106,6 @@ class Video:
                 yield frame
         finally:
             self._capture.release()
-        # Some formats tell their duration alone, from which OpenCV computes a number of frames for one rate.
+        # Some formats tell only their duration, from which OpenCV computes a number of frames for one rate.
         if not count or max(count, time * self.fps) < 0.9 * self.frames:
             raise UserError(f'is damaged: {count} of {self.frames} frames could be read')

@@ -1,4 +1,4 @@
-"""Writes predictions: pictures and videos they are drawn on, ``predictions.json``, class maps."""
+"""Writes predictions: images and videos they are drawn on, ``predictions.json``, class maps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Writer:
         sources (Sequence[Source]): What is predicted on.
         classes (Sequence[str]): Names of the classes.
         palette (object): Their colours in RGB; without as many of them, colours are chosen.
-        pictures (bool): Write pictures and videos. Defaults to True.
+        draw (bool): Write images and videos. Defaults to True.
         ids (Ids, optional): Ids of images and categories. Defaults to None, those of COCO where the names are COCO's.
 
     Raises:
@@ -52,10 +52,10 @@ class Writer:
         sources: Sequence[Source],
         classes: Sequence[str],
         palette: object,
-        pictures: bool = True,
+        draw: bool = True,
         ids: Ids | None = None,
     ) -> None:
-        self.out, self.sources, self.classes, self.pictures = out, sources, list(classes), pictures
+        self.out, self.sources, self.classes, self.draw = out, sources, list(classes), draw
         self.palette = make_palette(palette, len(self.classes))
         self.category_ids: list[Any] = ids.categories if ids else category_ids(self.classes)
         self.image_ids = ids.images if ids else image_ids(sources)
@@ -72,7 +72,7 @@ class Writer:
         self._first = True
 
     def add(self, source: Source, frame: int | None, fps: float, image: np.ndarray, result: Result) -> None:
-        """Writes the prediction on a picture, or on the frame of that number of a video.
+        """Writes the prediction on a image, or on the frame of that number of a video.
 
         Raises:
             NotDrawn: Once, if a video cannot be drawn on; its predictions are written.
@@ -92,7 +92,7 @@ class Writer:
             self._write({**record, **self._class_map(source, frame, result)})
         else:
             self._write({**record, **self._ranking(result)})
-        if self.pictures:
+        if self.draw:
             drawn = draw(image, result, self.classes, self.palette)
             if frame is None:
                 self._write_picture(source, drawn)
@@ -221,7 +221,7 @@ def category_ids(classes: Sequence[str]) -> list[int]:
 
 
 def image_ids(sources: Sequence[Source]) -> dict[Source, int]:
-    """The numbers that the files are named by, as COCO's are; empty where not every picture has its own."""
+    """The numbers that the files are named by, as COCO's are; empty where not every image has its own."""
     stems = [source.path.stem for source in sources]
     if any(source.is_video for source in sources) or not all(stem.isdecimal() for stem in stems):
         return {}
@@ -230,7 +230,7 @@ def image_ids(sources: Sequence[Source]) -> dict[Source, int]:
 
 
 def map_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """What class maps are named by: a picture without its suffix, unless two would be the same; a video with it."""
+    """What class maps are named by: a image without its suffix, unless two would be the same; a video with it."""
     stems = [source.name[: len(source.name) - len(source.path.suffix)] for source in sources]
     counts = Counter(stems)
     names = (source.name if source.is_video or counts[stem] > 1 else stem for source, stem in zip(sources, stems))
@@ -238,7 +238,7 @@ def map_names(sources: Sequence[Source]) -> dict[Source, str]:
 
 
 def drawn_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """What pictures and videos with predictions are named by; formats that are only read become PNG or MP4."""
+    """What images and videos with predictions are named by; formats that are only read become PNG or MP4."""
 
     def name(source: Source) -> str:
         ending = '' if source.path.suffix.lower() in WRITTEN_AS_READ else '.mp4' if source.is_video else '.png'

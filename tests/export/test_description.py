@@ -87,14 +87,14 @@ def test_what_is_written_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ('content', 'words'),
-    [('{', 'is not a JSON file'), ('[]', 'has to be an object'), ('{"task": "poetry"}', 'task has to be one of')],
+    [('{', 'is not a JSON file'), ('[]', 'has to be an object'), ('{"task": "poetry"}', 'task must be one of')],
 )
 def test_what_is_no_description_is_refused(content, words, tmp_path):
     assert words in refused(tmp_path, content)
 
 
 def test_a_folder_without_a_description_and_one_without_its_file_are_refused(tmp_path):
-    with pytest.raises(UserError, match='is no exported folder'):
+    with pytest.raises(UserError, match='is not an exported folder'):
         read_description(tmp_path)
     content = write(tmp_path, describe())
     (tmp_path / 'model.onnx').unlink()
@@ -159,21 +159,21 @@ def test_each_missing_field_and_each_of_a_wrong_type_is_named(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (dict(files={'onnx': ['../b.onnx', 'a.onnx']}), 'files.onnx[0] has to be the name of a file in this folder'),
+        (dict(files={'onnx': ['../b.onnx', 'a.onnx']}), 'files.onnx[0] must be the name of a file in this folder'),
         (dict(files={'onnx': ['/etc/passwd', 'a.onnx']}), 'has to be the name of a file in this folder'),
         (dict(files={'onnx': ['C:a.onnx', 'a.onnx']}), 'has to be the name of a file in this folder'),
         (dict(files={'onnx': ['a.onnx']}), 'files.onnx has to name one file for each of sizes (2)'),
         (dict(files={}), 'files names no file'),
-        (dict(files={'tflite': ['a.onnx', 'a.onnx']}), 'a key of files has to be one of onnx'),
-        (dict(sizes=[[0, 96], [96, 64]]), 'sizes[0][0] has to be a whole number from 1 to 65536, not 0'),
-        (dict(sizes=[[64, 96, 3], [96, 64]]), 'sizes[0] has to be a list of 2 values'),
+        (dict(files={'tflite': ['a.onnx', 'a.onnx']}), 'a key of files must be one of onnx'),
+        (dict(sizes=[[0, 96], [96, 64]]), 'sizes[0][0] must be a whole number from 1 to 65536, not 0'),
+        (dict(sizes=[[64, 96, 3], [96, 64]]), 'sizes[0] must be a list of 2 values'),
         (dict(sizes=[]), 'files.onnx has to name one file'),
         (dict(classes=['sky']), 'classes has 1 names, but num_classes is 2'),
         (dict(palette=[[0, 0, 256]]), 'palette[0][2]'),
         (dict(outputs=['classes']), 'outputs lacks logits'),
-        (dict(batch=None), 'batch has to be a number where sizes are fixed'),
+        (dict(batch=None), 'batch must be a number where sizes are fixed'),
         (dict(part='backbone'), 'part backbone does not fit'),
-        (dict(size_input='image_size'), 'size_input has to be image_size for detection'),
+        (dict(size_input='image_size'), 'size_input must be image_size for detection'),
     ],
 )
 def test_fields_that_contradict_each_other_are_named(change, words, tmp_path):

@@ -73,7 +73,7 @@ def test_pyramid_at_the_sizes_of_both_tasks(codebase, row):
 @pytest.mark.parametrize('row', ROWS)
 def test_row_trains(codebase, row):
     config = load_config(codebase, row)
-    config.model.backbone.init_cfg = None  # its weights would have to be downloaded
+    config.model.backbone.init_cfg = None  # its weights would must be downloaded
     if codebase == 'mmdet':
         config.model.train_cfg.rpn_proposal.max_per_img = 50
         config.model.train_cfg.rcnn.sampler.num = 16

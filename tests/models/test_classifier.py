@@ -293,7 +293,7 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
 
 @pytest.mark.parametrize('change', ['inference form', 'grey'])
 def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, tmp_path):
-    """A file in the inference form switches it, and a stem for another number of channels is adapted."""
+    """A file in the deploy form switches it, and a stem for another number of channels is adapted."""
     config = Config.fromfile(XXS)
     path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth')
     if change == 'grey':

@@ -37,7 +37,7 @@ def save(path, model, prefix='', **content):
 
 @pytest.fixture
 def deployed(tmp_path):
-    """A trained backbone, and a file of it in the inference form."""
+    """A trained backbone, and a file of it in the deploy form."""
     model = trained('xxs')
     source, target = save(tmp_path / 'trained.pth', model), str(tmp_path / 'deploy.pth')
     convert_checkpoint(source, target, deploy=True)

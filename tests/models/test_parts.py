@@ -148,7 +148,7 @@ def test_lora_of_mmpretrain_trains():
 @pytest.mark.both_stacks
 @pytest.mark.parametrize('target', ['fc1', 'context.f'])
 def test_what_lora_saves_is_loaded_again(target, tmp_path):
-    """It saves what it added alone, also to blocks of which it must not look like the inference form."""
+    """It saves what it added alone, also to blocks of which it must not look like the deploy form."""
     from mmengine.runner.checkpoint import load_checkpoint
 
     lora = dict(type='LoRAModel', module=dict(type='mmefficientmod.EfficientMod', arch='xxs'), rank=2)

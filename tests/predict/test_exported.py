@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_one_line(exported, pictures, tmp_path):
     for options, message in ((dict(format='openvino'), 'has no openvino file; it has onnx'),):
         with pytest.raises(UserError, match=message):
             ExportedModel.open(exported / 'segmentor', **options)
-    with pytest.raises(UserError, match='is no exported folder'):
+    with pytest.raises(UserError, match='is not an exported folder'):
         ExportedModel.open(tmp_path)
     (tmp_path / 'export.json').write_bytes((exported / 'segmentor/export.json').read_bytes())
     with pytest.raises(UserError, match=r'lacks model.onnx'):

@@ -166,7 +166,7 @@ def test_a_video_becomes_a_video(detector, tmp_path):
             '--device gpu is not the name of a device: give cpu',
         ),
         (['{pictures}', SEGMENTOR, '{segmentor}', '--format', 'onnx'], '--format chooses among exported files'),
-        (['{pictures}', '{pictures}'], 'is no exported folder'),
+        (['{pictures}', '{pictures}'], 'is not an exported folder'),
     ],
     ids=['input', 'config', 'checkpoint', 'fit', 'device', 'format', 'folder'],
 )

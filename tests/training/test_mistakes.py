@@ -149,7 +149,7 @@ MISTAKES = {
         ['load_from=deploy.pth'],
         'is in the deploy form: train on from the checkpoint that it was made of',
     ),
-    'training the inference form': (
+    'training the deploy form': (
         *(SEGMENTATION, None, ['model.backbone.deploy=True']),
         r'backbone\.deploy=True is only for inference',
     ),

@@ -5,7 +5,7 @@ dataset_type = 'ImageNet'
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
 data_preprocessor = dict(num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 resize = dict(backend='pillow', interpolation='bicubic')
-train_pipeline = [  # the released command names a colour jitter of 0.4, too; timm skips it beside RandAugment
+train_pipeline = [  # the released command names a colour jitter of 0.4, too; timm skips it together with RandAugment
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, **resize),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),

@@ -22,7 +22,7 @@ class ExactResumeHook(Hook):
     """Makes a resumed training bit for bit the one that was not stopped, where the operators are deterministic.
 
     MMEngine's checkpoints hold weights, optimizer and schedules, but neither random states nor the place in the data.
-    With this hook no random state is needed. Python, NumPy and torch are seeded anew for each iteration, and for each
+    With this hook no random state is needed. Python, NumPy and torch are seeded again for each iteration, and for each
     batch in the process that loads it, from the run's seed, the process's number and the place in the training. The
     data do not depend on the number of workers either. A checkpoint keeps its place in the epoch.
 
@@ -166,7 +166,7 @@ def _run_later_iter(loop: Any, first: int, idx: int, data_batch: Any) -> None:
 
 
 def _geometry(runner: Any) -> dict[str, int]:
-    """What has to be the same for the same order of data."""
+    """What must be the same for the same order of data."""
     loader = runner.train_loop.dataloader
     batch_size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size or 0
     return dict(world_size=get_world_size(), batch_size=batch_size, samples=len(loader.dataset))
