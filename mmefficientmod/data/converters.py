@@ -278,8 +278,8 @@ def _label_path(tree: Tree, image: str) -> Path:
     places = [i for i, part in enumerate(parts[:-1]) if part == 'images']
     if places:
         parts[places[-1]] = 'labels'
-    swapped = tree.root / PurePosixPath(*parts)
-    return swapped if swapped.is_file() else tree.root / path
+    swapped = PurePosixPath(*parts)
+    return tree.root / (swapped if tree.has(str(swapped)) else path)
 
 
 def _is_orphan(tree: Tree, path: str, known: set[str]) -> bool:
@@ -292,11 +292,8 @@ def _is_orphan(tree: Tree, path: str, known: set[str]) -> bool:
     folder, stem = str(PurePosixPath(*parts[:-1])), PurePosixPath(path).stem
     if folder not in tree.folders:
         return False
-    return not any(join(folder, stem + suffix) in known for suffix in _suffixes(tree, folder))
-
-
-def _suffixes(tree: Tree, folder: str) -> set[str]:
-    return {PurePosixPath(name).suffix for name in tree.images(folder)}
+    name = tree.image_of_stem(folder, stem)
+    return name is None or join(folder, name) not in known
 
 
 def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
@@ -329,8 +326,9 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
         if image is None:
             trouble.add('XML files have no image', path)
         elif (size := builder.add_image(image)) is not None:
+            before = len(builder.objects)
             _add_voc(builder, path, root, size, library)
-            found.update(str(label) for label, _ in builder.objects[-len(root.findall('object')) :])
+            found.update(str(label) for label, _ in builder.objects[before:])
     findings = [warning('Pascal VOC', f'{count} {kind}, as {example}') for kind, count, example in trouble]
     listed = [name for name in read_class_list(tree.root)[0] if name in found or name != 'background']
     classes = list(names) or listed or sorted(found)
@@ -383,14 +381,14 @@ def read_labelme(tree: Tree, names: Sequence[str]) -> OwnData:
         part = role(path) or 'all'
         builder = builders.setdefault(part, Builder(tree, f'LabelMe {part}'))
         folder, stem = path.rpartition('/')[0], PurePosixPath(path).stem
-        beside = tree.images(folder)
         noted = PureWindowsPath(str(content.get('imagePath'))).name
-        named = [noted] if noted in beside else [name for name in beside if PurePosixPath(name).stem == stem]
-        if not named:
+        name = noted if tree.has(join(folder, noted)) else tree.image_of_stem(folder, stem)
+        if name is None:
             trouble.add('JSON files have no image in their folder', path)
-        elif builder.add_image(join(folder, named[0])) is not None:
+        elif builder.add_image(join(folder, name)) is not None:
+            before = len(builder.objects)
             _add_labelme(builder, path, content['shapes'], library)
-            found.update(str(label) for label, _ in builder.objects[-len(content['shapes']) :])
+            found.update(str(label) for label, _ in builder.objects[before:])
     findings = [warning('LabelMe', f'{count} {kind}, as {example}') for kind, count, example in trouble]
     return _finish(tree, 'LabelMe', list(names) or read_class_list(tree.root)[0] or sorted(found), builders, findings)
 

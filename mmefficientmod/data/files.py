@@ -46,9 +46,30 @@ class Tree:
             if os.path.splitext(name)[1].lower() in suffixes
         ]
 
+    def __post_init__(self) -> None:
+        # one look at a folder for all questions: with 100,000 files in it, a look for each would never end
+        self._images: dict[str, list[str]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._stems: dict[str, dict[str, str]] = {}
+
     def images(self, folder: str) -> list[str]:
         """Names of the images in one folder, without its subfolders."""
-        return [name for name in self.folders.get(folder, ()) if is_image(name)]
+        if folder not in self._images:
+            self._images[folder] = [name for name in self.folders.get(folder, ()) if is_image(name)]
+        return self._images[folder]
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file of that path relative to the root."""
+        folder, _, name = path.rpartition('/')
+        if folder not in self._names:
+            self._names[folder] = set(self.folders.get(folder, ()))
+        return name in self._names[folder]
+
+    def image_of_stem(self, folder: str, stem: str) -> str | None:
+        """Name of the image in a folder that is called so before its suffix."""
+        if folder not in self._stems:
+            self._stems[folder] = {os.path.splitext(name)[0]: name for name in self.images(folder)}
+        return self._stems[folder].get(stem)
 
     def images_below(self, folder: str) -> list[str]:
         """Images in a folder and its subfolders, relative to the folder."""

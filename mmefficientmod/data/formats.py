@@ -127,7 +127,7 @@ def _has_image(tree: Tree, path: str) -> bool:
     """Whether a label file lies in the folder of its image, or in the ``labels`` that goes with its ``images``."""
     folder, stem = path.rpartition('/')[0], PurePosixPath(path).stem
     parts = ['images' if part == 'labels' else part for part in folder.split('/')]
-    return any(PurePosixPath(name).stem == stem for place in (folder, '/'.join(parts)) for name in tree.images(place))
+    return any(tree.image_of_stem(place, stem) for place in (folder, '/'.join(parts)))
 
 
 def read_coco(tree: Tree, names: Sequence[str], single: str | None = None) -> OwnData:
@@ -224,11 +224,11 @@ def _image_root(tree: Tree, file: str, names: Sequence[str]) -> str:
 
 def _correct(tree: Tree, root: str, name: str) -> str:
     """A file name as it is on this computer: without backslashes, and without folders that are not here."""
-    if name.rpartition('/')[2] in tree.folders.get(join(root, name).rpartition('/')[0], ()):
+    if tree.has(join(root, name)):
         return name
     plain = PureWindowsPath(name)
     for other in (plain.as_posix(), plain.name):
-        if other.rpartition('/')[2] in tree.folders.get(join(root, other).rpartition('/')[0], ()):
+        if tree.has(join(root, other)):
             return other
     return name
 

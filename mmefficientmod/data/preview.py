@@ -58,12 +58,13 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
     (out / 'classes').mkdir(parents=True, exist_ok=True)
     shown = {name: _images_by_class(part) for name, part in data.parts.items()}
     objects = {id(part): _objects_by_image(part) for part in data.parts.values()}
+    names = {id(part): part.names() for part in data.parts.values()}
     most = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
     sections = []
     for number in track(range(len(data.classes)), 'preview'):
         places = [(part, i) for name, part in data.parts.items() for i in shown[name].get(number, ())]
         chosen = [places[i] for i in spread(len(places), most)]
-        tiles = [(part.names()[i], _draw_tile(data, part, i, number, objects[id(part)])) for part, i in chosen]
+        tiles = [(names[id(part)][i], _draw_tile(data, part, i, number, objects[id(part)])) for part, i in chosen]
         drawn = [(name, tile) for name, tile in tiles if tile is not None]
         if drawn:
             sheet = cv2.imencode('.jpg', _arrange([tile for _, tile in drawn]), [cv2.IMWRITE_JPEG_QUALITY, 88])[
@@ -105,7 +106,8 @@ def _draw_tile(
 ) -> np.ndarray | None:
     """An image with one class drawn strongly and the rest faintly; None where it cannot be read."""
     root = part.image_root if isinstance(part, Masks) else part.root
-    content = np.fromfile(root / part.names()[index], np.uint8)
+    name = part.images[index]['file_name'] if isinstance(part, Boxes) else part.names()[index]
+    content = np.fromfile(root / name, np.uint8)
     image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if image is None:
         return None
