@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -34,9 +35,8 @@ from mmefficientmod.zoo.backbones import task_backbones
 from mmefficientmod.zoo.tasks import TASKS as COMPARED
 
 pytestmark = pytest.mark.libraries
-TOOLS = {
-    name: load_tool(name) for name in ('benchmark', 'compare', 'convert_checkpoint', 'own_data', 'visualize_context')
-}
+NAMES = ('benchmark', 'compare', 'convert_checkpoint', 'export', 'own_data', 'predict', 'visualize_context')
+TOOLS = {name: load_tool(name) for name in NAMES}
 TOOLS.update(make_data=make_data, demo=demo)
 EMPTY = ('', ' ', '\t')
 HOSTILE = (
@@ -87,7 +87,7 @@ def words(action: argparse.Action) -> st.SearchStrategy[list[str]]:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_parser_takes_no_empty_value_and_no_number_without_bounds(name, command, parser, data, capsys):
-    actions = [action for action in parser._actions if action.dest != 'help']
+    actions = [action for action in parser._actions if action.dest not in ('help', argparse.SUPPRESS)]
     operands = [action for action in actions if not action.option_strings]
     chosen = data.draw(st.lists(st.sampled_from([a for a in actions if a.option_strings]), max_size=3, unique=True))
     argv = [*command, *(word for action in (*operands, *chosen) for word in data.draw(words(action)))]
@@ -142,7 +142,10 @@ def places(tmp_path, monkeypatch) -> Path:
     Path('file').write_text('text')
     for name in ('empty', 'empty.jpg', 'empty.pth', 'empty.json'):
         Path(name).touch()
-    Path('folder').mkdir()
+    for name in ('folder', 'earlier', 'broken'):
+        Path(name).mkdir()
+    Path('earlier/predictions.json').write_text('[1]')
+    Path('broken/export.json').write_text('[' * 200_000)
     for name in ('pipe', 'pipe.jpg', 'pipe.pth', 'pipe.json', 'pipe.py'):
         os.mkfifo(name)
     os.symlink('loop', 'loop')
@@ -181,6 +184,15 @@ LINES = [
     ('demo', ['--quick', '--work-dir', 'PLACE'], OUTPUTS),
     ('own_data', ['PLACE'], INPUTS),
     ('own_data', ['folder', '--preview', 'PLACE'], OUTPUTS),
+    ('export', ['PLACE', 'good.pth', 'out'], CONFIGS),
+    ('export', [SEGMENTOR, 'PLACE', 'out'], CHECKPOINTS),
+    ('export', [SEGMENTOR, 'good.pth', 'PLACE'], (*OUTPUTS, 'folder')),
+    ('export', [SEGMENTOR, 'good.pth', 'out', '--check', 'PLACE'], IMAGES),
+    ('predict', ['PLACE', SEGMENTOR, 'good.pth', '--out', 'earlier'], IMAGES),
+    ('predict', ['good.png', 'PLACE', 'good.pth', '--out', 'earlier'], CONFIGS),
+    ('predict', ['good.png', SEGMENTOR, 'PLACE', '--out', 'earlier'], CHECKPOINTS),
+    ('predict', ['good.png', SEGMENTOR, 'good.pth', '--out', 'PLACE'], OUTPUTS),
+    ('predict', ['good.png', 'PLACE', '--out', 'earlier'], ('folder', 'broken')),
     ('train', ['PLACE'], CONFIGS),
     ('test', ['PLACE', 'good.pth'], CONFIGS),
 ]
@@ -199,7 +211,8 @@ def good(tmp_path_factory) -> Path:
 
 def snapshot() -> dict[str, tuple]:
     """The kind of everything in the current folder, and of files when they were written."""
-    found = {name: os.lstat(name) for name in os.listdir()}
+    names = [os.path.join(folder, name) for folder, *found in os.walk('.') for name in chain(*found)]
+    found = {name: os.lstat(name) for name in names}
     return {name: (each.st_mode, stat.S_ISREG(each.st_mode) and each.st_mtime_ns) for name, each in found.items()}
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for the list of formats
 
@@ -86,7 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    out = args.out or Path(f'{Path(args.checkpoint).with_suffix("")}-export')
+    out = args.out or Path(f'{os.path.splitext(args.checkpoint)[0]}-export')
     with exit_in_one_line('error: stopped; nothing was left'):
         try:
             description = write_folder(args, out)

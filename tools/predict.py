@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for an exported folder
 
@@ -78,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def is_exported(path: str) -> bool:
-    return Path(path).is_dir() or Path(path).name == 'export.json'
+    return os.path.isdir(path) or Path(path).name == 'export.json'  # Path.is_dir raises an error for a long name
 
 
 def load(args: argparse.Namespace) -> Model:
@@ -107,9 +112,9 @@ def load(args: argparse.Namespace) -> Model:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with exit_in_one_line('error: stopped before the first prediction'):  # later, what is done is kept
+        check_output_folder(args.out)
         sources = find_sources(args.inputs, args.out)
         model = load(args)
-        check_output_folder(args.out)
         summary = run(model, sources, args.out, args.batch_size, not args.no_images, args.annotations)
     for note in summary.notes:
         print(f'note: {note}', file=sys.stderr)

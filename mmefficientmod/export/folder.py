@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..utils import UserError
+from ..utils import UserError, check_output_folder
 from ..version import __version__
 from .check import (
     ImageSamples,
@@ -131,7 +131,7 @@ def draft_folder(out: Path) -> Iterator[Path]:
 
 def check_options(options: ExportOptions) -> None:
     """Raises UserError for options that exclude each other, or need a package that is missing."""
-    if options.out.exists():
+    if os.path.lexists(options.out):  # also a link that leads nowhere
         raise UserError(f'{options.out} exists: remove it or name another folder')
     for name in options.formats:
         require(FORMATS[name].packages, f'the {name} format')
@@ -141,6 +141,7 @@ def check_options(options: ExportOptions) -> None:
         raise UserError('--size and --dynamic exclude each other')
     if options.int8_images and not set(options.formats) & set(INT8):
         raise UserError('--int8 is for the formats onnx and openvino')
+    check_output_folder(options.out, 'OUT')
 
 
 def plan(source: Source, options: ExportOptions) -> Description:
