@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from mmengine.fileio import load
 from mmengine.runner import Runner, load_checkpoint
 from torch.testing import assert_close
 
-from helpers import ARCHS, REPO, build_model, randomised, trainer_file
+from helpers import ARCHS, REPO, build_model, randomised, refused, trainer_file
 from interpreter import run_python
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.models import EfficientMod
@@ -23,6 +24,8 @@ from mmefficientmod.training.checks.run import check_checkpoint
 from mmefficientmod.training.hooks import WeightCopyHook
 from mmefficientmod.training.launch import launch
 from mmefficientmod.utils import UserError
+
+TRAIN, TEST = partial(launch, 'train'), partial(launch, 'test')
 
 pytestmark = pytest.mark.libraries
 
@@ -84,13 +87,6 @@ def list_pictures(pictures, root):
 def tool(name, *argv, cwd):
     done = run_python(REPO / f'tools/{name}.py', *argv, cwd=cwd)
     return done.returncode, done.stdout + done.stderr
-
-
-def refused(script, *argv):
-    with pytest.raises(SystemExit) as error:
-        launch(script, [str(arg) for arg in argv])
-    assert isinstance(error.value.code, str) and '\n' not in error.value.code
-    return error.value.code
 
 
 def model_of_a_test(path, work_dir, copy=None):
@@ -196,12 +192,12 @@ def test_bad_input_is_refused_in_one_line(golden, pictures, tmp_path, monkeypatc
     small, two = tmp_path / 'small.py', tmp_path / 'two.py'
     small.write_text(SMALL)
     two.write_text(SMALL + TWO_CLASSES)
-    assert 'has a head for 1000 classes, the config one for 2: ' in refused('test', two, path)
-    assert 'has no head, the config one for 1000: ' in refused('test', small, bare)
+    assert 'has a head for 1000 classes, the config one for 2: ' in refused(TEST, two, path)
+    assert 'has no head, the config one for 1000: ' in refused(TEST, small, bare)
     (tmp_path / 'flat/val').mkdir(parents=True)
     (tmp_path / 'flat/val/a.jpg').touch()
     monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'flat'))
-    assert f'the images of {tmp_path}/flat/val have no labels: ' in refused('test', small, path)
+    assert f'the images of {tmp_path}/flat/val have no labels: ' in refused(TEST, small, path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from helpers import REPO
+from helpers import REPO, refused
 from interpreter import run_python
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import find_weights
@@ -25,6 +26,8 @@ from mmefficientmod.training.checks.data import check_data
 from mmefficientmod.training.checks.run import NECKS, check_run, drop_needless_pretrained, try_backbones
 from mmefficientmod.training.launch import find_config_argument, is_main_process, launch
 from mmefficientmod.utils import UserError
+
+TRAIN, TEST = partial(launch, 'train'), partial(launch, 'test')
 
 DETECTION = str(REPO / 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py')
 SEGMENTATION = str(REPO / 'configs/segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py')
@@ -115,14 +118,6 @@ def run(script: str, *argv: object, **env: str) -> subprocess.CompletedProcess:
     return run_python(REPO / f'tools/{script}.py', *argv, env={**inherited, 'PYTHONPATH': str(REPO), **env})
 
 
-def refused(script: str, *argv: str) -> str:
-    with pytest.raises(SystemExit) as error:
-        launch(script, argv)
-    assert isinstance(error.value.code, str), 'it must end with a line and a non-zero exit code'
-    assert error.value.code.startswith('error: ') and '\n' not in error.value.code
-    return error.value.code
-
-
 @pytest.mark.both_stacks
 @pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain'])
 @pytest.mark.parametrize('script', ['train', 'test'])
@@ -156,77 +151,10 @@ def test_the_command_ends_with_one_line_and_without_traceback():
 def test_config_of_no_supported_codebase(tmp_path):
     (tmp_path / 'other.py').write_text("default_scope = 'nowhere'\n")
     assert "belongs to none of mmdet, mmseg, mmpretrain: its default_scope is 'nowhere'" in refused(
-        'train', str(tmp_path / 'other.py')
+        TRAIN, str(tmp_path / 'other.py')
     )
     (tmp_path / 'broken.py').write_text('_base_ = "nowhere.py"\n')
-    assert 'broken.py cannot be read' in refused('train', str(tmp_path / 'broken.py'))
-
-
-@pytest.mark.ops
-def test_wrong_channels_in_the_neck(roots):
-    message = refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, 'model.neck.in_channels=[40,80,160,344]')
-    assert (
-        "in_channels is [40, 80, 160, 344], but EfficientMod arch 'xxs' gives [32, 64, 128, 256]: set neck=" in message
-    )
-
-
-@pytest.mark.ops
-@pytest.mark.parametrize(
-    ('option', 'message'),
-    [
-        ('model.backbone.arch=m', "model.backbone: unknown arch 'm': choose one of xxs, xs, s, s_conv"),
-        ('model.backbone.out_indices=(1,4)', 'model.backbone: out_indices must be ascending stages out of 0 to 3'),
-        ('model.backbone.depth=50', 'model.backbone: '),
-    ],
-)
-def test_bad_backbone(option, message, roots):
-    assert message in refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, option)
-
-
-@pytest.mark.ops
-@pytest.mark.parametrize(
-    ('missing', 'config', 'message'),
-    [
-        (
-            'coco',
-            DETECTION,
-            'data root {}/coco/ does not exist: .* --cfg-options train_dataloader.dataset.data_root=PATH',
-        ),
-        (
-            'coco/annotations/instances_train2017.json',
-            DETECTION,
-            'annotation file {}/coco/annotations/instances_train2017.json does not',
-        ),
-        (
-            'coco/annotations/instances_val2017.json',
-            DETECTION,
-            'annotation file .*val_dataloader.dataset.ann_file=PATH',
-        ),
-        ('coco/val2017', DETECTION, 'data folder {}/coco/val2017/ does not exist'),
-        ('ade', SEGMENTATION, 'data root {}/ade does not exist'),
-        (
-            'ade/annotations/validation',
-            SEGMENTATION,
-            'data folder .*val_dataloader.dataset.data_prefix.seg_map_path=PATH',
-        ),
-    ],
-)
-def test_missing_data(missing, config, message, roots):
-    (roots / missing).rename(roots / 'away')
-    assert re.search(message.format(re.escape(str(roots))), refused('train', config, '--cfg-options', FROM_SCRATCH))
-
-
-@pytest.mark.ops
-def test_missing_evaluation_file(roots):
-    message = refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, 'val_evaluator.ann_file=/no/file.json')
-    assert 'annotation file /no/file.json does not exist' in message and 'val_evaluator.ann_file=PATH' in message
-
-
-@pytest.mark.ops
-def test_missing_pretrained_weights_are_no_silent_start_from_scratch(roots):
-    message = refused('train', DETECTION)
-    assert 'efficientmod_xxs.pth does not exist' in message
-    assert 'model.backbone.init_cfg.checkpoint=PATH' in message and FROM_SCRATCH in message
+    assert 'broken.py cannot be read' in refused(TRAIN, str(tmp_path / 'broken.py'))
 
 
 @pytest.mark.ops
@@ -245,9 +173,9 @@ def test_bad_checkpoints_are_refused_before_mmengine_opens_them(roots):
         ('empty.pth', 'holds no weights; its entries are: meta'),
         ('none.pth', 'does not exist'),
     ]:
-        assert message in refused('test', DETECTION, str(roots / name))
-        assert message in refused('train', DETECTION, '--cfg-options', FROM_SCRATCH, f'load_from={roots / name}')
-    assert 'needs a checkpoint' in refused('test', DETECTION)
+        assert message in refused(TEST, DETECTION, str(roots / name))
+        assert message in refused(TRAIN, DETECTION, '--cfg-options', FROM_SCRATCH, f'load_from={roots / name}')
+    assert 'needs a checkpoint' in refused(TEST, DETECTION)
     assert not (roots / 'witness').exists()
 
 
@@ -310,9 +238,9 @@ def test_a_classifier_is_trained_resumed_and_tested(classification, tmp_path):
 def test_usage_errors_are_the_codebases_own(classification):
     done = run('test', '--work-dir', 'out', classification)
     assert done.returncode == 2 and 'the following arguments are required: checkpoint' in done.stderr
-    message = refused('train', str(classification), '--cfg-options', 'model.backbone.arch')
+    message = refused(TRAIN, str(classification), '--cfg-options', 'model.backbone.arch')
     assert '--cfg-options takes KEY=VALUE pairs' in message
-    message = refused('train', str(classification), '--cfg-options', 'model.backbone.arch.x=1')
+    message = refused(TRAIN, str(classification), '--cfg-options', 'model.backbone.arch.x=1')
     assert '--cfg-options do not fit config' in message and 'TypeError' in message
 
 
@@ -350,7 +278,7 @@ def test_only_a_bare_name_is_looked_up_among_the_installed_configs():
 @pytest.mark.ops
 def test_the_installed_config_that_was_taken_is_printed(roots, capsys):
     name = Path(DETECTION).stem
-    refused('train', name)
+    refused(TRAIN, name)
     assert f'\nconfig {name} is /' in '\n' + capsys.readouterr().out  # MMEngine may log before it
 
 
@@ -358,17 +286,21 @@ def test_the_config_is_found_behind_options(classification):
     path, name = str(classification), Path(SEGMENTATION).stem
     assert find_config_argument([path, '--work-dir', name]) == 0
     assert find_config_argument(['--work-dir', name, path, 'x.pth']) == 2
-    assert 'no config is given' in refused('train', '--work-dir', 'out', 'no/such.py')
-    assert 'no config is given' in refused('train', '--amp')
+    assert 'no config is given' in refused(TRAIN, '--work-dir', 'out', 'no/such.py')
+    assert 'no config is given' in refused(TRAIN, '--amp')
+    other = classification.with_name('other.py')
+    other.write_text(classification.read_text())
+    message = refused(TRAIN, '--work-dir', path, str(other))
+    assert message == f'error: is {path} or {other} the config? Put it before the options'
 
 
 @pytest.mark.parametrize('scope', ['mmpose', 'mmrotate', 'mmyolo', 'mmdet3d'])
 def test_configs_of_other_codebases(scope, tmp_path):
     path = tmp_path / 'other.py'
     path.write_text(f'default_scope = {scope!r}\n')
-    message = refused('train', str(path))
+    message = refused(TRAIN, str(path))
     assert f'belongs to {scope}: run "mim train {scope} {path}"' in message
-    assert f'"mim test {scope} {path}"' in refused('test', str(path), 'x.pth')
+    assert f'"mim test {scope} {path}"' in refused(TEST, str(path), 'x.pth')
 
 
 def test_config_in_pure_python(tmp_path):
@@ -380,7 +312,7 @@ def test_config_in_pure_python(tmp_path):
         'default_scope = None\n'
         'train_cfg = dict(by_epoch=True, max_epochs=1)\n'
     )
-    assert "model.backbone: unknown arch 'm'" in refused('train', str(path))
+    assert "model.backbone: unknown arch 'm'" in refused(TRAIN, str(path))
 
 
 def config_of(**parts: object) -> Config:
@@ -702,6 +634,6 @@ def test_checkpoints_are_mapped_where_their_format_allows(tmp_path):
 @pytest.mark.both_stacks
 def test_mixed_precision_on_a_cpu(classification):
     options = ['--cfg-options', FROM_SCRATCH]
-    message = refused('train', str(classification), '--amp', *options)
+    message = refused(TRAIN, str(classification), '--amp', *options)
     assert 'in mixed precision (--amp, AmpOptimWrapper) on a GPU or an NPU, not on cpu' in message
-    assert message == refused('train', str(classification), *options, 'optim_wrapper.type=AmpOptimWrapper')
+    assert message == refused(TRAIN, str(classification), *options, 'optim_wrapper.type=AmpOptimWrapper')

@@ -8,19 +8,10 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
-from helpers import REPO, build_model
+from helpers import REPO, build_model, classifier_config
 
 CONSTRUCTOR = 'mmefficientmod.LayerDecayOptimWrapperConstructor'
 NUM_BLOCKS = 2 + 2 + (6 + 1) + (2 + 2)  # of xxs
-CLASSIFIER = dict(
-    default_scope='mmpretrain',
-    model=dict(
-        type='ImageClassifier',
-        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=3),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
-    ),
-)
 CONFIGS = {
     'mmdet': 'configs/detection/mask-rcnn_efficientmod-xxs_fpn_8xb4-1x_coco.py',
     'mmseg': 'configs/segmentation/fpn_efficientmod-xxs_8xb4-40k_ade20k-512x512.py',
@@ -37,7 +28,7 @@ LAYERS_ABOVE = {
 
 
 def build_wrapper(codebase, constructor, **paramwise_cfg):
-    config = Config(CLASSIFIER) if codebase == 'mmpretrain' else Config.fromfile(REPO / CONFIGS[codebase])
+    config = classifier_config(10) if codebase == 'mmpretrain' else Config.fromfile(REPO / CONFIGS[codebase])
     model = build_model(config)
     wrapper = dict(
         optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05), constructor=constructor, paramwise_cfg=paramwise_cfg
@@ -81,7 +72,7 @@ def test_rates_of_every_codebase(codebase):
 
 def test_a_wrapped_backbone_is_asked_by_its_own_names():
     """Not its wrapper, which passes the question on, nor a classifier around it, which takes it without a prefix."""
-    config = Config(CLASSIFIER)
+    config = classifier_config(10)
     backbone = config.model.backbone
     config.model.backbone = dict(type='LoRAModel', module=backbone, rank=2, targets=[dict(type='fc1')])
     model = torch.nn.ModuleDict(dict(student=build_model(config)))
@@ -96,7 +87,7 @@ def test_a_wrapped_backbone_is_asked_by_its_own_names():
 def test_an_optimizer_without_a_rate_is_refused():
     with pytest.raises(ValueError, match='add lr to the optimizer'):
         build_optim_wrapper(
-            build_model(Config(CLASSIFIER)),
+            build_model(classifier_config(10)),
             dict(optimizer=dict(type='AdamW'), constructor=CONSTRUCTOR, paramwise_cfg=dict(layer_decay_rate=0.5)),
         )
 
