@@ -149,7 +149,7 @@ def test_the_command_ends_with_one_line_and_without_traceback():
 
 
 def test_config_of_no_supported_codebase(tmp_path):
-    (tmp_path / 'other.py').write_text("default_scope = 'nowhere'\n")
+    (tmp_path / 'other.py').write_text("default_scope = 'nowhere'\nmodel = dict()\n")
     assert "belongs to none of mmdet, mmseg, mmpretrain: its default_scope is 'nowhere'" in refused(
         TRAIN, str(tmp_path / 'other.py')
     )
@@ -297,7 +297,7 @@ def test_the_config_is_found_behind_options(classification):
 @pytest.mark.parametrize('scope', ['mmpose', 'mmrotate', 'mmyolo', 'mmdet3d'])
 def test_configs_of_other_codebases(scope, tmp_path):
     path = tmp_path / 'other.py'
-    path.write_text(f'default_scope = {scope!r}\n')
+    path.write_text(f'default_scope = {scope!r}\nmodel = dict()\n')
     message = refused(TRAIN, str(path))
     assert f'belongs to {scope}: run "mim train {scope} {path}"' in message
     assert f'"mim test {scope} {path}"' in refused(TEST, str(path), 'x.pth')
