@@ -29,7 +29,7 @@ from mmengine.config import Config
 import make_data  # in demo/, which pytest alone has on its path
 import run as demo
 from helpers import REPO, load_tool, make_run
-from mmefficientmod.models import EfficientMod
+from mmefficientmod.codebases.building import build_quietly
 from mmefficientmod.training.launch import launch
 from mmefficientmod.zoo.backbones import task_backbones
 from mmefficientmod.zoo.tasks import TASKS as COMPARED
@@ -190,7 +190,7 @@ LINES = [
     ('export', [SEGMENTOR, 'good.pth', 'out', '--check', 'PLACE'], IMAGES),
     ('predict', ['PLACE', SEGMENTOR, 'good.pth', '--out', 'earlier'], IMAGES),
     ('predict', ['good.png', 'PLACE', 'good.pth', '--out', 'earlier'], CONFIGS),
-    ('predict', ['good.png', SEGMENTOR, 'PLACE', '--out', 'earlier'], CHECKPOINTS),
+    ('predict', ['good.png', SEGMENTOR, 'PLACE', '--out', 'earlier'], (*CHECKPOINTS, 'nan.pth')),
     ('predict', ['good.png', SEGMENTOR, 'good.pth', '--out', 'PLACE'], OUTPUTS),
     ('predict', ['good.png', 'PLACE', '--out', 'earlier'], ('folder', 'broken')),
     ('train', ['PLACE'], CONFIGS),
@@ -202,7 +202,10 @@ LINES = [
 def good(tmp_path_factory) -> Path:
     """A checkpoint, an image and a work directory in which nothing is wrong."""
     folder = tmp_path_factory.mktemp('good')
-    torch.save(EfficientMod('xxs').state_dict(), folder / 'good.pth')
+    config = Config.fromfile(SEGMENTOR)
+    weights = build_quietly(config.model, 'mmseg').state_dict()
+    torch.save(weights, folder / 'good.pth')
+    torch.save({name: value * math.nan for name, value in weights.items()}, folder / 'nan.pth')
     cv2.imwrite(str(folder / 'good.png'), np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
     config = Config.fromfile(task_backbones(COMPARED['segmentation'])['efficientmod-xxs'].config)
     make_run(folder / 'runs/efficientmod-xxs', '20260101_000000', config, '{"mIoU": 3}')

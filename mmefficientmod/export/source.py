@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints.loading import load_weights, load_whole
 from ..checkpoints.names import BACKBONE_PREFIX
 from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.weights import find_weights, is_deploy_form
+from ..checkpoints.weights import check_values, find_weights, is_deploy_form
 from ..codebases.building import build_quietly
 from ..codebases.config import find_classes, find_codebase, find_config, load_config
 from ..codebases.nodes import type_name
@@ -69,6 +69,10 @@ def read_source(
         detection_settings(settings.setdefault('test_cfg', ConfigDict()))['max_per_img'] = max_per_img
     content = read_checkpoint(checkpoint)
     weights = find_weights(content, checkpoint)
+    try:
+        check_values({name: value for name, value in weights.items() if value.is_floating_point()})
+    except UserError as error:
+        raise UserError(f'{checkpoint}: {error}') from None
     # The authors' ImageNet files are whole classifiers by other names, which the classifier knows.
     whole = any(name.startswith(BACKBONE_PREFIX) for name in weights) or (codebase == 'mmpretrain' and part == 'model')
     if not whole and part == 'model' and 'backbone' in settings:

@@ -96,9 +96,7 @@ def fold_blocks(stages: nn.ModuleList) -> None:
         else:
             plain = not isinstance(module, nn.Conv2d) or (has_plain_settings(module) and module.kernel_size == KERNEL)
         if not plain:
-            raise ValueError(
-                f'stages.{name} ({module}) has settings of its own, which the deploy form does not know'
-            )
+            raise ValueError(f'stages.{name} ({module}) has settings of its own, which the deploy form does not know')
     for blocks in stages:
         for i, block in enumerate(blocks):
             if type(block) in DEPLOY_FORM:
