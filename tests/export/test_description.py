@@ -87,7 +87,7 @@ def test_what_is_written_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ('content', 'words'),
-    [('{', 'is not a JSON file'), ('[]', 'has to be an object'), ('{"task": "poetry"}', 'task must be one of')],
+    [('{', 'is not a JSON file'), ('[]', 'must be an object'), ('{"task": "poetry"}', 'task must be one of')],
 )
 def test_what_is_no_description_is_refused(content, words, tmp_path):
     assert words in refused(tmp_path, content)
@@ -160,8 +160,8 @@ def test_each_missing_field_and_each_of_a_wrong_type_is_named(tmp_path):
     ('change', 'words'),
     [
         (dict(files={'onnx': ['../b.onnx', 'a.onnx']}), 'files.onnx[0] must be the name of a file in this folder'),
-        (dict(files={'onnx': ['/etc/passwd', 'a.onnx']}), 'has to be the name of a file in this folder'),
-        (dict(files={'onnx': ['C:a.onnx', 'a.onnx']}), 'has to be the name of a file in this folder'),
+        (dict(files={'onnx': ['/etc/passwd', 'a.onnx']}), 'must be the name of a file in this folder'),
+        (dict(files={'onnx': ['C:a.onnx', 'a.onnx']}), 'must be the name of a file in this folder'),
         (dict(files={'onnx': ['a.onnx']}), 'files.onnx has to name one file for each of sizes (2)'),
         (dict(files={}), 'files names no file'),
         (dict(files={'tflite': ['a.onnx', 'a.onnx']}), 'a key of files must be one of onnx'),

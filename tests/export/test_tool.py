@@ -208,7 +208,7 @@ def test_what_a_detector_cannot_have_is_refused(trained, export, tmp_path):
     soft = tmp_path / 'soft.py'
     nms = "nms=dict(type='soft_nms', iou_threshold=0.5)"
     soft.write_text(f'_base_ = {str(config)!r}\nmodel = dict(test_cfg=dict(rcnn=dict({nms})))\n')
-    assert 'has to be plain nms' in refused(export, soft, checkpoint, out)
+    assert 'must be plain nms' in refused(export, soft, checkpoint, out)
     assert not out.exists()
 
 

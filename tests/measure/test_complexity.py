@@ -138,7 +138,7 @@ def test_segmentor_has_the_published_cost(name, segmentors):
 @pytest.mark.libraries
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_classifier_has_the_published_parameters_and_cost(name):
-    """MobileOne's are published of its inference form."""
+    """MobileOne's are published of its deploy form."""
     expected, model = published('imagenet')[name], build_part(CLASSIFIERS[name], 'classifier')
     if name.startswith('MobileOne'):
         model.backbone.switch_to_deploy()

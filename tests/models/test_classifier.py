@@ -287,7 +287,7 @@ def test_a_trained_classifier_goes_on(finetuned, golden, messages, tmp_path):
     assert not [message for message in messages() if 'not match' in message]
 
 
-@pytest.mark.parametrize('change', ['inference form', 'grey'])
+@pytest.mark.parametrize('change', ['deploy form', 'grey'])
 def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, tmp_path):
     """A file in the deploy form switches it, and a stem for another number of channels is adapted."""
     config = Config.fromfile(XXS)
@@ -300,7 +300,7 @@ def test_init_cfg_of_a_classifier_takes_what_the_backbones_does(change, golden, 
     config.model.init_cfg = dict(type='Pretrained', checkpoint=path)
     model = build_model(config)
     model.init_weights()
-    assert model.backbone.deploy == (change == 'inference form')
+    assert model.backbone.deploy == (change == 'deploy form')
     whole = build_model(Config.fromfile(XXS))
     load_checkpoint(whole, str(tmp_path / 'released.pth'))
     images = torch.rand(1, 3, 64, 64)[:, : 1 if change == 'grey' else 3]

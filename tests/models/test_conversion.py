@@ -1,4 +1,4 @@
-"""The inference form as a file: one command writes it, no option loads it, nothing trains it; published files."""
+"""The deploy form as a file: one command writes it, no option loads it, nothing trains it; published files."""
 
 from __future__ import annotations
 

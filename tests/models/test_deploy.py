@@ -1,4 +1,4 @@
-"""The inference form equals the trained one, alone and inside built models, and survives saving."""
+"""The deploy form equals the trained one, by itself and inside built models, and survives saving."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ MISTAKES = {
         *(SEGMENTATION, None, ['model.pretrained=open-mmlab://resnet50_v1c']),
         r"model\.pretrained is another backbone's: set model\.pretrained=None",
     ),
-    'an inference form to train on': (
+    'a deploy form to train on': (
         SEGMENTATION,
         lambda root: weights(root, 'deploy.pth', deploy=True, prefix='backbone.'),
         ['load_from=deploy.pth'],
