@@ -31,6 +31,12 @@ if digit_version(torch.__version__) >= digit_version('2.4'):  # before, a CPU ha
     HALVES.append(torch.float16)
 REPO = Path(__file__).parents[1]
 DATA = REPO / 'tests/data'
+# Options of --cfg-options: data are loaded in the training's own process.
+LOADERS = [
+    f'{split}_dataloader.{key}'
+    for split in ('train', 'val', 'test')
+    for key in ('num_workers=0', 'persistent_workers=False')
+]
 ON_CONTINUATION = any(distributions(name='onedl-mmengine'))
 
 

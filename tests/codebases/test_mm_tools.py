@@ -10,18 +10,13 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from helpers import ON_CONTINUATION, REPO
+from helpers import LOADERS, ON_CONTINUATION, REPO
 from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from scenes import make_dataset
 
 DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
 SEGMENTATION = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
-LOADERS = [
-    f'{split}_dataloader.{key}'
-    for split in ('train', 'val', 'test')
-    for key in ('num_workers=0', 'persistent_workers=False')
-]
 SHORT = [*LOADERS, 'train_dataloader.batch_size=2', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
 BOXES_ALONE = ['model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None', 'test_evaluator.metric=bbox']
 TO_FILES = ('--not-show', '--output-dir')

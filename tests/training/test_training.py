@@ -15,14 +15,9 @@ from pathlib import Path
 import mmcv.ops
 import pytest
 
-from helpers import REPO
+from helpers import LOADERS, REPO
 from scenes import make_dataset
 
-LOADERS = [
-    f'{split}_dataloader.{key}'
-    for split in ('train', 'val', 'test')
-    for key in ('num_workers=0', 'persistent_workers=False')
-]
 TASKS = {
     'detection': dict(
         package=('mmdet', 'onedl-mmdetection'),
