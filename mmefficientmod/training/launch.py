@@ -9,8 +9,8 @@ import importlib.util
 import os
 import os.path as osp
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,13 +25,21 @@ from ..codebases.config import (
     load_config,
 )
 from ..codebases.packages import check_mmcv_ops, find_shipped
-from ..utils import UserError
+from ..utils import UserError, exit_in_one_line, keep_freed_memory
 from .checks.data import WatchedLoaders, check_data
 from .checks.loaders import fit_workers
-from .checks.run import PARTS, check_run, choose_checkpoint, drop_needless_pretrained
+from .checks.run import PARTS, check_run, drop_needless_pretrained
 from .cpu import start_on_cpu
+from .hooks import WholeModelHook
+from .interrupt import set_command
+from .lock import lock_work_dir
+from .start import choose_start
 
 NO_DATA_CHECKS = '--no-data-checks'
+STOPPED = {
+    'train': 'stopped before the first iteration: the same command starts again',
+    'test': 'stopped: no metrics were written',
+}  # what a signal interrupts
 RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
@@ -45,6 +53,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With one line that names the fix, if the config, the data, a checkpoint or MMCV cannot be used.
     """
+    set_command([sys.executable, *sys.argv])
     given_argv = list(sys.argv[1:] if argv is None else argv)
     argv = [arg for arg in given_argv if arg != NO_DATA_CHECKS]
     data = argv == given_argv
@@ -58,75 +67,93 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
             f'Its own help: python tools/{script}.py CONFIG --help'
         )
         raise SystemExit(0 if argv else 2)
-    with _refusing():
+    keep_freed_memory()
+    with exit_in_one_line(STOPPED[script]):
         place = find_config_argument(argv)
         given, argv[place] = argv[place], find_config(argv[place])
-        codebase = find_codebase(load_config(argv[place]), argv[place], script)
+        config_file = argv[place]
+        written = load_config(config_file)
+        codebase = find_codebase(written, config_file, script)
         path = find_shipped(codebase, f'tools/{script}.py')
         check_mmcv_ops(codebase)
         if script == 'test' and not {'-h', '--help'} & set(argv) and all(arg.startswith('-') for arg in argv[1:]):
             raise UserError('tools/test.py needs a checkpoint after the config')
+        resumed = _take_resumed(argv, config_file) if (codebase, script) == ('mmseg', 'train') else None
         tool = _load_script(path)
         sys.argv = [path, *argv]
         sys.path[0] = osp.dirname(path)
-        _parse(tool, argv[place])
-    notes = [f'config {given} is {argv[place]}'] if given != argv[place] else []
-    # The scripts build their runner by one of these two, once the command line is part of the config.
-    tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, notes, data))
-    if hasattr(tool, 'RUNNERS'):
-        tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, notes, data))
-    with _refusing():  # weights are read, and compared with the model, when it is there
+        args = _parse(tool, config_file)
+        choose = None
+        if script == 'train':
+            resumed = resumed or (args.resume if args.resume not in (None, True, False, 'auto') else None)
+            loaded = (args.cfg_options or {}).get('load_from')
+            choose = partial(choose_start, written=written, resumed=resumed, loaded=loaded)
+        notes = [f'config {given} is {config_file}'] if given != config_file else []
+        # The scripts build their runner with one of these two, once the command line is part of the config.
+        tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, choose, notes, data))
+        if hasattr(tool, 'RUNNERS'):
+            tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, choose, notes, data))
         try:
             tool.main()
         except FileNotFoundError as error:  # one that loads data in a process of its own comes behind its traceback
             raise UserError(str(error).strip().rpartition('\n')[2]) from None
 
 
-def _checked(build: Callable, script: str, notes: Sequence[str], data: bool) -> Callable:
+def _checked(
+    build: Callable, script: str, choose: Callable[[Config], Choice] | None, notes: Sequence[str], data: bool
+) -> Callable[[Config], Any]:
     """``build``, the maker of the runner, after the checks of its config.
 
     One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
     """
 
-    def check_and_build(config: Config) -> object:
-        with _refusing():
-            chosen = choose_checkpoint(config) if script == 'train' else Choice(None, [])
-            changes = [*chosen.notes, *(drop_needless_pretrained(config) if script == 'train' else ())]
-            fit_workers(config, PARTS[script])
-            is_main = is_main_process(config.get('launcher', 'none'))
-            if is_main:
-                for line in (*notes, *changes):
-                    print(line)
-                check_run(script, config, chosen.path)
-                if data:
-                    check_data(config, PARTS[script])
-            problem = start_on_cpu(config)
-            if problem:
-                raise UserError(problem)
-            runner = _build(build, config)
-            if is_main:
-                WatchedLoaders(runner, config, PARTS[script], data)
-            return runner
+    def check_and_build(config: Config) -> Any:
+        training, main = script == 'train', is_main_process(config.get('launcher', 'none'))
+        if training and main:
+            lock_work_dir(config.work_dir)
+        chosen = choose(config) if choose else Choice(None, [])
+        changes = [*chosen.notes, *(drop_needless_pretrained(config) if training else ())]
+        fit_workers(config, PARTS[script])
+        if main:
+            for line in (*notes, *changes):
+                print(line)
+            check_run(script, config, chosen.path)
+            if data:
+                check_data(config, PARTS[script])
+        problem = start_on_cpu(config)
+        if problem:
+            raise UserError(problem)
+        runner = _build(build, config)
+        if main:
+            WatchedLoaders(runner, config, PARTS[script], data)
+        if training:
+            runner.start_is_chosen = True  # ExactResumeHook leaves it
+        else:
+            runner.register_hook(WholeModelHook())
+        return runner
 
     return check_and_build
 
 
-def _build(build: Callable, config: Config) -> object:
+def _take_resumed(argv: list[str], config: str) -> str | None:
+    """Takes the path after ``--resume`` out of a command line for MMSegmentation's script, which knows none there."""
+    for number, word in enumerate(argv):
+        if word.startswith('--resume='):
+            argv[number] = '--resume'
+            return word.partition('=')[2]
+        following = argv[number + 1] if number + 1 < len(argv) else '-'
+        if word == '--resume' and not following.startswith('-') and following != config:
+            return argv.pop(number + 1)
+    return None
+
+
+def _build(build: Callable, config: Config) -> Any:
     try:
         return build(config)
     except KeyError as error:
         if 'registry' not in str(error):
             raise
         raise UserError(f'the config names what is not there: {error.args[0]}') from error
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Ends the program with the one line of an error that says what to do."""
-    try:
-        yield
-    except (UserError, FileNotFoundError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def find_config_argument(argv: Sequence[str]) -> int:
@@ -157,7 +184,7 @@ def _load_script(path: str) -> Any:
     return tool
 
 
-def _parse(tool: Any, config: str) -> None:
+def _parse(tool: Any, config: str) -> Any:
     """Lets the script's own parser judge ``sys.argv`` and show its help, then merges the config's overrides once."""
     try:
         args = tool.parse_args()
@@ -166,3 +193,4 @@ def _parse(tool: Any, config: str) -> None:
     if args.config != config:
         raise UserError(f'is {config} or {args.config} the config? Put it before the options')
     load_config(args.config, args.cfg_options)
+    return args

@@ -235,6 +235,21 @@ def test_a_classifier_is_trained_resumed_and_tested(classification, tmp_path):
     assert done.returncode == 0 and 'accuracy/top1' in done.stdout + done.stderr
 
 
+def test_a_classifier_goes_on_from_its_work_directory(classification, tmp_path):
+    """MMPreTrain's script removes the config's ``load_from`` with ``--resume``: a first start needs it."""
+    out, first = tmp_path / 'out', tmp_path / 'first'
+    argv = [classification, '--cfg-options', FROM_SCRATCH]
+    assert run('train', *argv, '--work-dir', first).returncode == 0
+    tuned = tmp_path / 'tuned.py'
+    tuned.write_text(f"_base_ = '{classification}'\nload_from = '{first}/epoch_1.pth'\n")
+    argv = [tuned, '--work-dir', out, '--resume', '--cfg-options', FROM_SCRATCH]
+    done = run('train', *argv)
+    assert done.returncode == 0 and 'resumed epoch' not in done.stdout + done.stderr, done.stderr[-3000:]
+    assert f'starting at iteration 0 with the weights of {first}/epoch_1.pth' in done.stdout
+    done = run('train', *argv, 'train_cfg.max_epochs=2')
+    assert f'resuming from {out}/epoch_1.pth' in done.stdout and (out / 'epoch_2.pth').exists(), done.stderr[-3000:]
+
+
 def test_usage_errors_are_the_codebases_own(classification):
     done = run('test', '--work-dir', 'out', classification)
     assert done.returncode == 2 and 'the following arguments are required: checkpoint' in done.stderr

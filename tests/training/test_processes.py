@@ -94,6 +94,26 @@ def test_gradients_are_those_of_one_process_with_the_whole_batch(root):
 
 
 @pytest.mark.slow
+def test_a_signal_to_the_job_saves_the_state_of_all_processes(root, tmp_path):
+    """They agree on the iteration after which they end: a process never waits for one that has gone."""
+    options = (GLOO, 'train_cfg.max_iters=8')
+    code, output = train(root, tmp_path / 'whole', options=options)
+    assert code == 0, output[-3000:]
+    script = ['bash', REPO / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'stopped']
+    process = start([*script, '--cfg-options', *OPTIONS, *options], root, root / 'output')
+    while 'Iter(train) [2/8]' not in (root / 'output').read_text() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(120) != 0
+    output = (root / 'output').read_text()
+    assert 'go on with:' in output and 'the command that started it, with --resume' in output, output[-3000:]
+    code, output = train(root, tmp_path / 'stopped', '--resume', options=options)
+    assert code == 0 and 'resumed epoch: 0, iter: ' in output, output[-3000:]
+    one, other = (read_checkpoint(f'{tmp_path}/{name}/iter_8.pth')['state_dict'] for name in ('whole', 'stopped'))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.slow
 def test_training_resuming_and_evaluating(root, tmp_path):
     code, output = train(root, tmp_path / 'whole')
     assert code == 0, output[-3000:]

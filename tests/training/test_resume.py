@@ -3,157 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import IterBasedTrainLoop
 
-from helpers import REPO
-from interpreter import run_python
 from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.training.checks.run import check_run
 from mmefficientmod.utils import UserError
-from scenes import make_dataset
-
-TASKS = {
-    'detection': (
-        'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
-        'epoch_4.pth',
-        ('train_cfg.max_epochs=4', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'),
-    ),
-    'segmentation': (
-        'fpn_efficientmod-xxs_1xb8-200_demo-192x256.py',
-        'iter_12.pth',
-        ('train_cfg.max_iters=12', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3'),
-    ),
-}
-
-
-class Training:
-    """A small deterministic training by tools/train.py.
-
-    Args:
-        root (Path): Holds the data.
-        task (str): A key of ``TASKS``.
-        workers (int): Number of processes that load data.
-    """
-
-    def __init__(self, root: Path, task: str, workers: int) -> None:
-        self.root, self.task, self.workers = root, task, workers
-        config, self.last, lengths = TASKS[task]
-        self.config = REPO / 'demo/configs' / config
-        self.environment = dict(os.environ, DEMO_ROOT=str(root), PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
-        self.options = [
-            *('--cfg-options', *lengths, 'train_dataloader.batch_size=2', 'model.backbone.init_cfg=None'),
-            f'train_dataloader.num_workers={workers}',
-            f'train_dataloader.persistent_workers={workers > 0}',
-            *('val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False'),
-            *('randomness.seed=7', 'randomness.deterministic=True', 'model.backbone.drop_path_rate=0.2'),
-            *('default_hooks.logger.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=2'),
-        ]
-
-    def command(self, work_dir: Path, *more: str, resume: bool = False) -> list[str]:
-        arguments = ['--work-dir', str(work_dir), *(['--resume'] if resume else []), *self.options, *more]
-        return [sys.executable, str(REPO / 'tools/train.py'), str(self.config), *arguments]
-
-    def start(self, work_dir: Path, *more: str, resume: bool = False) -> subprocess.Popen:
-        """Starts the training; what it prints goes to ``output`` in its work directory."""
-        work_dir.mkdir(exist_ok=True)
-        with open(work_dir / 'output', 'w') as output:
-            return subprocess.Popen(
-                self.command(work_dir, *more, resume=resume),
-                env=self.environment,
-                cwd=self.root,
-                start_new_session=True,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def run(self, work_dir: Path, *more: str, resume: bool = False, file_size: int | None = None) -> tuple[int, str]:
-        work_dir.mkdir(exist_ok=True)
-        _, *command = self.command(work_dir, *more, resume=resume)
-        done = run_python(*command, env=self.environment, cwd=self.root, file_size=file_size)
-        return done.returncode, done.stdout + done.stderr
-
-    def kill(self, work_dir: Path, moment: str, resume: bool) -> bool:
-        """Starts or resumes the training and sends SIGKILL to all of its processes; whether it was still running."""
-        reached = {
-            'iteration': lambda: '(train)' in (work_dir / 'output').read_text(),
-            'writing': lambda: any(work_dir.glob('.*.pth')),
-            'evaluation': lambda: '(val)' in (work_dir / 'output').read_text(),
-        }[moment]
-        process = self.start(work_dir, resume=resume)
-        end = time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < end and not reached():
-            time.sleep(0.0005 if moment == 'writing' else 0.02)
-        time.sleep(random.uniform(0, {'iteration': 3, 'writing': 0.01, 'evaluation': 0.3}[moment]))
-        alive = process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return alive
-
-
-def flatten(node: object, place: str = '') -> dict:
-    """Dotted place -> value, of everything in nested dicts and lists."""
-    if isinstance(node, (dict, list, tuple)):
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        return {key: value for name, child in items for key, value in flatten(child, f'{place}.{name}').items()}
-    return {place: node}
-
-
-def content(path: Path) -> dict:
-    """Weights, optimizer and schedules of a checkpoint."""
-    checkpoint = read_checkpoint(str(path))
-    return flatten({key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers')})
-
-
-def assert_equal(path: Path, expected: Path) -> None:
-    one, other = content(path), content(expected)
-    assert one.keys() == other.keys()
-    different = [
-        key
-        for key, value in one.items()
-        if not (torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key])
-    ]
-    assert not different, f'{len(different)} of {len(one)} differ: {different[:3]}'
-
-
-def last_metrics(work_dir: Path) -> dict:
-    """The metrics of the newest validation, without times."""
-    lines = [json.loads(line) for file in sorted(work_dir.glob('*/vis_data/scalars.json')) for line in file.open()]
-    metrics = [line for line in lines if any('mAP' in key or 'mIoU' in key for key in line)][-1]
-    return {key: value for key, value in metrics.items() if 'time' not in key}
-
-
-@pytest.fixture(scope='session')
-def training(tmp_path_factory):
-    """(task, workers) -> a training, and the work directory in which it was not stopped."""
-    root = tmp_path_factory.mktemp('resume')
-    make_dataset(root / 'data', train_images=6, val_images=3, size=(128, 96))
-
-    @lru_cache(maxsize=None)
-    def make(task: str, workers: int) -> tuple[Training, Path]:
-        made = Training(root, task, workers)
-        code, output = made.run(root / f'{task}-{workers}')
-        assert code == 0, output[-3000:]
-        return made, root / f'{task}-{workers}'
-
-    yield make
-    shutil.rmtree(root)
-
+from trainings import assert_equal, last_metrics
 
 EACH = [
     ('segmentation', 0, 3),

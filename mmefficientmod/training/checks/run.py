@@ -11,7 +11,6 @@ from mmengine.device import get_device
 from torch import Tensor
 
 from ...checkpoints.loading import read_checkpoint
-from ...checkpoints.newest import Choice, find_newest_whole
 from ...checkpoints.weights import find_weights, is_deploy_form
 from ...codebases.nodes import (
     exists,
@@ -41,25 +40,6 @@ NECKS = {
 
 
 PARTS = dict(train=('train', 'val'), test=('test',))  # data sets that a script builds
-
-
-def choose_checkpoint(config: Config) -> Choice:
-    """Sets the checkpoint that ``--resume`` without a path stands for: the newest complete one.
-
-    Args:
-        config (Config): As the codebase's script passes it to the runner; changed in place.
-
-    Returns:
-        Choice: The checkpoint that was set, None if none was, and for the log what was passed over and chosen.
-
-    Raises:
-        UserError: If there are checkpoints but none is complete.
-    """
-    if not config.get('resume') or config.get('load_from'):
-        return Choice(None, [])
-    choice = find_newest_whole(config.work_dir)
-    config.resume, config.load_from = choice.path is not None, choice.path
-    return Choice(choice.path, [*choice.notes, *([f'resuming from {choice.path}'] if choice.path else [])])
 
 
 def drop_needless_pretrained(config: Config) -> list[str]:

@@ -6,5 +6,6 @@ from .exact_resume import ExactResumeHook
 from .finite_loss import FiniteLossHook
 from .safe_checkpoint import SafeCheckpointHook
 from .weight_copy import WeightCopyHook
+from .whole_model import WholeModelHook
 
-__all__ = ['ExactResumeHook', 'FiniteLossHook', 'SafeCheckpointHook', 'WeightCopyHook']
+__all__ = ['ExactResumeHook', 'FiniteLossHook', 'SafeCheckpointHook', 'WeightCopyHook', 'WholeModelHook']
