@@ -27,6 +27,7 @@ from mmefficientmod.utils import (
     check_output_folder,
     exit_in_one_line,
     first_line,
+    keep_freed_memory,
     parse_amount,
     parse_path,
     parse_positive,
@@ -293,6 +294,7 @@ def write_all(out: Path, results: records.Results, content: dict) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and writes. Files of an earlier benchmark stay unless this one measures something and ends."""
+    kept = keep_freed_memory()
     device = choose_device(args)
     chosen, baseline, problems = choose_backbones(args)
     for problem in problems:
@@ -302,6 +304,8 @@ def run(args: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     with torch_settings(args):
         content = describe(args, baseline, device)
+        if kept:
+            content['machine']['allocator'] += ', freed memory kept'
         console.print(tables.describe_machine(content['machine']), markup=False, soft_wrap=True)
         warn_if_busy(content['run']['load_before'], 'before the first pass')
         plan = latency.Plan(device, args.repeats, args.warmup, baseline, args.compile_backend)

@@ -20,6 +20,7 @@ from mmefficientmod.utils import (
     UserError,
     check_output_folder,
     exit_in_one_line,
+    keep_freed_memory,
     parse_path,
     parse_positive,
     parse_share,
@@ -111,6 +112,7 @@ def load(args: argparse.Namespace) -> Model:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    keep_freed_memory()
     with exit_in_one_line('error: stopped before the first prediction'):  # later, what is done is kept
         check_output_folder(args.out)
         sources = find_sources(args.inputs, args.out)

@@ -196,30 +196,41 @@ def test_a_new_schedule_takes_effect(stopped):
     assert 'step' in str(read_checkpoint(str(work_dir / 'iter_10.pth'))['optimizer']['state'][0].keys())
 
 
-def test_a_schedule_that_ends_before_the_training_is_named(stopped):
+def write_config(folder: Path, settings: str) -> Path:
+    """The demo's config with other settings."""
+    path = folder / 'other.py'
+    path.write_text(f"_base_ = '{SEGMENTATION}'\n{settings}\n")
+    return path
+
+
+WARM_UP = "param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=9)]"
+
+
+def test_a_schedule_that_ends_before_the_training_is_named(stopped, tmp_path):
     run, _, work_dir = stopped
-    schedule = 'param_scheduler=[dict(type="LinearLR",start_factor=0.1,by_epoch=False,begin=0,end=9)]'
-    options = (schedule, 'default_hooks.exact_resume.new_schedule=True', 'train_cfg.max_iters=10')
-    code, output = run.run(work_dir, *options, resume=True)
+    options = ('default_hooks.exact_resume.new_schedule=True', 'train_cfg.max_iters=10')
+    code, output = run.run(work_dir, *options, resume=True, config=write_config(tmp_path, WARM_UP))
     assert code == 0 and 'the schedules end at iteration 9 of 10' in output, output[-3000:]
+    assert rates(output) == ['1.0000e-03']
 
 
 @pytest.mark.parametrize(
-    ('option', 'said'),
+    ('settings', 'said'),
     [
         (
-            'optim_wrapper.optimizer={"_delete_":True,"type":"SGD","lr":0.1,"momentum":0.9}',
+            "optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9))",
             r"the config's optimizer is not of the checkpoint's kind; a fresh optimizer at iteration 0",
         ),
+        (WARM_UP, r'the config has 1 schedules \(param_scheduler\), the checkpoint 2; .*new_schedule=True'),
         (
-            'param_scheduler=[dict(type="MultiStepLR",milestones=[9])]',
-            r'the config has 1 schedules \(param_scheduler\), the checkpoint 2; .*new_schedule=True',
+            "param_scheduler = [dict(type='MultiStepLR', milestones=[9]), dict(type='MultiStepLR', milestones=[9])]",
+            r"param_scheduler\.0 is not of the checkpoint's kind; .*new_schedule=True",
         ),
     ],
 )
-def test_what_cannot_be_resumed_is_refused(option, said, stopped):
+def test_what_cannot_be_resumed_is_refused(settings, said, stopped, tmp_path):
     run, _, work_dir = stopped
-    code, output = run.run(work_dir, option, resume=True)
+    code, output = run.run(work_dir, resume=True, config=write_config(tmp_path, settings))
     assert code == 1 and 'Traceback' not in output, output[-3000:]
     assert re.match(rf'error: .*iter_9\.pth cannot be resumed: {said}', last_line(output)), last_line(output)
 
