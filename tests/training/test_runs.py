@@ -238,18 +238,18 @@ def test_what_cannot_be_resumed_is_refused(settings, said, stopped, tmp_path):
 # --- validations ---
 
 
-def test_a_validation_that_was_done_is_not_repeated_even_with_other_hooks(stopped):
+def test_a_validation_that_was_done_is_not_repeated_even_with_other_hooks(stopped, tmp_path):
     """The moving average is exchanged with the weights around a validation; a replayed one does so too."""
     run, _, work_dir = stopped
-    average = 'custom_hooks=[dict(type="EMAHook",momentum=0.1)]'
+    average = write_config(tmp_path, "custom_hooks = [dict(type='EMAHook', momentum=0.1)]")
     shutil.rmtree(work_dir)
-    code, output = run.run(work_dir, average, KEEP)
+    code, output = run.run(work_dir, KEEP, config=average)
     assert code == 0, output[-3000:]
     other = work_dir.with_name('resumed')
     other.mkdir()
     for name in ('iter_9.pth', 'validated.json'):
         shutil.copy(work_dir / name, other)
-    code, output = run.run(other, average, KEEP, resume=True)
+    code, output = run.run(other, KEEP, config=average, resume=True)
     assert code == 0 and 'was validated before the stop' in output, output[-3000:]
     assert_equal(other / run.last, work_dir / run.last)
     one, two = (read_checkpoint(str(folder / run.last)) for folder in (work_dir, other))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,7 +35,7 @@ def find_schedule_mismatch(runner: Any, checkpoint: Mapping) -> str | None:
     if len(new) != len(old):
         return f'the config has {len(new)} schedules (param_scheduler), the checkpoint {len(old)}'
     for number, (schedule, state) in enumerate(zip(new, old)):
-        own = (set(inspect.signature(type(schedule)).parameters) & set(schedule.state_dict())).difference(GENERIC)
+        own = {key for key in schedule.state_dict() if not key.startswith('_')}.difference(COUNTED, GENERIC)
         if own and not own & set(state):
             return f"param_scheduler.{number} is not of the checkpoint's kind"
     return None
