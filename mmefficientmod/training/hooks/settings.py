@@ -110,12 +110,8 @@ def _schedules(runner: Any) -> list | None:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    try:
-        return bool(
-            (list(one) if isinstance(one, tuple) else one) != (list(other) if isinstance(other, tuple) else other)
-        )
-    except Exception:  # functions and the like are no settings
-        return False
+    one, other = (list(value) if isinstance(value, tuple) else value for value in (one, other))
+    return bool(one != other)
 
 
 def _short(value: Any) -> str:
