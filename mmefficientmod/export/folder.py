@@ -43,6 +43,7 @@ from .library import LibraryModel
 from .model import ExportedModel
 from .pipeline import natural_sizes, read_steps
 from .quantize import PACKAGES, compare_int8, has_int8_instructions
+from .sharing import share_weights
 from .source import Source, detection_settings
 
 LEAST_SIDE = 32  # pixels, where sizes are free
@@ -108,8 +109,18 @@ def export(source: Source, options: ExportOptions) -> Description:
             work.write(draft)
             if variant == 0:
                 work.measure()
+        share_onnx_weights(description, draft)
         description.write(draft)
     return description
+
+
+def share_onnx_weights(description: Description, draft: Path) -> None:
+    """Lets the ONNX files of several sizes share their weights, and opens each again."""
+    for name, files in description.files.items():
+        if name.partition('-')[0] == 'onnx' and len(files) > 1:
+            share_weights([draft / file for file in files], draft / f'{Path(file_name(name)).stem}-weights.data')
+            for file in files:
+                open_file(draft / file, name, description.outputs)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def find_images(paths: Sequence[str], option: str) -> list[Path]:
         except UserError as error:
             raise UserError(f'{option} {error}') from None
         if not found:
-            raise UserError(f'{option} {text}: there is no image; known are {", ".join(IMAGES)}')
+            raise UserError(f'{option} {text}: no image is there; known are {", ".join(IMAGES)}')
         images += found
     return images
 
@@ -127,7 +127,7 @@ def read_image(path: Path) -> np.ndarray:
         np.ndarray: BGR (H, W, 3), uint8.
 
     Raises:
-        UserError: If the file is missing, empty, cut off, no image, or of a format for which no reader is installed.
+        UserError: If the file is missing, empty, cut off, not an image, or of a format for which no reader is installed.
     """
     try:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Draws predictions on images, with OpenCV."""
+"""Draws predictions on images with OpenCV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..data.canvas import Color, blend, spread_colors, text_scale, thickness, wr
 from ..export.results import Classification, Detections, Result, Segmentation
 
 OPACITY = 0.5  # of masks and class maps
-SMALLEST_LABELLED = 0.01  # share of a image that a class must cover to be named in it
+SMALLEST_LABELLED = 0.01  # share of an image that a class must cover to be named in it
 
 
 def make_palette(palette: object, count: int) -> list[Color]:
@@ -22,7 +22,7 @@ def make_palette(palette: object, count: int) -> list[Color]:
 
 
 def draw(image: np.ndarray, result: Result, names: Sequence[str], palette: Sequence[Color]) -> np.ndarray:
-    """A copy of a image, BGR (H, W, 3) uint8, with the predictions on it."""
+    """A copy of an image, BGR (H, W, 3) uint8, with the predictions on it."""
     image = image.copy()
     if isinstance(result, Detections):
         _draw_detections(image, result, names, palette)

@@ -61,10 +61,10 @@ class Summary:
         found = '' if self.objects is None else f', {self.objects} objects'
         failed = f', {len(self.failures)} failed' if self.failures else ''
         speed = f'{self.images / self.seconds:.1f} images a second' if self.images else 'no image'
-        without_files = f' ({self.images / self.model_seconds:.1f} without reading and writing)' if self.images else ''
+        without = f' ({self.images / self.model_seconds:.1f} without reading and writing)' if self.images else ''
         end = '; stopped' if self.stopped else ''
         count = f'{self.images} image{"" if self.images == 1 else "s"}'
-        return f'{count}{found}{failed} in {self.seconds:.1f} s: {speed}{without_files}{end}'
+        return f'{count}{found}{failed} in {self.seconds:.1f} s: {speed}{without}{end}'
 
 
 def run(
@@ -72,7 +72,7 @@ def run(
     sources: Sequence[Source],
     out: Path,
     batch_size: int = 1,
-    draw: bool = True,
+    draws: bool = True,
     annotations: Path | None = None,
 ) -> Summary:
     """Predicts on all sources and writes the results; one that cannot be read or predicted on is named and left out.
@@ -82,7 +82,7 @@ def run(
         sources (Sequence[Source]): Images and videos.
         out (Path): Folder of the results.
         batch_size (int): Images at a time. Defaults to 1.
-        draw (bool): Write images and videos with the predictions. Defaults to True.
+        draws (bool): Write images and videos with the predictions. Defaults to True.
         annotations (Path, optional): COCO JSON with the ids of the images and categories. Defaults to None.
 
     Raises:
@@ -93,7 +93,7 @@ def run(
         raise UserError(f'--annotations {annotations} numbers objects, but the model is for {model.task}: leave it out')
     ids = read_ids(annotations, sources, model.classes) if annotations else None
     summary, progress = Summary(), Progress(len(sources))
-    writer = Writer(out, sources, model.classes, model.palette, draw, ids)
+    writer = Writer(out, sources, model.classes, model.palette, draws, ids)
     start = time.perf_counter()
     try:
         with suppress(KeyboardInterrupt):  # what was done is kept
@@ -154,6 +154,11 @@ def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> I
                 for number, image in enumerate(video):
                     progress.part = number / video.frames if video.frames else 0
                     yield Item(source, number, video.fps, image)
+                if video.is_uneven:
+                    summary.notes.append(
+                        f'{source.path}: its frames come at intervals that differ; a drawn video shows '
+                        f'{video.fps:.3g} of them a second, and its times are others'
+                    )
             else:
                 yield Item(source, None, 0, read_image(source.path))
         except UserError as error:

@@ -35,7 +35,7 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
 
     Args:
         inputs (Sequence[str]): Files, folders (searched with their subfolders, without hidden files) and glob patterns.
-        out (Path): The folder of the results, not an input.
+        out (Path): The folder of the results, which is not an input.
 
     Raises:
         UserError: If an input does not exist or holds nothing, or lies where the results go.
@@ -81,6 +81,7 @@ class Video:
     Attributes:
         fps (float): Frames a second, 25 where the file does not say.
         frames (int): Their number as the file says, 0 where it does not.
+        is_uneven (bool): Whether the frames read so far come at intervals that differ.
 
     Raises:
         UserError: If it cannot be opened or has no frames, and, while iterating, if it ends early.
@@ -94,15 +95,20 @@ class Video:
             raise UserError('is damaged, or no video that OpenCV reads')
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        self.is_uneven = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        count, time = 0, 0.0
+        count, time, steps = 0, 0.0, (float('inf'), 0.0)
         try:
             while True:
                 read, frame = self._capture.read()
                 if not read:
                     break
-                count, time = count + 1, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                before, time = time, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                count += 1
+                if count > 2:  # some readers give the first frame the time of the second
+                    steps = min(steps[0], time - before), max(steps[1], time - before)
+                    self.is_uneven = steps[1] - steps[0] > max(0.5 * steps[0], 0.01)  # more than times are rounded
                 yield frame
         finally:
             self._capture.release()

@@ -39,7 +39,7 @@ class Writer:
         sources (Sequence[Source]): What is predicted on.
         classes (Sequence[str]): Names of the classes.
         palette (object): Their colours in RGB; without as many of them, colours are chosen.
-        draw (bool): Write images and videos. Defaults to True.
+        draws (bool): Write images and videos with the predictions. Defaults to True.
         ids (Ids, optional): Ids of images and categories. Defaults to None, those of COCO where the names are COCO's.
 
     Raises:
@@ -52,10 +52,10 @@ class Writer:
         sources: Sequence[Source],
         classes: Sequence[str],
         palette: object,
-        draw: bool = True,
+        draws: bool = True,
         ids: Ids | None = None,
     ) -> None:
-        self.out, self.sources, self.classes, self.draw = out, sources, list(classes), draw
+        self.out, self.sources, self.classes, self.draws = out, sources, list(classes), draws
         self.palette = make_palette(palette, len(self.classes))
         self.category_ids: list[Any] = ids.categories if ids else category_ids(self.classes)
         self.image_ids = ids.images if ids else image_ids(sources)
@@ -72,7 +72,7 @@ class Writer:
         self._first = True
 
     def add(self, source: Source, frame: int | None, fps: float, image: np.ndarray, result: Result) -> None:
-        """Writes the prediction on a image, or on the frame of that number of a video.
+        """Writes the prediction on an image, or on the frame of that number of a video.
 
         Raises:
             NotDrawn: Once, if a video cannot be drawn on; its predictions are written.
@@ -92,10 +92,10 @@ class Writer:
             self._write({**record, **self._class_map(source, frame, result)})
         else:
             self._write({**record, **self._ranking(result)})
-        if self.draw:
+        if self.draws:
             drawn = draw(image, result, self.classes, self.palette)
             if frame is None:
-                self._write_picture(source, drawn)
+                self._write_image(source, drawn)
             else:
                 self._write_frame(source, fps, drawn)
 
@@ -175,7 +175,7 @@ class Writer:
         best = [[self.classes[label], round(float(result.scores[label]), 6)] for label in order]
         return {'label': order[0], 'class': best[0][0], 'score': best[0][1], 'top5': best}
 
-    def _write_picture(self, source: Source, image: np.ndarray) -> None:
+    def _write_image(self, source: Source, image: np.ndarray) -> None:
         _save(self._drawn_path(source), image)
 
     def _write_frame(self, source: Source, fps: float, image: np.ndarray) -> None:
@@ -230,7 +230,7 @@ def image_ids(sources: Sequence[Source]) -> dict[Source, int]:
 
 
 def map_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """What class maps are named by: a image without its suffix, unless two would be the same; a video with it."""
+    """What class maps are named by: an image without its suffix, unless two would be the same; a video with it."""
     stems = [source.name[: len(source.name) - len(source.path.suffix)] for source in sources]
     counts = Counter(stems)
     names = (source.name if source.is_video or counts[stem] > 1 else stem for source, stem in zip(sources, stems))

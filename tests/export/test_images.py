@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmefficientmod.export.images import read_image
+from mmefficientmod.export.images import IMAGES, _read_by_pillow, read_image
 from mmefficientmod.utils import UserError
 
 
@@ -36,6 +37,34 @@ def test_colour(suffix, image, tmp_path):
     options = dict(lossless=True) if suffix == '.webp' else dict(quality=98, subsampling=0) if suffix == '.jpg' else {}
     Image.fromarray(image).save(tmp_path / f'a{suffix}', **options)
     assert difference(read_rgb(tmp_path / f'a{suffix}'), image) <= (4 if suffix == '.jpg' else 0)
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'kind', 'limit'), [('.gif', 'GIF', 16), ('.avif', 'AVIF', 12), ('.jp2', 'JPEG2000', 0)]
+)
+def test_newer_formats(suffix, kind, limit, image, tmp_path):
+    """With OpenCV, or where it was built without the format with Pillow, which reads the same."""
+    path = tmp_path / f'a{suffix}'
+    try:
+        Image.fromarray(image).save(path, kind, **(dict(quality=95) if kind == 'AVIF' else {}))
+    except (KeyError, OSError) as error:
+        pytest.skip(f'this Pillow writes no {kind}: {error}')
+    assert suffix in IMAGES
+    assert difference(read_rgb(path), image) <= limit
+    assert difference(_read_by_pillow(path.read_bytes(), kind)[..., ::-1], image) <= limit
+
+
+def test_a_jpeg_by_another_name(image, tmp_path):
+    (tmp_path / 'a.jfif').write_bytes(jpeg(image, quality=98, subsampling=0))
+    assert '.jfif' in IMAGES and difference(read_rgb(tmp_path / 'a.jfif'), image) <= 4
+
+
+def test_heic_without_its_reader_says_what_to_install(tmp_path):
+    if importlib.util.find_spec('pillow_heif'):
+        pytest.skip('its reader is installed')
+    (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
+    with pytest.raises(UserError, match='is HEIC, for which no reader is installed: pip install pillow-heif'):
+        read_image(tmp_path / 'a.heic')
 
 
 @pytest.mark.parametrize('mode', ['L', '1', 'P', 'RGBA', 'LA'])

@@ -229,7 +229,7 @@ def test_folders_are_searched_for_images(pictures):
     with pytest.raises(UserError, match=r'--int8 .*none does not exist'):
         find_images([str(pictures / '.hidden/none')], '--int8')
     (pictures / 'empty').mkdir()
-    with pytest.raises(UserError, match=r'--check .*empty: there is no image; known are'):
+    with pytest.raises(UserError, match=r'--check .*empty: no image is there; known are'):
         find_images([str(pictures / 'empty')], '--check')
 
 

@@ -122,6 +122,7 @@ def test_frames_of_a_video(tmp_path):
     frames = list(video)
     assert (video.fps, video.frames, len(frames)) == (10, 5, 5)
     assert [round(float(frame.mean()) / 20) for frame in frames] == [0, 1, 2, 3, 4]
+    assert not video.is_uneven
 
 
 def write_matroska(path, times, duration):
@@ -148,9 +149,17 @@ def test_a_gap_between_frames_is_no_damage(tmp_path):
     times = [33 * i for i in range(10)] + [5000 + 33 * i for i in range(10)]
     video = Video(write_matroska(tmp_path / 'gap.mkv', times, duration=5330))
     assert video.frames > 40 and len(list(video)) == 20
+    assert video.is_uneven
     cut = Video(write_matroska(tmp_path / 'cut.mkv', times[:10], duration=5330))
     with pytest.raises(UserError, match='is damaged: 10 of'):
         list(cut)
+
+
+@pytest.mark.parametrize(('step', 'uneven'), [(40, False), (0, True)])
+def test_a_variable_rate_is_noticed(step, uneven, tmp_path):
+    times = [i * 40 + (25 if i % 3 and not step else 0) for i in range(12)]
+    video = Video(write_matroska(tmp_path / 'a.mkv', times, duration=480))
+    assert len(list(video)) == 12 and video.is_uneven == uneven
 
 
 def test_bad_videos_are_named(tmp_path):
