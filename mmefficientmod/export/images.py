@@ -127,7 +127,7 @@ def read_image(path: Path) -> np.ndarray:
         np.ndarray: BGR (H, W, 3), uint8.
 
     Raises:
-        UserError: If the file is missing, empty, cut off, not an image, or of a format for which no reader is installed.
+        UserError: If the file is missing, empty, cut off, not an image, or of a format without a reader.
     """
     try:
         data = path.read_bytes()

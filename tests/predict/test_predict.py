@@ -132,6 +132,44 @@ def test_bad_files_are_named_and_the_rest_goes_on(segmentor, pictures, tmp_path,
 
 
 @pytest.mark.ops
+def test_a_run_without_a_prediction_leaves_earlier_results(segmentor, pictures, tmp_path):
+    (tmp_path / 'empty.jpg').touch()
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/predictions.json').write_text('[1]')
+    assert refused(tmp_path / 'empty.jpg', SEGMENTOR, segmentor, '--out', tmp_path / 'out') == 1
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['predictions.json']
+    assert (tmp_path / 'out/predictions.json').read_text() == '[1]'
+
+
+@pytest.mark.ops
+def test_an_image_that_the_model_cannot_take_is_named_and_the_rest_is_kept(segmentor, pictures, tmp_path, capsys):
+    mixed = tmp_path / 'mixed'
+    shutil.copytree(pictures, mixed)
+    cv2.imwrite(str(mixed / 'a line.png'), np.zeros((1, 30000, 3), np.uint8))
+    assert refused(mixed, SEGMENTOR, segmentor, '--out', tmp_path / 'out', '--batch-size', '4') == 1
+    said = capsys.readouterr()
+    assert 'a line.png cannot be predicted on (' in said.err and 'Traceback' not in said.err
+    assert len(json.loads((tmp_path / 'out/predictions.json').read_text())) == 3
+
+
+@pytest.mark.ops
+def test_images_with_as_many_detections_as_there_can_be_are_noted(detector, pictures, tmp_path, capsys):
+    options = '--score-thr', '0', '--no-images', '--max-per-img', '2'
+    found = predict(pictures, DETECTOR, detector, '--out', tmp_path, *options)
+    assert len(found) == 6
+    assert '3 images have as many detections as max_per_img=2 lets through' in capsys.readouterr().err
+
+
+@pytest.mark.ops
+def test_options_of_the_config_change_the_prediction(segmentor, pictures, tmp_path):
+    one = predict(pictures, SEGMENTOR, segmentor, '--out', tmp_path / 'a', '--no-images')
+    step = 'test_dataloader.dataset.pipeline.1.scale=(64,48)'
+    other = predict(pictures, SEGMENTOR, segmentor, '--out', tmp_path / 'b', '--no-images', '--cfg-options', step)
+    assert one != other
+    assert '--cfg-options takes KEY=VALUE' in refused(pictures, SEGMENTOR, segmentor, '--cfg-options', '=1')
+
+
+@pytest.mark.ops
 @pytest.mark.both_stacks
 def test_a_video_becomes_a_video(detector, tmp_path):
     path = tmp_path / 'in' / 'a.avi'
