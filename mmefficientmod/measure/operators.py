@@ -1,7 +1,5 @@
 """Times detectors with MMCV's compiled operators and with those of this package, in turns in one process.
 
-    python -m mmefficientmod.measure.operators [CONFIG ...] [--repeats N] [--size HEIGHTxWIDTH]
-
 It needs an MMCV with compiled operators (``make env STACK=compiled``). The weights are random, so a test pass filters
 proposals but finds next to no objects. The ratio is the time with this package's operators over that with the compiled.
 """
@@ -26,10 +24,14 @@ from ..codebases.building import build_quietly
 from ..codebases.config import find_config, load_config
 from ..codebases.operators import EXTENSION, our_spec
 from ..codebases.packages import find_package
-from ..utils import UserError, parse_positive, parse_size
+from ..utils import HelpFormatter, UserError, exit_in_one_line, parse_positive, parse_size, parse_text
 from .machine import time_once
 
 MASK_RCNN = 'mask-rcnn_efficientmod-s_fpn_8xb4-1x_coco'
+EPILOG = """\
+examples:
+  python -m mmefficientmod.measure.operators --repeats 20
+  python -m mmefficientmod.measure.operators my_config.py --size 512x512"""
 DEFORMABLE_DETR = '.mim/configs/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
 
 
@@ -88,12 +90,23 @@ def compare(run: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(prog='python -m mmefficientmod.measure.operators', description=__doc__)
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='of MMDetection; Mask R-CNN and Deformable DETR')
+    parser = argparse.ArgumentParser(
+        prog='python -m mmefficientmod.measure.operators',
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        type=parse_text,
+        help='of MMDetection; default: Mask R-CNN, Deformable DETR',
+    )
     parser.add_argument('--repeats', type=parse_positive, default=10, help='turns of each')
     parser.add_argument('--size', type=parse_size, default=(800, 1344), help='of the two images')
     args = parser.parse_args(argv)
-    try:
+    with exit_in_one_line():
         library = Path(find_package('mmdet')).parent
         if not isinstance(importlib.import_module(EXTENSION).__loader__, ExtensionFileLoader):
             raise UserError('MMCV has no compiled operators to compare with: make env STACK=compiled')
@@ -108,8 +121,6 @@ def main(argv: list[str] | None = None) -> None:
                 compiled, package = compare(run, args.repeats)
                 times = f'{compiled:.0f} ms compiled, {package:.0f} ms of this package, ratio {package / compiled:.2f}'
                 print(f'{Path(name).stem}, {step}: {times}', flush=True)
-    except UserError as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import importlib.util
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from ...utils import UserError, replace_file
+from ...utils import HelpFormatter, UserError, exit_in_one_line, replace_file
 from ...version import MMCV_LITE, mmcv_distributions
 from . import EXTENSION
 from .common import torchvision_operators
@@ -26,21 +26,31 @@ except ImportError as error:
 """
 
 
+EPILOG = """\
+examples:
+  python -m mmefficientmod.codebases.operators --install
+  mim run mmefficientmod operators --status"""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
         SystemExit: With one line, if there is nothing that can be done.
     """
-    parser = argparse.ArgumentParser(prog='python -m mmefficientmod.codebases.operators', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='python -m mmefficientmod.codebases.operators',
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+    )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument('--install', action='store_const', dest='run', const=install, help='write mmcv/_ext.py')
     action.add_argument('--uninstall', action='store_const', dest='run', const=uninstall, help='remove that file')
     action.add_argument('--status', action='store_const', dest='run', const=status, help='say which operators are used')
-    try:
-        print(parser.parse_args(argv).run())
-    except (UserError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+    run = parser.parse_args(argv).run
+    with exit_in_one_line():
+        print(run())
 
 
 def install() -> str:
