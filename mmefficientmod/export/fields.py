@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field, fields
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
 from ..utils import UserError
 
