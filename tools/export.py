@@ -105,8 +105,9 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
     """Exports what the command line asks for."""
     # Here, so that the help and the list of formats need no torch.
     from mmefficientmod.codebases.config import parse_options
-    from mmefficientmod.export.folder import ExportOptions, check_options, export
+    from mmefficientmod.export.folder import export
     from mmefficientmod.export.images import find_images
+    from mmefficientmod.export.plan import ExportOptions, check_options
     from mmefficientmod.export.source import read_source
 
     options = ExportOptions(

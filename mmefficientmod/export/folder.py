@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..utils import UserError, check_output_folder
+from ..utils import UserError
 from ..version import __version__
 from .check import (
     ImageSamples,
@@ -32,57 +31,17 @@ from .check import (
     with_noise,
     worst,
 )
-from .description import FORMATS as FILES
-from .description import Description, Input, Slide
-from .environment import read_cpu, time_passes, vector_extensions, versions
+from .description import Description
+from .environment import time_passes
 from .files import Job, write_file
-from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, file_name, open_file, require, usable_cpus
-from .forms import BackboneForm, ClassifierForm, SegmentorForm
+from .formats import INPUT, SIZE_INPUT, file_name, open_file, usable_cpus
 from .inputs import Size
 from .library import LibraryModel
 from .model import ExportedModel
-from .pipeline import natural_sizes, read_steps
-from .quantize import PACKAGES, compare_int8, has_int8_instructions
+from .plan import ExportOptions, check_options, make_form, plan
+from .quantize import compare_int8, has_int8_instructions
 from .sharing import share_weights
-from .source import Source, detection_settings
-
-LEAST_SIDE = 32  # pixels, where sizes are free
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how.
-
-    Attributes:
-        out (Path): The folder to make; it must not exist.
-        formats (Sequence[str]): Of :data:`FORMATS`. Defaults to ONNX.
-        part (str): ``'model'`` or ``'backbone'``. Defaults to the model.
-        sizes (Sequence[tuple[int, int]]): Heights and widths, a file for each. By default free; for a detector those of
-            its test pipeline.
-        dynamic (bool): Batch, height and width are free. Defaults to False.
-        batch (int): Images at once, where sizes are fixed. Defaults to 1.
-        check_images (Sequence[Path]): Files to check with. Defaults to made-up images.
-        int8_images (Sequence[Path]): Images to calibrate INT8 files with. Defaults to none: no such files.
-        names (Mapping[str, str]): ``source`` of the description.
-        log (Callable): Takes each line of the report. Defaults to printing.
-    """
-
-    out: Path
-    formats: Sequence[str] = ('onnx',)
-    part: str = 'model'
-    sizes: Sequence[Size] = ()
-    dynamic: bool = False
-    batch: int = 1
-    check_images: Sequence[Path] = ()
-    int8_images: Sequence[Path] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
-    log: Callable[[str], None] = print
-
-    @property
-    def files(self) -> list[str]:
-        """The files of a size that are asked for, in the order in which they are written."""
-        wanted = {*self.formats, *(f'{name}-int8' for name in self.formats if self.int8_images and name in INT8)}
-        return [name for name in FILES if name in wanted]
+from .source import Source
 
 
 def export(source: Source, options: ExportOptions) -> Description:
@@ -135,179 +94,6 @@ def draft_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-# Planning ------------------------------------------------------------------------------------------------------------
-
-
-def check_options(options: ExportOptions) -> None:
-    """Raises UserError for options that exclude each other, or need a package that is missing."""
-    if os.path.lexists(options.out):  # also a link that leads nowhere
-        raise UserError(f'{options.out} exists: remove it or name another folder')
-    for name in options.formats:
-        require(FORMATS[name].packages, f'the {name} format')
-    if options.int8_images:
-        require(PACKAGES, '--int8')
-    if options.sizes and options.dynamic:
-        raise UserError('--size and --dynamic exclude each other')
-    if options.int8_images and not set(options.formats) & set(INT8):
-        raise UserError('--int8 is for the formats onnx and openvino')
-    check_output_folder(options.out, 'OUT')
-
-
-def plan(source: Source, options: ExportOptions) -> Description:
-    """The description of what is to be written, without files and checks.
-
-    Raises:
-        UserError: If the model or its test pipeline cannot be exported so.
-    """
-    task = 'backbone' if options.part == 'backbone' else source.task
-    preprocessor = source.model.data_preprocessor
-    whole = task != 'backbone'
-    steps = read_steps(source.config, source.codebase) if whole else []
-    divisor, pad_size = input_padding(preprocessor) if whole else (1, None)
-    entry = Input(INPUT, 'NCHW', 'BGR', 'float32', steps, divisor, pad_size, padding_values(preprocessor))
-    sizes = choose_sizes(source, task, options, entry)
-    test_cfg = detection_settings(source.model.test_cfg or {}) if task == 'detection' else {}
-    return Description(
-        task=task,
-        part=options.part,
-        num_classes=count_classes(source) if whole else 0,
-        classes=source.classes if whole else [],
-        palette=source.palette if whole else [],
-        sizes=[list(size) for size in sizes],
-        batch=options.batch if sizes else None,
-        min_size=LEAST_SIDE,
-        files={},
-        input=entry,
-        size_input=SIZE_INPUT if task == 'detection' else None,
-        outputs=[],
-        score_thr=test_cfg.get('score_thr'),
-        mask_thr=test_cfg.get('mask_thr_binary'),
-        max_per_img=test_cfg.get('max_per_img'),
-        align_corners=bool(task == 'segmentation' and source.model.align_corners),
-        slide=read_slide(source.model) if task == 'segmentation' else None,
-        source=dict(options.names),
-        versions=versions(),
-        cpu=dict(name=read_cpu().name, vector_extensions=vector_extensions()),
-        checks=[],
-        latency_ms={},
-    )
-
-
-def input_padding(preprocessor: nn.Module) -> tuple[int, list[int] | None]:
-    """The multiples and the least height and width to which a model pads its input in a test."""
-    test_cfg = getattr(preprocessor, 'test_cfg', None) or {}  # MMSegmentation's
-    size = test_cfg.get('size')
-    divisor = test_cfg.get('size_divisor') or getattr(preprocessor, 'pad_size_divisor', 1)
-    return int(divisor or 1), size and [int(value) for value in size]
-
-
-def padding_values(preprocessor: nn.Module) -> list[float]:
-    """The BGR values that become the padding value of a model, with which it pads after it has normalised."""
-    value = float(getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0)))
-    if not getattr(preprocessor, '_enable_normalize', False):
-        return [value] * 3
-    found = [round(float(each), 6) for each in (preprocessor.mean + value * preprocessor.std).flatten()]
-    # The names of MMDetection, MMSegmentation and MMPreTrain for the swap; mean and std are in RGB then.
-    swaps = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
-    found = found if len(found) == 3 else [value] * 3  # the form refuses other numbers of channels
-    return found[::-1] if swaps else found
-
-
-def count_classes(source: Source) -> int:
-    """The classes that a model tells apart."""
-    model = source.model
-    if source.task == 'segmentation':
-        return int(model.out_channels)
-    head = getattr(model, 'roi_head', None)
-    head = head.bbox_head if head is not None else getattr(model, 'bbox_head', getattr(model, 'head', None))
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    return int(getattr(head, 'num_classes', len(source.classes)))
-
-
-def read_slide(model: nn.Module) -> Slide | None:
-    """The windows of a segmentor that slides."""
-    cfg = model.test_cfg
-    if cfg.get('mode', 'whole') != 'slide':
-        return None
-    return Slide([int(side) for side in cfg.crop_size], [int(side) for side in cfg.stride])
-
-
-def choose_sizes(source: Source, task: str, options: ExportOptions, entry: Input) -> list[Size]:
-    """The fixed heights and widths; none where they are free.
-
-    Raises:
-        UserError: If the part cannot have these sizes.
-    """
-    sizes = list(dict.fromkeys(options.sizes))
-    if task == 'detection':
-        sizes = _detector_sizes(options, sizes, entry)
-    elif not sizes and uses_max_keys(source.model.backbone):
-        raise UserError('a backbone with attn_max_keys has no form for free sizes: give --size HEIGHT WIDTH')
-    elif not sizes and options.batch != 1:
-        raise UserError('--batch is for fixed sizes: with free sizes the batch is free, too')
-    elif sizes and task == 'classification':
-        frames = natural_sizes(entry.steps, 1)
-        wrong = [size for size in sizes if size not in frames]
-        if wrong:
-            known = ' or '.join(f'{height} {width}' for height, width in frames) or 'of the image itself'
-            height, width = wrong[0]
-            raise UserError(
-                f'--size {height} {width}: the test pipeline makes images {known}, and no other size is right'
-            )
-    if not sizes and 'torch' in options.formats:
-        # torch.export tells maps of one pixel, which images of 32 have, from all others.
-        raise UserError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
-    return sizes
-
-
-def _detector_sizes(options: ExportOptions, sizes: list[Size], entry: Input) -> list[Size]:
-    divisor = entry.pad_divisor
-    if options.dynamic:
-        raise UserError('a detector is exported at fixed sizes: give --size HEIGHT WIDTH in place of --dynamic')
-    if options.batch != 1:
-        raise UserError('a detector is exported for one image at a time: leave out --batch')
-    sizes = sizes or natural_sizes(entry.steps, divisor)
-    if not sizes:
-        raise UserError('the test pipeline of the config bounds no size: give --size HEIGHT WIDTH')
-    for height, width in sizes:
-        if height % divisor or width % divisor:
-            fitting = ' '.join(str(-(-side // divisor) * divisor) for side in (height, width))
-            raise UserError(
-                f'height and width of this detector must be multiples of {divisor} (its pad_size_divisor), not '
-                f'{height} x {width}: take {fitting}'
-            )
-    return sizes
-
-
-def uses_max_keys(backbone: nn.Module) -> bool:
-    """Whether attention averages its keys on large images."""
-    return any(getattr(module, 'max_keys', None) for module in backbone.modules())
-
-
-def make_form(source: Source, task: str, size: Size | None) -> nn.Module:
-    """The exportable module of a task."""
-    if task == 'backbone':
-        return BackboneForm(source.model).eval()
-    if task == 'segmentation':
-        from .forms import check_segmentor
-
-        check_segmentor(source.model)
-        return SegmentorForm(source.model).eval()
-    if task == 'classification':
-        return ClassifierForm(source.model).eval()
-    from mmdet.models.detectors import SingleStageDetector
-
-    from .detector import DetectorForm
-    from .one_stage import OneStageForm
-
-    assert size  # chosen before
-    kind = OneStageForm if isinstance(source.model, SingleStageDetector) else DetectorForm
-    return kind(source.model, size).eval()
-
-
-# Working -------------------------------------------------------------------------------------------------------------
 
 
 class Work:

@@ -90,11 +90,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def exported(trained, tmp_path_factory):
-    """(kind, further arguments of :class:`mmefficientmod.export.folder.ExportOptions`) -> (the model, the folder)."""
+    """(kind, further arguments of :class:`mmefficientmod.export.plan.ExportOptions`) -> (the model, the folder)."""
     made = {}
 
     def make(kind: str, **kwargs):
-        from mmefficientmod.export.folder import ExportOptions, export
+        from mmefficientmod.export.folder import export
+        from mmefficientmod.export.plan import ExportOptions
         from mmefficientmod.export.source import read_source
 
         key = kind, repr(sorted(kwargs.items()))

@@ -228,7 +228,8 @@ def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
 
 
 def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
-    from mmefficientmod.export.folder import ExportOptions, export
+    from mmefficientmod.export.folder import export
+    from mmefficientmod.export.plan import ExportOptions
     from mmefficientmod.export.source import read_source
 
     source = read_source(*map(str, trained('segmentor')), part='backbone')
@@ -302,6 +303,7 @@ def test_the_worst_check_is_one_that_failed():
 def test_the_librarys_results_are_not_kept(trained, tmp_path, monkeypatch):
     """Its masks are as large as the picture, and there may be a hundred of them in each."""
     from mmefficientmod.export import folder
+    from mmefficientmod.export.plan import ExportOptions
     from mmefficientmod.export.source import read_source
 
     made, alive = [], []
@@ -316,7 +318,7 @@ def test_the_librarys_results_are_not_kept(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(check, 'FILE_LIMIT', 0.0)  # ends the export before a file is written
     source = read_source(*map(str, trained('segmentor')), part='backbone')
     with pytest.raises(UserError, match='eager does not agree'):
-        folder.export(source, folder.ExportOptions(tmp_path / 'out', part='backbone'))
+        folder.export(source, ExportOptions(tmp_path / 'out', part='backbone'))
     assert len(alive) > 3 and max(alive) <= 1
 
 

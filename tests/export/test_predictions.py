@@ -14,9 +14,10 @@ import torch
 from mmengine.config import Config
 
 from mmefficientmod.export import check
-from mmefficientmod.export.folder import ExportOptions, as_runner, make_form, plan
+from mmefficientmod.export.folder import as_runner
 from mmefficientmod.export.library import LibraryModel, largest_class
 from mmefficientmod.export.model import ExportedModel
+from mmefficientmod.export.plan import ExportOptions, make_form, plan
 from mmefficientmod.export.source import read_source
 from mmefficientmod.utils import UserError
 
