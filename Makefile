@@ -60,11 +60,12 @@ test-core:  ## run the tests that need torch and MMEngine alone, minutes from a 
 gpu: env  ## test and time the network on one GPU, in at most ten minutes; writes work_dirs/gpu/gpu.json and gpu.md
 	@$(VENV)/bin/python tests/gpu.py
 
-lint: .venv/lint/complete  ## check style, types and the floors of the house; needs only ruff, mypy and import-linter, not the environment
+lint: .venv/lint/complete  ## check style, types, imports and English; needs only ruff, mypy and import-linter, not the environment
 	.venv/lint/bin/ruff check .
 	.venv/lint/bin/ruff format --check .
 	.venv/lint/bin/mypy
 	PYTHONPATH=. .venv/lint/bin/lint-imports --no-logo
+	.venv/lint/bin/python docs/check_english.py
 
 .venv/lint/complete: requirements/tests.txt
 	@$(or $(PYTHON),python3) -m venv .venv/lint
