@@ -202,4 +202,4 @@ def test_command_line(tmp_path):
     assert (stamp['train_images'], stamp['size']) == (2, [64, 64])
     refused = run(*small, '--seed', '1')
     assert refused.returncode == 1
-    assert refused.stderr.startswith('make_data: ') and refused.stderr.count('\n') == 1
+    assert refused.stderr.startswith('error: ') and refused.stderr.count('\n') == 1
