@@ -11,6 +11,7 @@ import os.path as osp
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +26,10 @@ from ..codebases.config import (
     load_config,
 )
 from ..codebases.packages import check_mmcv_ops, find_shipped
-from ..utils import UserError, exit_in_one_line, keep_freed_memory
+from ..utils import UserError, check_output_folder, exit_in_one_line, keep_freed_memory
 from .checks.data import WatchedLoaders, check_data
 from .checks.loaders import fit_workers
-from .checks.run import PARTS, check_run, drop_needless_pretrained
+from .checks.run import PARTS, check_parts, check_run, drop_needless_pretrained
 from .cpu import start_on_cpu
 from .hooks import WholeModelHook
 from .interrupt import set_command
@@ -109,6 +110,7 @@ def _checked(
 
     def check_and_build(config: Config) -> Any:
         training, main = script == 'train', is_main_process(config.get('launcher', 'none'))
+        check_parts(script, config)
         if training and main:
             lock_work_dir(config.work_dir)
         chosen = choose(config) if choose else Choice(None, [])
@@ -193,4 +195,22 @@ def _parse(tool: Any, config: str) -> Any:
     if args.config != config:
         raise UserError(f'is {config} or {args.config} the config? Put it before the options')
     load_config(args.config, args.cfg_options)
+    _check_outputs(args)
     return args
+
+
+def _check_outputs(args: Any) -> None:
+    """Raises UserError before the work if a result could not be written, or if a pair of --cfg-options has no key."""
+    for name in ('work_dir', 'out', 'show_dir'):
+        option, text = f'--{name.replace("_", "-")}', getattr(args, name, None)
+        if text is None:
+            continue
+        if not text.strip():
+            raise UserError(f'{option} is empty: name a folder, or leave the option out')
+        is_file = name == 'out' and text.endswith(('.pkl', '.pickle'))
+        if is_file and osp.isdir(text):
+            raise UserError(f'{option} {text} is a folder: name a file')
+        check_output_folder(Path(text).parent if is_file else Path(text), option)
+    for key in getattr(args, 'cfg_options', None) or {}:
+        if not all(part.strip() for part in key.split('.')):
+            raise UserError(f'--cfg-options takes KEY=VALUE pairs, and {key!r} is not a complete key')

@@ -326,6 +326,7 @@ def test_config_in_pure_python(tmp_path):
         "model = dict(type=ImageClassifier, backbone=dict(type=EfficientMod, arch='m'))\n"
         'default_scope = None\n'
         'train_cfg = dict(by_epoch=True, max_epochs=1)\n'
+        'train_dataloader = optim_wrapper = dict()\n'
     )
     assert "model.backbone: unknown arch 'm'" in refused(TRAIN, str(path))
 
@@ -652,3 +653,19 @@ def test_mixed_precision_on_a_cpu(classification):
     message = refused(TRAIN, str(classification), '--amp', *options)
     assert 'in mixed precision (--amp, AmpOptimWrapper) on a GPU or an NPU, not on cpu' in message
     assert message == refused(TRAIN, str(classification), *options, 'optim_wrapper.type=AmpOptimWrapper')
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('option', ['--work-dir', '--show-dir', '--out'])
+@pytest.mark.parametrize(
+    'value, reason', [('', 'is empty'), ('{file}', 'is not a folder'), ('{file}/below', 'is not a folder')]
+)
+def test_results_that_cannot_be_written_are_refused_before_the_work(option, value, reason, tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('kept')
+    script, operands = ('train', ['{seg}']) if option == '--work-dir' else ('test', ['{seg}', 'none.pth'])
+    config = 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
+    operands = [operand.format(seg=REPO / config) for operand in operands]
+    line = refused(partial(launch, script), *operands, option, value.format(file=file))
+    assert line.startswith(f'error: {option} ') and reason in line
+    assert file.read_text() == 'kept'

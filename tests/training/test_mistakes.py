@@ -88,6 +88,16 @@ MISTAKES = {
         *(SEGMENTATION, None, ['model.decode_head.num_classes=8']),
         r'decode_head\.num_classes is 8, but .* names 9 classes',
     ),
+    'a length below zero': (
+        *(SEGMENTATION, None, ['train_cfg.max_iters=-5']),
+        r'train_cfg\.max_iters is -5: set a whole number above 0',
+    ),
+    'a learning rate that is a text': (
+        *(DETECTION, None, ['optim_wrapper.optimizer.lr=abc']),
+        r"optim_wrapper\.optimizer\.lr is 'abc': set a number above 0",
+    ),
+    'no training at all': (*(DETECTION, None, ['train_cfg=None']), r'the config has no train_cfg'),
+    'an option without a key': (*(DETECTION, None, ['=1']), r"KEY=VALUE pairs, and '' is not a complete key"),
     'categories of other names': (
         DETECTION,
         lambda root: annotations(root, lambda a: {**a, 'categories': [{'id': 1, 'name': 'dog'}]}),

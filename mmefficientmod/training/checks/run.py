@@ -39,6 +39,7 @@ NECKS = {
 }
 
 
+NEEDED = dict(train=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), test=('model', 'test_dataloader'))
 PARTS = dict(train=('train', 'val'), test=('test',))  # data sets that a script builds
 
 
@@ -89,6 +90,21 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
         check_best(config)
         for place, node in pretrained_parts(config):
             check_pretrained(place, node)
+
+
+def check_parts(script: str, config: Config) -> None:
+    """Raises UserError if a part that the script needs is missing, or if a length or rate is not a number above 0."""
+    for name in NEEDED[script]:
+        if not isinstance(config.get(name), Mapping):
+            raise UserError(f'the config has no {name}: the script tools/{script}.py needs it')
+    if script == 'train':
+        rate = (config.optim_wrapper.get('optimizer') or {}).get('lr')
+        if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
+            raise UserError(f'optim_wrapper.optimizer.lr is {rate!r}: set a number above 0')
+        for name in ('max_epochs', 'max_iters'):
+            length = config.train_cfg.get(name)
+            if length is not None and not (isinstance(length, int) and length > 0):
+                raise UserError(f'train_cfg.{name} is {length!r}: set a whole number above 0')
 
 
 def try_backbones(config: Config, training: bool) -> None:
