@@ -111,8 +111,6 @@ def _checked(
     def check_and_build(config: Config) -> Any:
         training, main = script == 'train', is_main_process(config.get('launcher', 'none'))
         check_parts(script, config)
-        if training and main:
-            lock_work_dir(config.work_dir)
         chosen = choose(config) if choose else Choice(None, [])
         changes = [*chosen.notes, *(drop_needless_pretrained(config) if training else ())]
         fit_workers(config, PARTS[script])
@@ -125,6 +123,8 @@ def _checked(
         problem = start_on_cpu(config)
         if problem:
             raise UserError(problem)
+        if training and main:  # after the checks: a run that is refused leaves no work directory
+            lock_work_dir(config.work_dir)
         runner = _build(build, config)
         if main:
             WatchedLoaders(runner, config, PARTS[script], data)
