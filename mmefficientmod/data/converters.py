@@ -33,7 +33,7 @@ from .findings import Finding, Tally, error, judge, warning
 from .label_images import read_class_list
 from .parts import ROLES, Boxes, OwnData, Part
 
-SUPERVISION = 'supervision==0.31.*'
+SUPERVISION = 'supervision==0.31.0'
 TOLERANCE = 2.0  # pixels that a box may reach over the edge by rounding
 
 

@@ -39,7 +39,6 @@ DETECTOR = Case('detector', (64, 70), mode='compiled')
         Case('classifier', (64, 64), 2, mode='deploy'),
         pytest.param(DETECTOR, marks=pytest.mark.ops),
         Case('training', (64, 64), 2),
-        Case('training', (64, 64), 2, HALF),
     ],
     ids=str,
 )

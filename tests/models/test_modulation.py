@@ -61,7 +61,8 @@ def test_equals_the_plain_form(ratio, dtype, device):
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}[dtype]
     block = build_block(ratio, device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     x = torch.randn(2, 9, 7, 6).to(block.gamma)
-    with torch.autocast(device.type, dtype, enabled=dtype in HALVES):
+    half = dtype in HALVES
+    with torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half):  # an old torch judges it anyway
         ours = gradients(block, block, x)
     expected = gradients(lambda x: plain(block, x), block, x)
     torch.testing.assert_close(block.eval()(x), expected['output'])
