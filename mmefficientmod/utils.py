@@ -264,10 +264,15 @@ def parse_with_config_options(parser: argparse.ArgumentParser, argv: list[str] |
     return args
 
 
+def is_complete_key(key: str) -> bool:
+    """Whether each part of a dotted key of a config has a name."""
+    return all(part.strip() for part in key.split('.'))
+
+
 def check_config_options(parser: argparse.ArgumentParser, options: dict) -> None:
     """Refuses pairs without a key, which MMEngine would add to the config."""
     for key, value in options.items():
-        if not all(part.strip() for part in key.split('.')):
+        if not is_complete_key(key):
             parser.error(f'--cfg-options takes KEY=VALUE pairs, and {key}={value} has no complete KEY')
 
 

@@ -26,7 +26,7 @@ from ..codebases.config import (
     load_config,
 )
 from ..codebases.packages import check_mmcv_ops, find_shipped
-from ..utils import UserError, check_output_folder, exit_in_one_line, keep_freed_memory
+from ..utils import UserError, check_output_folder, exit_in_one_line, is_complete_key, keep_freed_memory
 from .checks.data import WatchedLoaders, check_data
 from .checks.loaders import fit_workers
 from .checks.run import PARTS, check_parts, check_run, drop_needless_pretrained
@@ -212,5 +212,5 @@ def _check_outputs(args: Any) -> None:
             raise UserError(f'{option} {text} is a folder: name a file')
         check_output_folder(Path(text).parent if is_file else Path(text), option)
     for key in getattr(args, 'cfg_options', None) or {}:
-        if not all(part.strip() for part in key.split('.')):
+        if not is_complete_key(key):
             raise UserError(f'--cfg-options takes KEY=VALUE pairs, and {key!r} is not a complete key')
