@@ -1,4 +1,4 @@
-"""Predict on images and videos: with a config and a checkpoint, or with the folder that tools/export.py wrote."""
+"""Predict on images, videos and streams, with a config and a checkpoint or with a folder that tools/export.py wrote."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from mmefficientmod.utils import (
 EXAMPLES = """examples:
   python tools/predict.py photos/ my_config.py work_dirs/my_config/epoch_12.pth --score-thr 0.5
   python tools/predict.py 'photos/**/*.jpg' clip.mp4 exported/ --out predictions --format openvino
+  python tools/predict.py 0 exported/ --max-frames 1000
 """
 
 
@@ -45,8 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         type=parse_text,
         metavar='PATH',
-        help='INPUT: images, videos, folders (with their subfolders) or patterns; then CONFIG and CHECKPOINT, or '
-        'EXPORTED_FOLDER, the one with export.json, which needs neither torch nor an MM library',
+        help='INPUT: images, videos, folders (with their subfolders) or patterns, a camera (0) or a stream '
+        '(rtsp://...); then CONFIG and CHECKPOINT, or EXPORTED_FOLDER, the one with export.json, which needs neither '
+        'torch nor an MM library',
     )
     parser.add_argument(
         '--out', type=parse_path, default=Path('predictions'), help='folder to write; default predictions'
@@ -67,6 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='cpu or cuda:0, for example; default: a GPU if available, CPU for exported files',
     )
     parser.add_argument('--batch-size', type=parse_positive, default=1, help='images at a time; default 1')
+    parser.add_argument(
+        '--max-frames', type=parse_positive, metavar='N', help='most frames of a video or a stream; default: all'
+    )
     parser.add_argument('--no-images', action='store_true', help='write predictions.json only, no drawings')
     parser.add_argument('--format', type=parse_text, help='which exported file to use, such as openvino or onnx-int8')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of CONFIG')
@@ -117,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         check_output_folder(args.out)
         sources = find_sources(args.inputs, args.out)
         model = load(args)
-        summary = run(model, sources, args.out, args.batch_size, not args.no_images, args.annotations)
+        summary = run(model, sources, args.out, args.batch_size, not args.no_images, args.annotations, args.max_frames)
     for note in summary.notes:
         print(f'note: {note}', file=sys.stderr)
     print(f'{args.out}: {summary}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import unicodedata
 from collections.abc import Sequence
 
 import cv2
@@ -10,6 +11,14 @@ import numpy as np
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 Color = tuple  # blue, green, red on an image of OpenCV
+
+
+def drawable(name: str, number: int) -> str:
+    """The name of a class as OpenCV can draw it: before version 5 without accents, or a number for other letters."""
+    if name.isascii() or int(cv2.__version__.split('.')[0]) >= 5:
+        return name
+    plain = ''.join(letter for letter in unicodedata.normalize('NFKD', name) if not unicodedata.combining(letter))
+    return plain if plain.isascii() else f'class {number}'
 
 
 def spread_colors(count: int) -> list[tuple[int, int, int]]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..utils import replace_file
-from .canvas import blend, thickness, write_name
+from .canvas import blend, drawable, thickness, write_name
 from .files import group, plain, spread, track
 from .findings import Finding
 from .parts import MOST_COUNTED, Boxes, Labels, Masks, OwnData, Part
@@ -154,7 +154,7 @@ def _draw_objects(
         )
         cv2.rectangle(image, (left, top), (right, bottom), palette[label], 2 if strong else 1)
         if strong:
-            write_name(image, _short(names[label], label), left, top, palette[label])
+            write_name(image, drawable(names[label], label), left, top, palette[label])
 
 
 def _is_box(box: Sequence) -> bool:
@@ -189,11 +189,6 @@ def _draw_classes(image: np.ndarray, part: Masks, index: int, number: int, palet
     own = (values == number).astype(np.uint8)
     contours = cv2.findContours(own, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
     cv2.drawContours(image, contours, -1, palette[number], thickness(image))
-
-
-def _short(name: str, number: int) -> str:
-    """A name as OpenCV can write it, which is ASCII; else its number, which the page has, too."""
-    return name if name.isascii() else f'class {number}'
 
 
 def _frame(image: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 import cv2
@@ -59,12 +59,9 @@ def find_files(text: str, suffixes: Collection[str] = IMAGES, results: Path | No
     if path.is_file():
         return Found([path])
     if path.is_dir():
-        files = sorted(_walk(path, ()))
+        files = sorted(file for each in _folders(path) for file in each.iterdir() if _is_wanted(file))
     else:
-        matches = [Path(match) for match in glob(text, recursive=True)]
-        files = sorted(match for match in matches if match.is_file() and not _is_hidden(match))
-        if '**' in text:  # which follows links, too
-            files = [file for file in files if not _loops(file, Path(text.partition('*')[0]))]
+        files = sorted({file for file in _matches(text) if _is_wanted(file)})
         if not files and not set(text) & set('*?['):
             raise UserError(f'{text} does not exist: give an image, a folder or a pattern')
     found = Found()
@@ -76,27 +73,36 @@ def find_files(text: str, suffixes: Collection[str] = IMAGES, results: Path | No
     return found
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+def _folders(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A folder and the folders in it, without hidden ones and without links that lead back to where they are."""
     real = os.path.realpath(folder)
     if real in above:
         return
+    yield folder
     for path in folder.iterdir():
-        if _is_hidden(path):
-            continue
-        if path.is_dir():
-            yield from _walk(path, (*above, real))
-        elif path.is_file():
-            yield path
+        if path.is_dir() and not _is_hidden(path):
+            yield from _folders(path, (*above, real))
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """What a glob pattern names; unlike ``glob``, ``**`` ends where links lead back to where they are."""
+    parts = Path(pattern).parts
+    if '**' not in parts:
+        yield from map(Path, glob(pattern))
+        return
+    place = parts.index('**')
+    rest = parts[place + 1 :] or ('*',)
+    for start in glob(str(Path(*parts[:place]))):
+        for folder in _folders(Path(start)) if os.path.isdir(start) else ():
+            yield from _matches(str(Path(escape(str(folder)), *rest)))
+
+
+def _is_wanted(path: Path) -> bool:
+    return path.is_file() and not _is_hidden(path)
 
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith('.')
-
-
-def _loops(path: Path, start: Path) -> bool:
-    """Whether a link on the way from a folder to a file leads back to a folder on that way."""
-    folders = [os.path.realpath(parent) for parent in path.parents if start in (parent, *parent.parents)]
-    return len(set(folders)) < len(folders)
 
 
 def find_images(paths: Sequence[str], option: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -74,16 +75,18 @@ def run(
     batch_size: int = 1,
     draws: bool = True,
     annotations: Path | None = None,
+    max_frames: int | None = None,
 ) -> Summary:
     """Predicts on all sources and writes the results; one that cannot be read or predicted on is named and left out.
 
     Args:
         model (Model): What predicts.
-        sources (Sequence[Source]): Images and videos.
+        sources (Sequence[Source]): Images, videos and streams.
         out (Path): Folder of the results.
         batch_size (int): Images at a time. Defaults to 1.
         draws (bool): Write images and videos with the predictions. Defaults to True.
         annotations (Path, optional): COCO JSON with the ids of the images and categories. Defaults to None.
+        max_frames (int, optional): Most frames of a video or a stream. Defaults to None.
 
     Raises:
         UserError: If two sources would be written to the same file, or if ``annotations`` lacks an id.
@@ -98,7 +101,7 @@ def run(
     try:
         with suppress(KeyboardInterrupt):  # what was done is kept
             summary.stopped = True
-            for batch in _batches(_items(sources, summary, progress), batch_size, model.mixed_sizes):
+            for batch in _batches(_items(sources, max_frames, summary, progress), batch_size, model.mixed_sizes):
                 for item, result in _predict(model, batch, summary, progress):
                     _write(writer, item, result, summary, progress)
                     is_full = isinstance(result, Detections) and len(result.scores) == model.max_per_img
@@ -113,6 +116,11 @@ def run(
     summary.seconds = time.perf_counter() - start
     summary.objects = writer.objects if model.task == 'detection' else None
     summary.notes += list(getattr(model, 'notes', []))
+    if draws and writer.drawn_classes != writer.classes:
+        summary.notes.append(
+            'OpenCV 4 draws ASCII only: names of classes are drawn without accents, or as numbers, '
+            'and predictions.json has them whole; opencv-python 5 draws them'
+        )
     if summary.full:
         summary.notes.append(
             f'{summary.full} images have as many detections as max_per_img={model.max_per_img} lets through: there may '
@@ -146,17 +154,17 @@ def _write(writer: Writer, item: Item, result: Result, summary: Summary, progres
         _note(item.source, error, summary, progress)
 
 
-def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> Iterator[Item]:
+def _items(sources: Sequence[Source], max_frames: int | None, summary: Summary, progress: Progress) -> Iterator[Item]:
     for source in sources:
         try:
             if source.is_video:
-                video = Video(source.path)
-                for number, image in enumerate(video):
+                video = Video(source)
+                for number, image in enumerate(itertools.islice(video, max_frames)):
                     progress.part = number / video.frames if video.frames else 0
                     yield Item(source, number, video.fps, image)
                 if video.is_uneven:
                     summary.notes.append(
-                        f'{source.path}: its frames come at intervals that differ; a drawn video shows '
+                        f'{source}: its frames come at intervals that differ; a drawn video shows '
                         f'{video.fps:.3g} of them a second, and its times are others'
                     )
             else:
@@ -167,7 +175,7 @@ def _items(sources: Sequence[Source], summary: Summary, progress: Progress) -> I
 
 
 def _note(source: Source, error: UserError, summary: Summary, progress: Progress) -> None:
-    failure = f'{source.path} {error}'
+    failure = f'{source} {error}'
     if failure not in summary.failures:  # a video fails with one line, not with one a frame
         summary.failures.append(failure)
         progress.note(f'error: {failure}')

@@ -1,8 +1,9 @@
-"""What to predict on: finds images and videos, and reads videos frame by frame."""
+"""What to predict on: finds images, videos and streams, and reads videos frame by frame."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,34 +17,43 @@ from ..utils import UserError
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
 KNOWN = IMAGES + VIDEOS
+STREAM = re.compile(r'[0-9]{1,3}|[a-z][a-z0-9+.-]*://.+', re.IGNORECASE)  # a camera's number, or an address
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image or a video."""
+    """An image, a video, or a stream of a camera or an address."""
 
     path: Path
     name: str  # below the input folder, with /
+    stream: str | None = None  # number of a camera, or address
+
+    def __str__(self) -> str:
+        return re.sub('//[^/@]*@', '//', self.stream) if self.stream else str(self.path)  # without a password
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
+        return self.stream is not None or self.path.suffix.lower() in VIDEOS
 
 
 def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
     """The images and videos that are asked for, in order; what is left out of folders is named on the screen.
 
     Args:
-        inputs (Sequence[str]): Files, folders (searched with their subfolders, without hidden files) and glob patterns.
+        inputs (Sequence[str]): Files, folders (searched with their subfolders, without hidden files), glob patterns,
+            numbers of cameras and addresses of streams. A file of that name comes before a camera.
         out (Path): The folder of the results, which is not an input.
 
     Raises:
         UserError: If an input does not exist or holds nothing, or lies where the results go.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path | Source, None] = {}
     roots, results = [], out.resolve()
     for text in inputs:
         path = Path(text)
+        if STREAM.fullmatch(text) and not os.path.lexists(path):
+            found[_stream(text)] = None
+            continue
         files = find_files(text, KNOWN, results)
         apart = [] if _is_in(path, results) else [other for other in files.paths if not _is_in(other, results)]
         if files.paths and not apart:
@@ -57,8 +67,15 @@ def find_sources(inputs: Sequence[str], out: Path) -> list[Source]:
             print(f'{text}: {left_out}', file=sys.stderr)
         roots += [_plain(path)] if path.is_dir() else [_plain(other.parent) for other in apart]
         found.update(dict.fromkeys(map(_plain, apart)))
-    root = Path(os.path.commonpath(roots))
-    return [Source(path, path.relative_to(root).as_posix()) for path in found]
+    root = Path(os.path.commonpath(roots)) if roots else Path()
+    return [each if isinstance(each, Source) else Source(each, each.relative_to(root).as_posix()) for each in found]
+
+
+def _stream(text: str) -> Source:
+    """A camera or a stream, with results that are named by its number, or by its address without a password."""
+    address = re.sub('^.*://([^/@]*@)?', '', text)
+    name = f'camera-{text}' if text.isdecimal() else re.sub('[^A-Za-z0-9._-]+', '-', address).strip('-.') or 'stream'
+    return Source(Path(name), name, text)
 
 
 def _plain(path: Path) -> Path:
@@ -73,28 +90,33 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 class Video:
-    """The frames of a video, one after another.
+    """The frames of a video or a stream, one after another.
 
     Args:
-        path (Path): The file.
+        source (Source): The file, camera or address.
 
     Attributes:
-        fps (float): Frames a second, 25 where the file does not say.
-        frames (int): Their number as the file says, 0 where it does not.
+        fps (float): Frames a second, 25 where the source does not say.
+        frames (int): Their number as a file says, 0 where it does not.
         is_uneven (bool): Whether the frames read so far come at intervals that differ.
 
     Raises:
-        UserError: If it cannot be opened or has no frames, and, while iterating, if it ends early.
+        UserError: If it cannot be opened or has no frames, and, while iterating, if a file ends early.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file() or not path.stat().st_size:
-            raise UserError('is empty' if path.is_file() else 'does not exist')
-        self._capture = cv2.VideoCapture(str(path))
+    def __init__(self, source: Source) -> None:
+        self.is_stream = source.stream is not None
+        if source.stream is not None:
+            self._capture = cv2.VideoCapture(int(source.stream) if source.stream.isdecimal() else source.stream)
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, where predicting is slower
+        else:
+            if not source.path.is_file() or not source.path.stat().st_size:
+                raise UserError('is empty' if source.path.is_file() else 'does not exist')
+            self._capture = cv2.VideoCapture(str(source.path))
         if not self._capture.isOpened():
-            raise UserError('is damaged, or no video that OpenCV reads')
+            raise UserError('cannot be opened' if self.is_stream else 'is damaged, or no video that OpenCV reads')
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        self.frames = 0 if self.is_stream else max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         self.is_uneven = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -112,6 +134,8 @@ class Video:
                 yield frame
         finally:
             self._capture.release()
+        if self.is_stream and not count:
+            raise UserError('gives no frame')
         # Some formats tell only their duration, from which OpenCV computes a number of frames for one rate.
         if not count or max(count, time * self.fps) < 0.9 * self.frames:
             raise UserError(f'is damaged: {count} of {self.frames} frames could be read')

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..data.canvas import drawable
 from ..export.results import Classification, Detections, Result, Segmentation, encode
 from ..utils import UserError, replace_file
 from .annotations import Ids
@@ -93,7 +94,7 @@ class Writer:
         else:
             self._write({**record, **self._ranking(result)})
         if self.draws:
-            drawn = draw(image, result, self.classes, self.palette)
+            drawn = draw(image, result, self.drawn_classes, self.palette)
             if frame is None:
                 self._write_image(source, drawn)
             else:
@@ -121,6 +122,11 @@ class Writer:
     def _write(self, record: dict) -> None:
         self._file.write(('\n' if self._first else ',\n') + json.dumps(record))
         self._first = False
+
+    @property
+    def drawn_classes(self) -> list[str]:
+        """The names of the classes as they are drawn."""
+        return [drawable(name, number) for number, name in enumerate(self.classes)]
 
     @cached_property
     def _map_names(self) -> dict[Source, str]:
@@ -252,5 +258,5 @@ def _check_distinct(names: dict[Source, str]) -> dict[Source, str]:
     for source, name in names.items():
         other = used.setdefault(name, source)
         if other != source:
-            raise UserError(f'{other.path} and {source.path} would both be written to {name}: predict on them apart')
+            raise UserError(f'{other} and {source} would both be written to {name}: predict on them apart')
     return names

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import struct
+import threading
 from pathlib import Path
 
 import cv2
@@ -115,10 +118,14 @@ def write_video(path, frames, fps=10, size=(64, 48)):
     return path
 
 
+def open_video(path):
+    return Video(Source(path, path.name))
+
+
 def test_frames_of_a_video(tmp_path):
     path = write_video(tmp_path / 'a.mp4', 5)
     assert Source(path, 'a.mp4').is_video
-    video = Video(path)
+    video = open_video(path)
     frames = list(video)
     assert (video.fps, video.frames, len(frames)) == (10, 5, 5)
     assert [round(float(frame.mean()) / 20) for frame in frames] == [0, 1, 2, 3, 4]
@@ -147,10 +154,10 @@ def write_matroska(path, times, duration):
 def test_a_gap_between_frames_is_no_damage(tmp_path):
     """Matroska tells its duration, from which OpenCV computes more frames than there are."""
     times = [33 * i for i in range(10)] + [5000 + 33 * i for i in range(10)]
-    video = Video(write_matroska(tmp_path / 'gap.mkv', times, duration=5330))
+    video = open_video(write_matroska(tmp_path / 'gap.mkv', times, duration=5330))
     assert video.frames > 40 and len(list(video)) == 20
     assert video.is_uneven
-    cut = Video(write_matroska(tmp_path / 'cut.mkv', times[:10], duration=5330))
+    cut = open_video(write_matroska(tmp_path / 'cut.mkv', times[:10], duration=5330))
     with pytest.raises(UserError, match='is damaged: 10 of'):
         list(cut)
 
@@ -158,7 +165,7 @@ def test_a_gap_between_frames_is_no_damage(tmp_path):
 @pytest.mark.parametrize(('step', 'uneven'), [(40, False), (0, True)])
 def test_a_variable_rate_is_noticed(step, uneven, tmp_path):
     times = [i * 40 + (25 if i % 3 and not step else 0) for i in range(12)]
-    video = Video(write_matroska(tmp_path / 'a.mkv', times, duration=480))
+    video = open_video(write_matroska(tmp_path / 'a.mkv', times, duration=480))
     assert len(list(video)) == 12 and video.is_uneven == uneven
 
 
@@ -168,4 +175,43 @@ def test_bad_videos_are_named(tmp_path):
     (tmp_path / 'empty.mp4').write_bytes(b'')
     for name, message in (('cut.mp4', 'is damaged'), ('empty.mp4', 'is empty'), ('none.mp4', 'does not exist')):
         with pytest.raises(UserError, match=message):
-            list(Video(tmp_path / name))
+            list(open_video(tmp_path / name))
+
+
+# --- streams ---
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Address of a folder that a server offers."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f'127.0.0.1:{server.server_port}'
+        server.shutdown()
+        thread.join()
+
+
+def test_frames_of_a_stream(address, tmp_path):
+    write_video(tmp_path / 'a.mp4', 5)
+    (source,) = find_sources([f'http://me:secret@{address}/a.mp4'], tmp_path / 'out')
+    assert source.is_video and str(source) == f'http://{address}/a.mp4'
+    assert source.name == f'127.0.0.1-{address[10:]}-a.mp4'
+    assert [round(float(frame.mean()) / 20) for frame in Video(source)] == [0, 1, 2, 3, 4]
+
+
+def test_streams_stand_beside_files_and_a_file_comes_before_a_camera(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / '1.mp4', 1).rename('1')
+    sources = find_sources([str(folder), '2', 'rtsp://camera.local/live'], tmp_path / 'out')
+    assert [source.name for source in sources[-2:]] == ['camera-2', 'camera.local-live']
+    assert all(source.stream is None for source in sources[:-2])
+    assert [source.stream for source in find_sources(['1'], tmp_path / 'out')] == [None]
+
+
+def test_a_camera_or_an_address_that_is_not_there_is_named(address, tmp_path):
+    for text in ('97', f'http://{address}/none.mp4'):
+        (source,) = find_sources([text], tmp_path / 'out')
+        with pytest.raises(UserError, match='cannot be opened'):
+            Video(source)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import file_size_limit
+from mmefficientmod.data.canvas import drawable
 from mmefficientmod.export.results import Detections, Segmentation
 from mmefficientmod.predict.sources import Source
 from mmefficientmod.predict.writer import Writer
@@ -104,3 +105,9 @@ def test_classes_without_a_name_are_called_by_their_numbers(write, tmp_path):
     writer.close()
     (entry,) = json.loads((tmp_path / 'predictions.json').read_text())
     assert (entry['category'], entry['category_id']) == ('2', 3)
+
+
+@pytest.mark.parametrize(('version', 'drawn'), [('5.0.0', ['Café', '猫']), ('4.13.0', ['Cafe', 'class 1'])])
+def test_names_are_drawn_with_the_letters_that_opencv_has(version, drawn, monkeypatch):
+    monkeypatch.setattr(cv2, '__version__', version)
+    assert [drawable(name, number) for number, name in enumerate(['Café', '猫'])] == drawn
