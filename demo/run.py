@@ -6,7 +6,6 @@ After a stop, the same command continues.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import time
@@ -34,7 +33,7 @@ from rich.table import Table
 from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.compare.runs import Job, run_jobs
 from mmefficientmod.compare.workdir import Run, find_runs
-from mmefficientmod.utils import HelpFormatter, UserError, check_output_folder, exit_in_one_line, parse_path
+from mmefficientmod.utils import HelpFormatter, UserError, check_output_folder, exit_in_one_line, parse_path, quiet_logs
 from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
@@ -106,8 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     root = args.work_dir or REPO / 'work_dirs' / ('demo-quick' if args.quick else 'demo')
-    logging.disable(logging.WARNING)  # the steps have their own logs
-    with exit_in_one_line('stopped; the same command continues'):
+    with exit_in_one_line('stopped; the same command continues'), quiet_logs():  # the steps have their own logs
         check_output_folder(root, '--work-dir')
         run(root.resolve(), args.quick)
 

@@ -182,21 +182,33 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Drops what libraries log below an error."""
+    before = logging.root.manager.disable
+    _disable_logs(logging.WARNING)
+    try:
+        yield
+    finally:
+        _disable_logs(before)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Drops what libraries print, log below an error and warn of; what they raise passes."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    with quiet_logs():
         out, errors = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
         with out, errors, warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
-    finally:
-        logging.disable(before)
-        mmengine: Any = sys.modules.get('mmengine.logging')
-        if mmengine:  # its loggers remember what was disabled, where logging.disable() cannot reach it
-            logger = mmengine.MMLogger.get_current_instance()
-            logger.setLevel(logger.level)
+
+
+def _disable_logs(level: int) -> None:
+    logging.disable(level)
+    mmengine: Any = sys.modules.get('mmengine.logging')
+    if mmengine:
+        # Made here if there is none: one that is made while stdout is redirected would write there for ever.
+        logger = mmengine.MMLogger.get_current_instance()
+        logger.setLevel(logger.level)  # its loggers remember what was enabled, where logging.disable() cannot reach it
 
 
 # Types of argparse ---------------------------------------------------------------------------------------------------

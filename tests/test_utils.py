@@ -9,7 +9,7 @@ import os
 import signal
 
 import pytest
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 
 from mmefficientmod import utils
 from mmefficientmod.utils import UserError, check_output_folder, exit_in_one_line, quiet, read_json
@@ -154,7 +154,18 @@ def test_config_options_without_a_key_or_a_value_are_refused(options, capsys):
 
 
 def test_quiet_leaves_the_log_of_mmengine_as_it_was(messages):
+    print_log('before', 'current', logging.WARNING)
     with quiet():
         print_log('within', 'current', logging.WARNING)
     print_log('after', 'current', logging.WARNING)
-    assert messages() == ['after']
+    assert messages() == ['before', 'after']
+
+
+def test_a_log_that_begins_quietly_is_heard_afterwards(capsys):
+    """MMEngine's first logger writes for ever to what standard output was when it was made."""
+    MMLogger._instance_dict = {}  # as in a new process; the fixture process_as_before sets it back
+    with quiet():
+        print_log('within', 'current', logging.WARNING)
+    print_log('after', 'current', logging.WARNING)
+    out = capsys.readouterr().out
+    assert 'after' in out and 'within' not in out

@@ -9,7 +9,8 @@ import importlib.util
 import os
 import os.path as osp
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from .checks.run import PARTS, check_parts, check_run, drop_needless_pretrained
 from .cpu import start_on_cpu
 from .hooks import WholeModelHook
 from .interrupt import set_command
-from .lock import lock_work_dir
+from .lock import lock_work_dir, unlock_work_dirs
 from .start import choose_start
 
 NO_DATA_CHECKS = '--no-data-checks'
@@ -81,23 +82,34 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
             raise UserError('tools/test.py needs a checkpoint after the config')
         resumed = _take_resumed(argv, config_file) if (codebase, script) == ('mmseg', 'train') else None
         tool = _load_script(path)
-        sys.argv = [path, *argv]
-        sys.path[0] = osp.dirname(path)
-        args = _parse(tool, config_file)
-        choose = None
-        if script == 'train':
-            resumed = resumed or (args.resume if args.resume not in (None, True, False, 'auto') else None)
-            loaded = (args.cfg_options or {}).get('load_from')
-            choose = partial(choose_start, written=written, resumed=resumed, loaded=loaded)
-        notes = [f'config {given} is {config_file}'] if given != config_file else []
-        # The scripts build their runner with one of these two, once the command line is part of the config.
-        tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, choose, notes, data))
-        if hasattr(tool, 'RUNNERS'):
-            tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, choose, notes, data))
-        try:
-            tool.main()
-        except FileNotFoundError as error:  # one that loads data in a process of its own comes behind its traceback
-            raise UserError(str(error).strip().rpartition('\n')[2]) from None
+        with _running_as(path, argv):
+            args = _parse(tool, config_file)
+            choose = None
+            if script == 'train':
+                resumed = resumed or (args.resume if args.resume not in (None, True, False, 'auto') else None)
+                loaded = (args.cfg_options or {}).get('load_from')
+                choose = partial(choose_start, written=written, resumed=resumed, loaded=loaded)
+            notes = [f'config {given} is {config_file}'] if given != config_file else []
+            # The scripts build their runner with one of these two, once the command line is part of the config.
+            tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, choose, notes, data))
+            if hasattr(tool, 'RUNNERS'):
+                tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, choose, notes, data))
+            try:
+                tool.main()
+            except FileNotFoundError as error:  # a process that loads data puts its traceback before the message
+                raise UserError(str(error).strip().rpartition('\n')[2]) from None
+
+
+@contextmanager
+def _running_as(path: str, argv: Sequence[str]) -> Iterator[None]:
+    """Makes this process look like ``python PATH ARGV``, and sets back at the end what a notebook goes on with."""
+    before = sys.argv, list(sys.path)
+    sys.argv, sys.path[0] = [path, *argv], osp.dirname(path)
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before
+        unlock_work_dirs()
 
 
 def _checked(

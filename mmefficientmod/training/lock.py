@@ -18,11 +18,13 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = '.training'  # the file that is locked; it says who holds it
-_held: dict[Path, IO[str]] = {}  # by this process, until it ends
+_held: dict[Path, IO[str]] = {}  # by this process
 
 
 def lock_work_dir(work_dir: str | os.PathLike) -> None:
-    """Locks a work directory until this process ends, however it ends; processes that load data do not inherit it.
+    """Locks a work directory until :func:`unlock_work_dirs`, or until this process ends.
+
+    Processes that load data do not inherit the lock.
 
     Raises:
         UserError: If another process trains in it, or no file can be written there.
@@ -32,7 +34,7 @@ def lock_work_dir(work_dir: str | os.PathLike) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / NAME, 'a+', encoding='utf-8')  # noqa: SIM115 - open as long as the process lives
+        file = open(folder / NAME, 'a+', encoding='utf-8')  # noqa: SIM115 - open as long as it is locked
     except OSError as error:
         raise UserError(
             f'the work directory {work_dir} cannot be written ({error.strerror}): name another --work-dir'
@@ -53,6 +55,12 @@ def lock_work_dir(work_dir: str | os.PathLike) -> None:
         file.write(f'process {os.getpid()} on {socket.gethostname()} since {time.strftime("%Y-%m-%d %H:%M:%S")}')
         file.flush()
     _held[folder] = file
+
+
+def unlock_work_dirs() -> None:
+    """Leaves the work directories of this process to others: a notebook lives on after its training."""
+    while _held:
+        _held.popitem()[1].close()
 
 
 def _lock(file: IO[str]) -> None:

@@ -109,9 +109,7 @@ def test_findings_are_remembered_until_files_change(root):
 
 
 @pytest.mark.ops
-def test_a_damaged_file_is_refused_by_the_launcher(root, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', [*sys.argv])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
+def test_a_damaged_file_is_refused_by_the_launcher(root):
     change_objects(root, lambda each: each.update(area=0), ('train',))
     options = ['--cfg-options', 'model.backbone.init_cfg=None', 'train_dataloader.num_workers=0']
     with pytest.raises(SystemExit) as end:

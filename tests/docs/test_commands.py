@@ -95,7 +95,6 @@ def refused(script: str, args: list[str]) -> str:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         patch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_end)
         patch.setattr(sys, 'argv', [script, *args])
-        patch.setattr(sys, 'path', list(sys.path))
         try:
             runpy.run_path(str(REPO / script), run_name='__main__')
         except Parsed as parsed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 
 import cv2
@@ -184,8 +183,6 @@ def test_command_of_the_test(golden, pictures, tmp_path, monkeypatch):
 
 
 def test_bad_input_is_refused_in_one_line(golden, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', [*sys.argv])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
     path = trainer_file(golden('xxs')[0], tmp_path / 'released.pth')
     bare = tmp_path / 'bare.pth'
     torch.save(EfficientMod('xxs').state_dict(), bare)

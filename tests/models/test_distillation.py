@@ -77,8 +77,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'data'))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [*sys.argv])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
     return tmp_path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from helpers import REPO, refused
 from interpreter import run_python
@@ -59,13 +60,6 @@ def roots(tmp_path, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'coco'))
     monkeypatch.setenv('ADE20K_ROOT', str(tmp_path / 'ade'))
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def own_command_line(monkeypatch):
-    """The launcher sets both for the script that it runs."""
-    monkeypatch.setattr(sys, 'argv', [*sys.argv])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
 
 
 CLASSIFICATION = """
@@ -233,6 +227,37 @@ def test_a_classifier_is_trained_resumed_and_tested(classification, tmp_path):
 
     done = run('test', classification, '--work-dir', out, out / 'epoch_2.pth')
     assert done.returncode == 0 and 'accuracy/top1' in done.stdout + done.stderr
+
+
+LOCK = 'import sys; from mmefficientmod.training.lock import lock_work_dir; lock_work_dir(sys.argv[1])'
+
+
+@pytest.mark.parametrize('ending', ['the end', 'an error'])
+def test_a_notebook_goes_on_after_a_training(ending, classification, tmp_path):
+    """The process is as it was, and another one may train in the work directory."""
+    before = [*sys.argv], [*sys.path]
+    options = (FROM_SCRATCH, 'default_hooks.checkpoint.type=mmefficientmod.SafeCheckpointHook')
+    argv = [str(classification), '--work-dir', str(tmp_path / 'out'), '--cfg-options', *options]
+    if ending == 'the end':
+        TRAIN(argv)
+    else:
+        with pytest.raises(TypeError):  # after the work directory was locked
+            TRAIN([*argv, 'default_hooks.checkpoint.no_such_argument=1'])
+    assert (sys.argv, sys.path) == before
+    assert (tmp_path / 'out/.training').exists()
+    done = run_python('-c', LOCK, tmp_path / 'out', env={**os.environ, 'PYTHONPATH': str(REPO)})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_runner_leaves_its_work_directory_after_the_training(classification, tmp_path):
+    config = Config.fromfile(classification)
+    config.merge_from_dict(dict(work_dir=str(tmp_path / 'out'), launcher='none'))
+    config.model.backbone.init_cfg = None
+    config.default_hooks = dict(checkpoint=dict(type='mmefficientmod.SafeCheckpointHook'))
+    Runner.from_cfg(config).train()
+    assert (tmp_path / 'out/.training').exists()
+    done = run_python('-c', LOCK, tmp_path / 'out', env={**os.environ, 'PYTHONPATH': str(REPO)})
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_classifier_goes_on_from_its_work_directory(classification, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +37,6 @@ def root(data, tmp_path, monkeypatch):
     shutil.copytree(data / 'data', tmp_path / 'data')
     monkeypatch.setenv('DEMO_ROOT', str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [*sys.argv])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
     return tmp_path
 
 

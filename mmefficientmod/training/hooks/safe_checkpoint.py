@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -22,7 +22,7 @@ from ...checkpoints.reading import read_checkpoint
 from ...registry import HOOKS
 from ...utils import UserError, replace_file
 from ..interrupt import Interruption, protect_workers, resume_command
-from ..lock import lock_work_dir
+from ..lock import lock_work_dir, unlock_work_dirs
 
 BACKEND = 'mmefficientmod.whole_files'
 INTERRUPTED = 'interrupted.pth'  # the state at Ctrl-C or SIGTERM, removed after the next checkpoint
@@ -76,7 +76,13 @@ class SafeCheckpointHook(CheckpointHook):
                 protect_workers(loop.dataloader)
         self._interruption = Interruption()
         if 'run' not in vars(train_loop):
-            vars(train_loop)['run'] = partial(self._interruption.during, train_loop.run)
+            vars(train_loop)['run'] = partial(self._run, train_loop.run)
+
+    def _run(self, run: Callable[[], Any]) -> Any:
+        try:
+            return self._interruption.during(run) if self._interruption else run()
+        finally:
+            unlock_work_dirs()
 
     def before_train(self, runner: Any) -> None:
         place = str(self.out_dir or runner.work_dir)
