@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
 from collections import OrderedDict
 from typing import Iterator
@@ -30,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError('--device cuda needs a GPU that torch can use, and there is none: leave it out')
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a GPU, leaves out the tests that take no device.
 
@@ -45,6 +47,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(f'{folder.name}/{shared}'))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Reports a test under its own name, without the group that pytest-xdist appends: --last-failed looks for it."""
+    report = yield
+    name, _, group = report.nodeid.rpartition('@')
+    if group == next(item.iter_markers('xdist_group')).args[0]:
+        report.nodeid = name
+    return report
+
+
 def _managers(cls: type = ManagerMixin) -> Iterator[type]:
     for subclass in cls.__subclasses__():
         yield subclass
@@ -52,10 +64,17 @@ def _managers(cls: type = ManagerMixin) -> Iterator[type]:
 
 
 @pytest.fixture(autouse=True)
-def managers_as_before():
-    """What a test leaves with MMEngine (scope, visualizer, logger by name) changes nothing for the next test."""
+def process_as_before():
+    """What a test leaves in its process changes nothing for the next one.
+
+    That is what MMEngine keeps by name (scope, visualizer, logger), the environment and the working directory.
+    """
     before = {cls: cls._instance_dict.copy() for cls in _managers()}
+    environment, folder = dict(os.environ), os.getcwd()
     yield
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
     for cls in _managers():
         cls._instance_dict = before.get(cls, OrderedDict())
 
