@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enoug
 
 from mmefficientmod.export.description import Description
 from mmefficientmod.export.formats import FORMATS, OPSET
+from mmefficientmod.export.supported import describe
 from mmefficientmod.utils import (
     LARGEST_SIDE,
     HelpFormatter,
@@ -86,6 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
     parser.add_argument('--formats', action=ListFormats, help='list the formats and how they are checked')
+    parser.add_argument('--list', action=ListModels, help='list the models that can be exported whole')
     return parser.parse_args(argv)
 
 
@@ -137,6 +139,14 @@ class ListFormats(argparse.Action):
             print(f'{item.name:10} {item.file:12} {item.about}')
             print(f'{"":10} to write: {", ".join(item.packages)}; to run: {item.runtime}')
         print(CHECKS)
+        parser.exit()
+
+
+class ListModels(ListFormats):
+    """Prints which models can be exported, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        print(describe())
         parser.exit()
 
 

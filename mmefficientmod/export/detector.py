@@ -7,23 +7,23 @@ keeps all rows and marks those that count.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..utils import UserError
 from .forms import Preprocess, deployed
+from .supported import expect, of_form
+from .suppression import MAX_CANDIDATES, Candidates, check_nms, clip, keep_best, survivors
 
-MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest images, see `Detections.left_out`
+SHARED_HEADS = ('Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead')
 
 
 class DetectorForm(nn.Module):
-    """Faster or Mask R-CNN of MMDetection on one image of a fixed size.
+    """Faster or Mask R-CNN of MMDetection, also as a cascade, on one image of a fixed size.
 
     image (1, 3, H, W) pixels, image_size (2,) height and width of the image in it -> boxes (N, 4), scores (N,),
-    labels (N,), for Mask R-CNN masks (N, 28, 28), and left_out (), as :mod:`mmefficientmod.export.description` says.
+    labels (N,), with a mask head masks (N, 28, 28), and left_out (), as :mod:`mmefficientmod.export.description` says.
 
     Args:
         model (nn.Module): The detector.
@@ -76,13 +76,15 @@ class DetectorForm(nn.Module):
                 scores, index = scores.topk(cfg.nms_pre)
                 deltas, anchors = deltas[index], anchors[index]
             all_scores.append(scores)
-            all_boxes.append(clip(self.rpn_head.bbox_coder.decode(anchors, deltas), image_size))
+            boxes = self.rpn_head.bbox_coder.decode(anchors, deltas)
+            all_boxes.append(clip(boxes, image_size) if self.rpn_head.bbox_coder.clip_border else boxes)
             all_levels.append(torch.full_like(scores, i))
         scores, boxes, ids = torch.cat(all_scores), torch.cat(all_boxes), torch.cat(all_levels)
         counts = torch.ones_like(scores, dtype=torch.bool)
         if cfg.get('min_bbox_size', -1) >= 0:
             counts = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
-        ranks = survivors(boxes, scores, ids, counts, cfg.nms.iou_threshold)
+        groups = torch.zeros_like(ids) if cfg.nms.get('class_agnostic') else ids
+        ranks = survivors(boxes, scores, groups, counts, cfg.nms.iou_threshold)
         scores, index = ranks.topk(min(cfg.max_per_img, scores.shape[0]))
         counts = scores >= 0
         return boxes[index] * counts[:, None], counts
@@ -91,54 +93,52 @@ class DetectorForm(nn.Module):
         self, levels: tuple[Tensor, ...], proposals: Tensor, is_proposal: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The detections, boxes (N, 4), scores (N,), labels (N,), and the number of candidates that are left out ()."""
-        cfg, head = self.rcnn_cfg, self.roi_head.bbox_head
-        features = extract(self.roi_head.bbox_roi_extractor, levels, proposals)
-        if self.roi_head.with_shared_head:
-            features = self.roi_head.shared_head(features)
-        logits, deltas = head(features)
+        cfg, roi_head = self.rcnn_cfg, self.roi_head
+        stages = list(zip(as_list(roi_head.bbox_roi_extractor), as_list(roi_head.bbox_head)))
+        all_logits = []
+        for i, (extractor, head) in enumerate(stages):
+            features = extract(extractor, levels, proposals)
+            if roi_head.with_shared_head:
+                features = roi_head.shared_head(features)
+            logits, deltas = head(features)
+            all_logits.append(logits)
+            if i < len(stages) - 1:
+                rows = torch.arange(proposals.shape[0])
+                proposals = regress(head, proposals, deltas, rows, logits[:, :-1].argmax(1), image_size)
         num_classes = head.num_classes
-        scores = (logits.softmax(-1)[:, :num_classes] * is_proposal[:, None]).flatten()  # (P * classes,)
-        top, index = scores.topk(min(MAX_CANDIDATES, scores.shape[0]))
-        labels, rows = index % num_classes, index // num_classes
-        deltas = deltas.unflatten(-1, (-1, 4))
-        deltas = deltas[rows, torch.zeros_like(labels) if head.reg_class_agnostic else labels]
-        boxes = clip(head.bbox_coder.decode(proposals[rows], deltas), image_size)
-        counts = top > cfg.score_thr
-        ranks = survivors(boxes, top, labels.float(), counts, cfg.nms.iou_threshold)
-        kept, index = ranks.topk(min(cfg.max_per_img, top.shape[0]))
-        is_kept = kept >= 0
-        # NMS goes from the best candidate down: those cut off change nothing where enough were found before them.
-        left_out = ((scores > cfg.score_thr).sum() - counts.sum()) * ((ranks >= 0).sum() < cfg.max_per_img)
-        return boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept, left_out
+        scores = (torch.stack(all_logits).mean(0).softmax(-1)[:, :num_classes] * is_proposal[:, None]).flatten()
+        top, index = scores.topk(min(MAX_CANDIDATES, scores.shape[0]))  # of (P * classes,)
+        labels, rows = index % num_classes, torch.div(index, num_classes, rounding_mode='floor')
+        boxes = regress(head, proposals, deltas, rows, labels, image_size)
+        threshold = cfg.score_thr
+        candidates = Candidates(boxes, top, labels, top > threshold, (scores > threshold).sum())
+        return keep_best(candidates, cfg.nms, cfg.max_per_img)
 
     def _segment(self, levels: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
-        """The chance of each cell of each box to be object (N, 28, 28)."""
-        head = self.roi_head.mask_head
-        masks = head(extract(self.roi_head.mask_roi_extractor, levels, boxes))
-        if head.class_agnostic:
-            return masks[:, 0].sigmoid()
-        index = labels[:, None, None, None].expand(-1, 1, *masks.shape[-2:])
-        return masks.gather(1, index)[:, 0].sigmoid()
+        """The chance of each cell of each box to be object (N, 28, 28), the mean of the stages."""
+        found = []
+        for extractor, head in zip(as_list(self.roi_head.mask_roi_extractor), as_list(self.roi_head.mask_head)):
+            masks = head(extract(extractor, levels, boxes))
+            index = torch.zeros_like(labels) if head.class_agnostic else labels
+            index = index[:, None, None, None].expand(-1, 1, *masks.shape[-2:])
+            found.append(masks.gather(1, index)[:, 0].sigmoid())
+        return torch.stack(found).mean(0)
 
 
-def clip(boxes: Tensor, image_size: Tensor) -> Tensor:
-    """Boxes (N, 4) within a image of this height and width (2,)."""
-    bound = image_size.flip(0).repeat(2)  # x, y, x, y
-    return boxes.clamp(min=0).minimum(bound)
+def as_list(part: nn.Module) -> list[nn.Module]:
+    """The parts of all stages of a cascade, or the only one."""
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
-def survivors(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Tensor, threshold: float) -> Tensor:
-    """Scores (N,) after greedy NMS within each group; -1 in rows that are suppressed or do not count.
-
-    MMCV's way: each group is moved to a place of its own. Rows that do not count lie apart from all others.
-    """
-    from torchvision.ops import nms
-
-    groups = torch.where(counts, groups, -1.0)
-    moved = boxes * counts[:, None] + (groups * ((boxes * counts[:, None]).max() + 1))[:, None]
-    kept = nms(moved, torch.where(counts, scores, -1.0), threshold)
-    is_kept = torch.zeros_like(counts).index_fill(0, kept, True)
-    return torch.where(is_kept & counts, scores, -1.0)
+def regress(
+    head: nn.Module, proposals: Tensor, deltas: Tensor, rows: Tensor, labels: Tensor, image_size: Tensor
+) -> Tensor:
+    """The boxes (K, 4) of some rows and labels (K,), from proposals (P, 4) and a box head's deltas (P, n * 4)."""
+    deltas = deltas.unflatten(-1, (-1, 4))
+    boxes = head.bbox_coder.decode(
+        proposals[rows], deltas[rows, torch.zeros_like(labels) if head.reg_class_agnostic else labels]
+    )
+    return clip(boxes, image_size) if head.bbox_coder.clip_border else boxes
 
 
 def extract(extractor: nn.Module, levels: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
@@ -169,56 +169,38 @@ def extract(extractor: nn.Module, levels: tuple[Tensor, ...], boxes: Tensor) -> 
 
 def check_supported(model: nn.Module) -> None:
     """Raises UserError for a detector with a part whose work :class:`DetectorForm` does not repeat."""
-    from mmcv.ops import RoIAlign
-    from mmdet.models.dense_heads import RPNHead
     from mmdet.models.detectors import TwoStageDetector
-    from mmdet.models.roi_heads import FCNMaskHead, SingleRoIExtractor, StandardRoIHead
-    from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
-    from mmdet.models.task_modules import DeltaXYWHBBoxCoder
-
-    def expect(part: object, *kinds: type) -> None:
-        if not any(type(part) is kind or (kind in type(part).__bases__ and not _overrides(part)) for kind in kinds):
-            names = ' or '.join(kind.__name__ for kind in kinds)
-            raise UserError(
-                f'{type(part).__name__} cannot be exported: detectors are exported with {names} in its place '
-                '(Faster and Mask R-CNN); --part backbone exports the backbone of any detector'
-            )
 
     if not isinstance(model, TwoStageDetector):
         raise UserError(
-            f'{type(model).__name__} cannot be exported whole: detectors are Faster and Mask R-CNN, RetinaNet, FCOS; '
-            '--part backbone exports the backbone of any detector'
+            f'{type(model).__name__} cannot be exported whole: --list shows the models; --part backbone exports the '
+            'backbone of any detector'
         )
-    expect(model.rpn_head, RPNHead)
-    expect(model.roi_head, StandardRoIHead)
+    for name in ('predict', 'extract_feat'):
+        if getattr(type(model), name) is not getattr(TwoStageDetector, name):
+            raise UserError(f'{type(model).__name__} cannot be exported: it has a {name}() of its own')
     head = model.roi_head
-    expect(head.bbox_head, BBoxHead, ConvFCBBoxHead)
-    expect(head.bbox_roi_extractor, SingleRoIExtractor)
-    extractors, coders = [head.bbox_roi_extractor], [model.rpn_head.bbox_coder, head.bbox_head.bbox_coder]
-    if head.with_mask:
-        expect(head.mask_head, FCNMaskHead)
-        expect(head.mask_roi_extractor, SingleRoIExtractor)
-        extractors.append(head.mask_roi_extractor)
-    for coder in coders:
-        expect(coder, DeltaXYWHBBoxCoder)
+    expect(model.rpn_head, 'RPN', 'RPNHead')
+    expect(head, 'RoI head', *(name for kind in of_form('two-stage') for name in kind.heads))
+    box_heads, mask_heads = as_list(head.bbox_head), as_list(head.mask_head) if head.with_mask else []
+    extractors = as_list(head.bbox_roi_extractor) + (as_list(head.mask_roi_extractor) if head.with_mask else [])
+    for box_head in box_heads:
+        expect(box_head, 'box head', 'BBoxHead', 'ConvFCBBoxHead', *SHARED_HEADS)
+        if box_head.custom_cls_channels or box_head.custom_activation:
+            raise UserError('a loss with its own activation cannot be exported')
+        if not box_head.with_reg or not box_head.with_cls:
+            raise UserError('a box head without classes or without boxes cannot be exported')
+    for mask_head in mask_heads:
+        expect(mask_head, 'mask head', 'FCNMaskHead')
+    for coder in (model.rpn_head.bbox_coder, *(box_head.bbox_coder for box_head in box_heads)):
+        expect(coder, 'box coder', 'DeltaXYWHBBoxCoder')
     for extractor in extractors:
+        expect(extractor, 'RoI extractor', 'SingleRoIExtractor')
         for layer in extractor.roi_layers:
-            expect(layer, RoIAlign)
+            expect(layer, 'RoI layer', 'RoIAlign')
             if layer.pool_mode != 'avg':
                 raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it must be avg')
     check_nms('test_cfg.rpn', model.test_cfg.rpn)
     check_nms('test_cfg.rcnn', model.test_cfg.rcnn)
-    if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls or head.bbox_head.custom_cls_channels:
-        raise UserError('an RPN with softmax, or a loss with its own activation, cannot be exported')
-
-
-def check_nms(place: str, cfg: Mapping[str, Any]) -> None:
-    """Raises UserError for another NMS than the plain one."""
-    nms = cfg['nms']
-    if nms.get('type', 'nms') != 'nms' or set(nms) - {'type', 'iou_threshold', 'split_thr'}:
-        raise UserError(f'{place}.nms={dict(nms)} cannot be exported: it must be plain nms')
-
-
-def _overrides(part: object) -> bool:
-    """Whether a class has methods of its own besides its constructor."""
-    return any(callable(value) and not name.startswith('__') for name, value in vars(type(part)).items())
+    if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls:
+        raise UserError('an RPN with softmax cannot be exported')

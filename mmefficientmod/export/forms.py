@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..utils import UserError
 from .pooling import replace_pools
+from .supported import matches, of_form
 
 
 class Preprocess(nn.Module):
@@ -150,12 +151,11 @@ def check_classifier(model: nn.Module) -> None:
 
 def check_segmentor(model: nn.Module) -> None:
     """Raises UserError for a segmentor whose work :class:`SegmentorForm` does not repeat."""
-    from mmseg.models.segmentors import EncoderDecoder
-
-    if type(model) is not EncoderDecoder:
+    names = [kind.model for kind in of_form('segmentor')]
+    if not matches(model, *names):
         raise UserError(
-            f'{type(model).__name__} cannot be exported whole: segmentors are EncoderDecoder; --part backbone exports '
-            'the backbone of any segmentor'
+            f'{type(model).__name__} cannot be exported whole: segmentors are {" or ".join(names)}; --part backbone '
+            'exports the backbone of any segmentor'
         )
     if model.decode_head.out_channels == 1:
         raise UserError('a segmentor of one output channel, with a threshold, cannot be exported')

@@ -1,22 +1,69 @@
-"""Exportable form of RetinaNet and FCOS, from pixels to a fixed number of detections."""
+"""Exportable form of detectors with dense heads, from pixels to a fixed number of detections.
+
+:data:`mmefficientmod.export.supported.MODELS` says which heads there are, and how the maps of each are read.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..utils import UserError
-from .detector import check_nms, clip, survivors
 from .forms import Preprocess, deployed
+from .supported import Model, expect, matches, of_form
+from .suppression import MAX_CANDIDATES, Candidates, check_nms, clip, keep_best
+
+
+class Level(NamedTuple):
+    """The maps of one level of one image, a row for each prior."""
+
+    scores: Tensor  # (P, classes), the head's own
+    deltas: Tensor  # (P, numbers of a box)
+    factors: Tensor | None  # (P,), the head's own
+    priors: Tensor  # (P, 2 or 4)
+    stride: float
+
+
+# How boxes are made of chosen rows: priors (K, 2 or 4), deltas (K, n), stride -> (K, 4).
+Decode = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+
+
+class Reading(NamedTuple):
+    """How MMDetection reads the maps of a head."""
+
+    decode: Decode
+    clips: bool = True  # cuts boxes to the image
+    is_probability: bool = False  # the head has applied the sigmoid
+    one_label: bool = False  # each prior has only its best class, after its factor
+
+
+def _by_coder(head: nn.Module, priors: Tensor, deltas: Tensor, stride: float) -> Tensor:
+    return head.bbox_coder.decode(priors, deltas)
+
+
+def _by_distribution(head: nn.Module, priors: Tensor, deltas: Tensor, stride: float) -> Tensor:
+    return head.bbox_coder.decode(head.anchor_center(priors), head.integral(deltas).reshape(-1, 4) * stride)
+
+
+READINGS = {
+    'coder': Reading(_by_coder),
+    'distribution': Reading(_by_distribution),
+    'boxes': Reading(lambda head, priors, deltas, stride: deltas * stride, clips=False, is_probability=True),
+    'objectness': Reading(
+        lambda head, priors, deltas, stride: head._bbox_decode(priors, deltas), clips=False, one_label=True
+    ),
+}
 
 
 class OneStageForm(nn.Module):
-    """RetinaNet or FCOS of MMDetection on one image of a fixed size.
+    """A detector of MMDetection with a dense head, on one image of a fixed size.
 
-    image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), as
-    :mod:`mmefficientmod.export.description` says. NMS sees every candidate that MMDetection's sees.
+    image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), left_out (), as
+    :mod:`mmefficientmod.export.description` says.
 
     Args:
         model (nn.Module): The detector.
@@ -28,63 +75,127 @@ class OneStageForm(nn.Module):
 
     task = 'detection'
     with_mask = False
-    output_names = ['boxes', 'scores', 'labels']
+    output_names = ['boxes', 'scores', 'labels', 'left_out']
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        check_one_stage(model)
+        self.reading = READINGS[check_one_stage(model).reading]
         self.preprocess = Preprocess(model.data_preprocessor)
         self.backbone = deployed(model.backbone)
         self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
         self.head = copy.deepcopy(model.bbox_head)
+        if hasattr(self.head, 'deform_sampling'):
+            self.head.deform_sampling = sample_shifted
         self.cfg = model.test_cfg
         with torch.no_grad():
             maps = self.head(self._pyramid(torch.zeros(1, 3, *size)))[0]
-        priors = self.head.prior_generator.grid_priors([m.shape[-2:] for m in maps], device='cpu')
+        sizes = [level.shape[-2:] for level in maps]
+        options = dict(with_stride=True) if self.reading.one_label else {}
+        priors = self.head.prior_generator.grid_priors(sizes, device='cpu', **options)
         for i, level in enumerate(priors):
             self.register_buffer(f'priors{i}', level.float())
 
     def _pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
         return self.neck(self.backbone(self.preprocess(image)))
 
-    def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        cfg, num_classes = self.cfg, self.head.num_classes
+    def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
+        maps = self.head(self._pyramid(image))
+        read = self._best_label if self.reading.one_label else self._best_scores
+        found = [read(level, image_size) for level in self._levels(maps)]
+        boxes, scores, labels, counts = (torch.cat([level[i] for level in found]) for i in range(4))
+        total = torch.stack([level.total for level in found]).sum()
+        candidates = Candidates(boxes, scores, labels, counts, total)
+        return keep_best(candidates, self.cfg.nms, None if self.reading.one_label else self.cfg.max_per_img)
+
+    def _levels(self, maps: Sequence[Sequence[Tensor]]) -> list[Level]:
+        found = []
+        for i, (scores, deltas, *factors) in enumerate(zip(*maps)):
+            priors = getattr(self, f'priors{i}')
+            scores, deltas, *factors = (
+                level[0].permute(1, 2, 0).reshape(priors.shape[0], -1) for level in (scores, deltas, *factors)
+            )
+            stride = self.head.prior_generator.strides[i][0]
+            found.append(Level(scores, deltas, factors[0][:, 0].sigmoid() if factors else None, priors, stride))
+        return found
+
+    def _best_scores(self, level: Level, image_size: Tensor) -> Candidates:
+        """The best scores of a level; a factor, as centre-ness, counts after the threshold."""
+        cfg, head = self.cfg, self.head
+        scores = level.scores
+        if not self.reading.is_probability:
+            scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[:, :-1]
+        num_classes = scores.shape[1]
+        scores = scores.reshape(-1)
         threshold = cfg.get('score_thr', 0)
-        all_scores, all_labels, all_boxes, all_counts = [], [], [], []
-        for i, maps in enumerate(zip(*self.head(self._pyramid(image)))):
-            scores, deltas, *factors = (m[0].permute(1, 2, 0) for m in maps)
-            scores, index = scores.reshape(-1).sigmoid().topk(min(cfg.nms_pre, scores.numel()))
-            labels, rows = index % num_classes, index // num_classes
-            all_counts.append(scores > threshold)
-            if factors:  # the centre-ness of FCOS, which counts after the threshold
-                scores = scores * factors[0].reshape(-1).sigmoid()[rows]
-            deltas = deltas.reshape(-1, self.head.bbox_coder.encode_size)[rows]
-            boxes = self.head.bbox_coder.decode(getattr(self, f'priors{i}')[rows], deltas)
-            all_scores.append(scores)
-            all_labels.append(labels)
-            all_boxes.append(clip(boxes, image_size))
-        scores, labels, boxes = torch.cat(all_scores), torch.cat(all_labels), torch.cat(all_boxes)
-        counts = torch.cat(all_counts)
+        kept = cfg.nms_pre if level.factors is not None else min(cfg.nms_pre, MAX_CANDIDATES)
+        total = (scores > threshold).sum().clamp(max=cfg.nms_pre)
+        scores, index = scores.topk(min(kept, scores.numel()))
+        labels, rows = index % num_classes, torch.div(index, num_classes, rounding_mode='floor')
+        counts = scores > threshold
+        if level.factors is not None:
+            scores = scores * level.factors[rows]
+        boxes = self.reading.decode(head, level.priors[rows], level.deltas[rows], level.stride)
+        if self.reading.clips and getattr(head.bbox_coder, 'clip_border', True):
+            boxes = clip(boxes, image_size)
         if cfg.get('min_bbox_size', -1) >= 0:
-            counts = counts & ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
-        ranks = survivors(boxes, scores, labels.float(), counts, cfg.nms.iou_threshold)
-        kept, index = ranks.topk(min(cfg.max_per_img, ranks.shape[0]))
-        is_kept = kept >= 0
-        return boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept
+            is_large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
+            total = total - (counts & ~is_large).sum()
+            counts = counts & is_large
+        return Candidates(boxes, scores, labels, counts, total)
+
+    def _best_label(self, level: Level, image_size: Tensor) -> Candidates:
+        """Every prior of a level with its best class."""
+        assert level.factors is not None
+        scores, labels = level.scores.sigmoid().max(1)
+        scores = scores * level.factors
+        counts = scores >= self.cfg.score_thr
+        boxes = self.reading.decode(self.head, level.priors, level.deltas, level.stride)
+        return Candidates(boxes, scores, labels, counts, counts.sum())
 
 
-def check_one_stage(model: nn.Module) -> None:
-    """Raises UserError for a detector that :class:`OneStageForm` does not repeat."""
-    from mmdet.models.dense_heads import FCOSHead, RetinaHead
+def sample_shifted(maps: Tensor, offset: Tensor) -> Tensor:
+    """Reads each channel of maps (1, C, H, W) at places that are shifted by offset (1, 2 * C, H, W), vertical first.
 
-    head = model.bbox_head
-    if type(head) not in (RetinaHead, FCOSHead):
-        raise UserError(
-            f'{type(head).__name__} cannot be exported: one-stage detectors are RetinaNet and FCOS; --part backbone '
-            'exports the backbone of any detector'
-        )
-    if not head.use_sigmoid_cls or getattr(head.loss_cls, 'custom_cls_channels', False):
-        raise UserError('a head without sigmoid, or a loss with its own activation, cannot be exported')
-    if model.test_cfg.get('nms_pre', -1) <= 0:
-        raise UserError('test_cfg.nms_pre must be a number of candidates a level')
-    check_nms('test_cfg', model.test_cfg)
+    Zero outside, bilinear: what TOOD computes with a deformable convolution of one tap.
+    """
+    import torch.nn.functional as F
+
+    _, channels, height, width = maps.shape
+    shifts = offset.reshape(channels, 2, height, width)
+    rows = torch.arange(height, dtype=maps.dtype)[:, None] + shifts[:, 0]
+    columns = torch.arange(width, dtype=maps.dtype) + shifts[:, 1]
+    grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
+    found = F.grid_sample(maps.transpose(0, 1), grid, mode='bilinear', padding_mode='zeros', align_corners=False)
+    return found.transpose(0, 1)
+
+
+def check_one_stage(model: nn.Module) -> Model:
+    """The kind of a detector with a dense head.
+
+    Raises:
+        UserError: If :class:`OneStageForm` does not repeat its work.
+    """
+    from mmdet.models.detectors import SingleStageDetector
+
+    head, cfg = model.bbox_head, model.test_cfg
+    kinds = of_form('dense')
+    expect(head, 'head', *(name for kind in kinds for name in kind.heads))
+    (kind,) = (kind for kind in kinds if matches(head, *kind.heads))
+    for name in ('predict', 'extract_feat'):
+        if getattr(type(model), name) is not getattr(SingleStageDetector, name):
+            raise UserError(f'{type(model).__name__} cannot be exported: it has a {name}() of its own')
+    if getattr(head.loss_cls, 'custom_cls_channels', False):
+        raise UserError('a loss with its own activation cannot be exported')
+    if getattr(head, 'num_dcn', 0):
+        raise UserError(f'{kind.name} with num_dcn={head.num_dcn}: deformable convolutions cannot be exported')
+    reading = READINGS[kind.reading]
+    if reading.one_label:
+        if 'score_thr' not in cfg:
+            raise UserError('test_cfg.score_thr is missing')
+    else:
+        if cfg.get('nms_pre', -1) <= 0 or cfg.get('max_per_img', -1) <= 0:
+            raise UserError('test_cfg.nms_pre and test_cfg.max_per_img must be numbers above 0')
+        if cfg.get('min_bbox_size', 0) > 0:
+            raise UserError('test_cfg.min_bbox_size above 0, in pixels of the whole image, cannot be exported')
+    check_nms('test_cfg', cfg)
+    return kind

@@ -216,11 +216,17 @@ def make_form(source: Source, task: str, size: Size | None) -> nn.Module:
         return SegmentorForm(source.model).eval()
     if task == 'classification':
         return ClassifierForm(source.model).eval()
-    from mmdet.models.detectors import SingleStageDetector
+    assert size  # chosen before
+    return _detector_form(source.model)(source.model, size).eval()
+
+
+def _detector_form(model: nn.Module) -> Callable[[nn.Module, Size], nn.Module]:
+    from mmdet.models.detectors import DetectionTransformer, SingleStageDetector
 
     from .detector import DetectorForm
     from .one_stage import OneStageForm
+    from .transformer import TransformerForm
 
-    assert size  # chosen before
-    kind = OneStageForm if isinstance(source.model, SingleStageDetector) else DetectorForm
-    return kind(source.model, size).eval()
+    if isinstance(model, DetectionTransformer):
+        return TransformerForm
+    return OneStageForm if isinstance(model, SingleStageDetector) else DetectorForm

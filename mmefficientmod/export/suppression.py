@@ -1,0 +1,82 @@
+"""Non-maximum suppression with a known number of rows: the last step of most detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..utils import UserError
+
+MAX_CANDIDATES = 4000  # of the last NMS; more than enough but for the densest images, see `Detections.left_out`
+MAX_ROWS = 1000  # of detectors without max_per_img
+
+
+class Candidates(NamedTuple):
+    """Boxes before the last NMS."""
+
+    boxes: Tensor  # (K, 4)
+    scores: Tensor  # (K,)
+    labels: Tensor  # (K,)
+    counts: Tensor  # (K,) bool: whether the box passes the threshold
+    total: Tensor  # (): the boxes that pass, also those that are not among these
+
+
+def keep_best(
+    candidates: Candidates, nms: Mapping[str, Any], max_per_img: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The detections after NMS: boxes (N, 4), scores (N,), labels (N,), and left_out ().
+
+    NMS goes from the best candidate down, so that those beyond :data:`MAX_CANDIDATES` change nothing where enough
+    detections are found before them; ``left_out`` counts them where that is not so.
+
+    Args:
+        candidates (Candidates): From which to choose.
+        nms (Mapping): Settings that :func:`check_nms` let pass.
+        max_per_img (int, optional): N, if there are as many candidates. Defaults to :data:`MAX_ROWS`.
+    """
+    boxes, scores, labels, counts, total = candidates
+    ranks, index = torch.where(counts, scores, -1.0).topk(min(MAX_CANDIDATES, scores.shape[0]))
+    boxes, labels, counts = boxes[index], labels[index], ranks >= 0
+    groups = torch.zeros_like(ranks) if nms.get('class_agnostic') else labels.float()
+    ranks = survivors(boxes, ranks, groups, counts, nms['iou_threshold'])
+    found = (ranks >= 0).sum()
+    cut = total - counts.sum()
+    if max_per_img is None:
+        max_per_img = MAX_ROWS
+        left_out = cut + (found - MAX_ROWS).clamp(min=0)
+    else:
+        left_out = cut * (found < max_per_img)
+    kept, index = ranks.topk(min(max_per_img, ranks.shape[0]))
+    is_kept = kept >= 0
+    return boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept, left_out
+
+
+def survivors(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Tensor, threshold: float) -> Tensor:
+    """Scores (N,) after greedy NMS within each group; -1 in rows that are suppressed or do not count.
+
+    MMCV's way: each group is moved to a place of its own. Rows that do not count lie apart from all others.
+    """
+    from torchvision.ops import nms
+
+    groups = torch.where(counts, groups, -1.0)
+    moved = boxes * counts[:, None] + (groups * ((boxes * counts[:, None]).max() + 1))[:, None]
+    kept = nms(moved, torch.where(counts, scores, -1.0), threshold)
+    is_kept = torch.zeros_like(counts).index_fill(0, kept, True)
+    return torch.where(is_kept & counts, scores, -1.0)
+
+
+def clip(boxes: Tensor, image_size: Tensor) -> Tensor:
+    """Boxes (N, 4) within an image of this height and width (2,)."""
+    bound = image_size.flip(0).repeat(2)  # x, y, x, y
+    return boxes.clamp(min=0).minimum(bound)
+
+
+def check_nms(place: str, cfg: Mapping[str, Any]) -> None:
+    """Raises UserError for another NMS than the plain one, within each class or among all."""
+    nms = cfg.get('nms') or {}
+    known = {'type', 'iou_threshold', 'split_thr', 'class_agnostic'}
+    if nms.get('type', 'nms') != 'nms' or 'iou_threshold' not in nms or set(nms) - known:
+        raise UserError(f'{place}.nms={dict(nms)} cannot be exported: it must be plain nms with its iou_threshold')

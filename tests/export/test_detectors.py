@@ -1,0 +1,170 @@
+"""Detectors of every kind that ``--list`` names, after some training: each detection is the library's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectors import MODELS, train
+from mmdet.models.dense_heads import RTMDetSepBNHead
+from mmdet.models.detectors import RTMDet
+
+from mmefficientmod.export import check, supported
+from mmefficientmod.export.folder import as_runner, export
+from mmefficientmod.export.formats import Session
+from mmefficientmod.export.library import LibraryModel
+from mmefficientmod.export.model import ExportedModel
+from mmefficientmod.export.plan import ExportOptions, make_form, plan
+from mmefficientmod.export.source import Source, read_source
+from mmefficientmod.utils import UserError
+from pages import table
+from scenes import make_dataset
+
+pytestmark = [pytest.mark.ops, pytest.mark.export]
+SHAPES = (96, 128), (128, 96), (50, 200), (40, 48), (240, 320)  # landscape, portrait, panorama, tiny, large
+NAMES = {'Cascade R-CNN, Cascade Mask R-CNN': ['Cascade R-CNN', 'Cascade Mask R-CNN']}
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('scenes') / 'data'
+    make_dataset(folder, 8, 2, (128, 96))
+    return folder / 'coco'
+
+
+@pytest.fixture(scope='session')
+def trained_detector(scenes, tmp_path_factory):
+    """name -> its config and checkpoint."""
+    made = {}
+
+    def make(name: str) -> Source:
+        if name not in made:
+            made[name] = train(MODELS[name], scenes, tmp_path_factory.mktemp('trained'))
+        return read_source(*map(str, made[name]))
+
+    return make
+
+
+def images() -> list[np.ndarray]:
+    return [check._patches(1, *shape, seed)[0].transpose(1, 2, 0).astype(np.uint8) for seed, shape in enumerate(SHAPES)]
+
+
+def assert_predictions_agree(source: Source, least: int = 5) -> None:
+    """Compares, on images of several sizes, the exportable form with MMDetection's inferencer."""
+    description = plan(source, ExportOptions(Path('out')))
+    forms = [as_runner(make_form(source, 'detection', (h, w))) for h, w in description.sizes]
+    library = LibraryModel(source, 'cpu', 0.0)
+    for image in images():
+        sample = check.make_sample('', image, description)
+        run = forms[description.sizes.index(list(sample.image.shape[2:]))]
+        model = ExportedModel(description, run, 0.0)
+        feeds = dict(image=sample.image, image_size=np.array(sample.size, np.float32))
+        (expected,) = library.predict([image], sample.image.shape[2:])
+        assert len(expected.scores) >= least and np.ptp(expected.scores) > 0.001
+        found = check.compare_predictions(model, run, feeds, sample, expected)
+        assert all(item['passed'] for item in found), (image.shape, found)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_predictions(name, trained_detector):
+    assert_predictions_agree(trained_detector(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_files(name, trained_detector, tmp_path):
+    """Each file is checked as it is written, also end to end; the images here are others."""
+    source, log = trained_detector(name), []
+    out = tmp_path / 'out'
+    description = export(source, ExportOptions(out, ('onnx', 'openvino'), sizes=[(96, 128)], log=log.append))
+    assert not [line for line in log if 'decide nothing' in line and f'{len(SHAPES)} samples' in line]
+    for form in ('onnx', 'openvino'):
+        checks = [item for item in description.checks if item['form'] == form]
+        assert all(item['passed'] for item in checks)
+        assert [item for item in checks if 'predictions: detections without their like' in item['name']]
+        run = Session(out, form)
+        image = check._patches(1, 90, 100, 99)
+        sample = check.make_sample('', image[0].transpose(1, 2, 0).astype(np.uint8), description)
+        found = run.run(sample.image, sample.size)
+        expected = check.library_result(source.model, 'detection', sample)
+        assert len(expected['scores']) >= 5
+        assert all(item['passed'] for item in check.compare('detection', expected, found, sample))
+
+
+def test_every_detector_of_the_list_is_trained_here_and_stands_in_the_docs():
+    listed = [model for model in supported.MODELS if model.library == 'MMDetection']
+    names = [name for model in listed for name in NAMES.get(model.name, [model.name])]
+    assert [name for name in names if name not in MODELS] == ['Faster R-CNN, Mask R-CNN']  # in test_predictions.py
+    rows = {name: head for name, head, *_ in table('docs/deploy.md', 'detector', 'head')}
+    assert list(rows) == [model.name for model in listed]
+    for model in listed:
+        assert all(head in rows[model.name] for head in model.heads) and model.note in rows[model.name]
+        assert model.name in supported.describe()
+
+
+def changed(source: Source, **test_cfg: object) -> Source:
+    source.model.test_cfg.update(test_cfg)
+    return source
+
+
+@pytest.mark.parametrize('name', ['RTMDet', 'YOLOX', 'Cascade R-CNN'])
+def test_nms_among_all_classes(name, trained_detector):
+    source = trained_detector(name)
+    settings = source.model.test_cfg.get('rcnn', source.model.test_cfg)
+
+    def most_overlap() -> float:
+        (found,) = LibraryModel(source, 'cpu', 0.0).predict(images()[:1])
+        return max(np.sort(check.box_ious(box, found.boxes))[-2] for box in found.boxes)
+
+    settings.nms.update(iou_threshold=0.3)
+    assert most_overlap() > 0.31
+    settings.nms.class_agnostic = True
+    assert most_overlap() < 0.31
+    assert_predictions_agree(source, least=1)
+
+
+class Renamed(RTMDetSepBNHead):
+    """A head with other settings."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class Overridden(RTMDetSepBNHead):
+    def _bbox_post_process(self, results, **kwargs):
+        return super()._bbox_post_process(results=results, **kwargs)
+
+
+class Doubled(RTMDet):
+    def predict(self, *args, **kwargs):
+        return super().predict(*args, **kwargs)
+
+
+def test_classes_of_the_user(trained_detector):
+    source = trained_detector('RTMDet')
+    source.model.bbox_head.__class__ = Renamed
+    assert_predictions_agree(source)
+    source.model.bbox_head.__class__ = Overridden
+    with pytest.raises(UserError, match='Overridden cannot be exported: the head'):
+        make_form(source, 'detection', (96, 128))
+    source = trained_detector('RTMDet')
+    source.model.__class__ = Doubled
+    with pytest.raises(UserError, match=r'Doubled cannot be exported: it has a predict\(\) of its own'):
+        make_form(source, 'detection', (96, 128))
+
+
+@pytest.mark.parametrize(
+    ('test_cfg', 'message'),
+    [
+        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), 'must be plain nms'),
+        (dict(nms=dict(type='nms', iou_threshold=0.5, max_num=10)), 'must be plain nms'),
+        (dict(nms=None), 'must be plain nms'),
+        (dict(min_bbox_size=4), 'min_bbox_size'),
+        (dict(nms_pre=-1), 'nms_pre'),
+        (dict(max_per_img=-1), 'max_per_img'),
+    ],
+)
+def test_settings_that_are_rejected(test_cfg, message, trained_detector):
+    with pytest.raises(UserError, match=message):
+        make_form(changed(trained_detector('RTMDet'), **test_cfg), 'detection', (96, 128))
