@@ -21,7 +21,7 @@ from .images import read_image
 from .inputs import Prepared, Size, prepare
 from .library import safe_mask_pasting
 from .model import ExportedModel
-from .results import Classification, Detections, Mask, Result, Segmentation, paste_chances
+from .results import Classification, Detections, Mask, Result, Segmentation, image_chances, paste_chances
 
 CLASS_LIMIT = 1e-4  # share of pixels of another class
 PROBABILITY_LIMIT = 1e-4
@@ -227,7 +227,8 @@ def _compare(task: str, expected: Outputs, found: Outputs, sample: Sample, mask_
     if task == 'classification':
         difference = float(np.abs(expected['scores'] - found['scores']).max())
         return [_check('largest difference of a probability', difference, PROBABILITY_LIMIT)]
-    return compare_detections(_pasted(expected, sample.size, mask_thr), _pasted(found, sample.size, mask_thr), found)
+    wanted, made = (_pasted(result, sample, sample.size, mask_thr) for result in (expected, found))
+    return compare_detections(wanted, made, found)
 
 
 def level_difference(expected: Outputs, found: Outputs) -> float:
@@ -311,18 +312,26 @@ class PastedMasks(typing.Sequence[np.ndarray]):
         return whole
 
 
-def _pasted(result: Outputs, size: Size, mask_thr: float | None, scale: tuple[float, float] = (1.0, 1.0)) -> Outputs:
-    """The rows that are detections, on the image; masks (N, 28, 28) as bits of it, with those at the threshold."""
+def _pasted(
+    result: Outputs, sample: Sample, size: Size, mask_thr: float | None, scale: tuple[float, float] = (1.0, 1.0)
+) -> Outputs:
+    """The rows that are detections, on the image; masks as bits of it, with those that are at the threshold."""
     rows = result['scores'] > 0
     kept = {name: value[rows] for name, value in result.items() if np.ndim(value)}
     kept['boxes'] = (kept['boxes'] / np.array(scale * 2, np.float32)).astype(np.float32)
+    inner = sample.image.shape[2], sample.image.shape[3]
     if 'masks' in kept:
-        threshold = 0.5 if mask_thr is None else mask_thr
-        chances = [paste_chances(mask, box, *size) for mask, box in zip(kept.pop('masks'), kept['boxes'])]
-        bits = [Mask(left, top, values >= threshold) for left, top, values in chances]
-        near = [Mask(left, top, np.abs(values - threshold) <= SCORE_LIMIT) for left, top, values in chances]
-        kept.update(pasted=PastedMasks(bits, size), borderline=PastedMasks(near, size))
-    return kept
+        chances = (paste_chances(mask, box, *size) for mask, box in zip(kept.pop('masks'), kept['boxes']))
+    elif 'image_masks' in kept:
+        chances = (image_chances(logits, inner, scale, size) for logits in kept.pop('image_masks'))
+    else:
+        return kept
+    threshold = 0.5 if mask_thr is None else mask_thr
+    bits, near = [], []
+    for left, top, values in chances:
+        bits.append(Mask(left, top, values >= threshold))
+        near.append(Mask(left, top, np.abs(values - threshold) <= SCORE_LIMIT))
+    return dict(kept, pasted=PastedMasks(bits, size), borderline=PastedMasks(near, size))
 
 
 def _check(name: str, figure: float, limit: float) -> dict:
@@ -350,7 +359,7 @@ def compare_predictions(model: ExportedModel, run: Run, feeds: dict, sample: Sam
         wanted: dict = dict(boxes=expected.boxes, scores=expected.scores, labels=expected.labels)
         if expected.masks is not None:
             wanted['pasted'] = PastedMasks(expected.masks, size)
-        found = _pasted(outputs, size, model.description.mask_thr, sample.prepared.scale)
+        found = _pasted(outputs, sample, size, model.description.mask_thr, sample.prepared.scale)
         checks = compare_detections(wanted, found, outputs)
     else:
         (result,) = model.predict([sample.pixels])

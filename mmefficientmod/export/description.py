@@ -18,8 +18,9 @@ Outputs by task:
 - ``classification``: ``scores`` (B, classes) float32, the probability of each class.
 - ``detection``, of one image: ``boxes`` (N, 4) float32, x1, y1, x2, y2 in pixels of ``image``, by falling score;
   ``scores`` (N,) float32, 0 in rows that are not used; ``labels`` (N,) int64; ``masks`` (N, 28, 28) float32, the chance
-  of each cell of the box to be object; ``left_out`` () int64: candidates that the file did not look at though they
-  could have mattered, 0 unless an image is extremely crowded.
+  of each cell of the box to be object, or ``image_masks`` (N, H / 8, W / 8) float32, logits of the whole input, which
+  are resized (bilinear) to the input, then to the image; ``left_out`` () int64: candidates that the file did not look
+  at though they could have mattered, 0 unless an image is extremely crowded. Transformers have no ``left_out``.
 
 :mod:`mmefficientmod.export.results` turns the outputs into predictions on the image.
 """

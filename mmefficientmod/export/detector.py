@@ -112,7 +112,8 @@ class DetectorForm(nn.Module):
         boxes = regress(head, proposals, deltas, rows, labels, image_size)
         threshold = cfg.score_thr
         candidates = Candidates(boxes, top, labels, top > threshold, (scores > threshold).sum())
-        return keep_best(candidates, cfg.nms, cfg.max_per_img)
+        boxes, scores, labels, left_out, _ = keep_best(candidates, cfg.nms, cfg.max_per_img)
+        return boxes, scores, labels, left_out
 
     def _segment(self, levels: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
         """The chance of each cell of each box to be object (N, 28, 28), the mean of the stages."""

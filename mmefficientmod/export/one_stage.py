@@ -23,7 +23,8 @@ class Level(NamedTuple):
 
     scores: Tensor  # (P, classes), the head's own
     deltas: Tensor  # (P, numbers of a box)
-    factors: Tensor | None  # (P,), the head's own
+    factors: Tensor | None  # (P,), from 0 to 1
+    kernels: Tensor | None  # (P, numbers of the layers that make a mask)
     priors: Tensor  # (P, 2 or 4)
     stride: float
 
@@ -39,6 +40,7 @@ class Reading(NamedTuple):
     clips: bool = True  # cuts boxes to the image
     is_probability: bool = False  # the head has applied the sigmoid
     one_label: bool = False  # each prior has only its best class, after its factor
+    with_mask: bool = False  # the head also has kernels of masks, and maps that they are for
 
 
 def _by_coder(head: nn.Module, priors: Tensor, deltas: Tensor, stride: float) -> Tensor:
@@ -53,6 +55,9 @@ READINGS = {
     'coder': Reading(_by_coder),
     'distribution': Reading(_by_distribution),
     'boxes': Reading(lambda head, priors, deltas, stride: deltas * stride, clips=False, is_probability=True),
+    'masks': Reading(
+        lambda head, priors, deltas, stride: head.bbox_coder.decode(priors[:, :2], deltas), with_mask=True
+    ),
     'objectness': Reading(
         lambda head, priors, deltas, stride: head._bbox_decode(priors, deltas), clips=False, one_label=True
     ),
@@ -62,8 +67,8 @@ READINGS = {
 class OneStageForm(nn.Module):
     """A detector of MMDetection with a dense head, on one image of a fixed size.
 
-    image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), left_out (), as
-    :mod:`mmefficientmod.export.description` says.
+    image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), for RTMDet-Ins image_masks
+    (N, H / 8, W / 8), and left_out (), as :mod:`mmefficientmod.export.description` says.
 
     Args:
         model (nn.Module): The detector.
@@ -74,12 +79,12 @@ class OneStageForm(nn.Module):
     """
 
     task = 'detection'
-    with_mask = False
-    output_names = ['boxes', 'scores', 'labels', 'left_out']
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.reading = READINGS[check_one_stage(model).reading]
+        self.with_mask = self.reading.with_mask
+        self.output_names = ['boxes', 'scores', 'labels', *(['image_masks'] if self.with_mask else []), 'left_out']
         self.preprocess = Preprocess(model.data_preprocessor)
         self.backbone = deployed(model.backbone)
         self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
@@ -90,7 +95,7 @@ class OneStageForm(nn.Module):
         with torch.no_grad():
             maps = self.head(self._pyramid(torch.zeros(1, 3, *size)))[0]
         sizes = [level.shape[-2:] for level in maps]
-        options = dict(with_stride=True) if self.reading.one_label else {}
+        options = dict(with_stride=True) if self.reading.one_label or self.with_mask else {}
         priors = self.head.prior_generator.grid_priors(sizes, device='cpu', **options)
         for i, level in enumerate(priors):
             self.register_buffer(f'priors{i}', level.float())
@@ -100,26 +105,37 @@ class OneStageForm(nn.Module):
 
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         maps = self.head(self._pyramid(image))
+        levels = self._levels(maps[:3])  # the fourth is of masks
         read = self._best_label if self.reading.one_label else self._best_scores
-        found = [read(level, image_size) for level in self._levels(maps)]
-        boxes, scores, labels, counts = (torch.cat([level[i] for level in found]) for i in range(4))
-        total = torch.stack([level.total for level in found]).sum()
-        candidates = Candidates(boxes, scores, labels, counts, total)
-        return keep_best(candidates, self.cfg.nms, None if self.reading.one_label else self.cfg.max_per_img)
+        found = [read(level, image_size) for level in levels]
+        boxes, scores, labels, counts = (torch.cat([level[i] for level, _ in found]) for i in range(4))
+        total = torch.stack([level.total for level, _ in found]).sum()
+        max_per_img = None if self.reading.one_label else self.cfg.max_per_img
+        kept = keep_best(Candidates(boxes, scores, labels, counts, total), self.cfg.nms, max_per_img)
+        masks: tuple[Tensor, ...] = ()
+        if self.with_mask:
+            priors, kernels = (
+                torch.cat([getattr(level, name)[rows] for level, (_, rows) in zip(levels, found)])[kept.index]
+                for name in ('priors', 'kernels')
+            )
+            masks = (dynamic_masks(self.head, maps[3], kernels, priors),)
+        return (*kept[:3], *masks, kept.left_out)
 
     def _levels(self, maps: Sequence[Sequence[Tensor]]) -> list[Level]:
         found = []
-        for i, (scores, deltas, *factors) in enumerate(zip(*maps)):
+        for i, (scores, deltas, *others) in enumerate(zip(*maps)):
             priors = getattr(self, f'priors{i}')
-            scores, deltas, *factors = (
-                level[0].permute(1, 2, 0).reshape(priors.shape[0], -1) for level in (scores, deltas, *factors)
+            scores, deltas, *others = (
+                level[0].permute(1, 2, 0).reshape(priors.shape[0], -1) for level in (scores, deltas, *others)
             )
             stride = self.head.prior_generator.strides[i][0]
-            found.append(Level(scores, deltas, factors[0][:, 0].sigmoid() if factors else None, priors, stride))
+            kernels = others[0] if self.with_mask else None
+            factors = others[0][:, 0].sigmoid() if others and not self.with_mask else None
+            found.append(Level(scores, deltas, factors, kernels, priors, stride))
         return found
 
-    def _best_scores(self, level: Level, image_size: Tensor) -> Candidates:
-        """The best scores of a level; a factor, as centre-ness, counts after the threshold."""
+    def _best_scores(self, level: Level, image_size: Tensor) -> tuple[Candidates, Tensor]:
+        """The best scores of a level, and their rows; a factor, as centre-ness, counts after the threshold."""
         cfg, head = self.cfg, self.head
         scores = level.scores
         if not self.reading.is_probability:
@@ -141,16 +157,16 @@ class OneStageForm(nn.Module):
             is_large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
             total = total - (counts & ~is_large).sum()
             counts = counts & is_large
-        return Candidates(boxes, scores, labels, counts, total)
+        return Candidates(boxes, scores, labels, counts, total), rows
 
-    def _best_label(self, level: Level, image_size: Tensor) -> Candidates:
-        """Every prior of a level with its best class."""
+    def _best_label(self, level: Level, image_size: Tensor) -> tuple[Candidates, Tensor]:
+        """Every prior of a level with its best class, and all rows."""
         assert level.factors is not None
         scores, labels = level.scores.sigmoid().max(1)
         scores = scores * level.factors
         counts = scores >= self.cfg.score_thr
         boxes = self.reading.decode(self.head, level.priors, level.deltas, level.stride)
-        return Candidates(boxes, scores, labels, counts, counts.sum())
+        return Candidates(boxes, scores, labels, counts, counts.sum()), torch.arange(len(scores))
 
 
 def sample_shifted(maps: Tensor, offset: Tensor) -> Tensor:
@@ -167,6 +183,29 @@ def sample_shifted(maps: Tensor, offset: Tensor) -> Tensor:
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
     found = F.grid_sample(maps.transpose(0, 1), grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     return found.transpose(0, 1)
+
+
+def dynamic_masks(head: nn.Module, maps: Tensor, kernels: Tensor, priors: Tensor) -> Tensor:
+    """What RTMDet-Ins makes of maps (1, C, h, w) by a small network of each object: logits (N, h, w).
+
+    As products of matrices: convolutions whose kernels are no constants are not known to every runtime.
+
+    Args:
+        head (nn.Module): Of MMDetection.
+        maps (Tensor): Shared by the objects.
+        kernels (Tensor): Weights and biases of the objects' networks (N, P).
+        priors (Tensor): The objects' places and strides (N, 4).
+    """
+    count, (height, width) = kernels.shape[0], maps.shape[-2:]
+    places = head.prior_generator.single_level_grid_priors((height, width), level_idx=0, device='cpu')
+    relative = (priors[:, None, :2] - places) / (priors[:, None, 2:3] * 8)
+    x = torch.cat([relative.transpose(1, 2), maps.flatten(2).expand(count, -1, -1)], 1)
+    layers = kernels.split([*head.weight_nums, *head.bias_nums], 1)
+    middle = len(head.weight_nums)
+    for i, (weight, bias) in enumerate(zip(layers[:middle], layers[middle:])):
+        x = weight.reshape(count, bias.shape[1], -1) @ x + bias[:, :, None]
+        x = x.relu() if i < middle - 1 else x
+    return x.reshape(count, height, width)
 
 
 def check_one_stage(model: nn.Module) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Union
 
 import cv2
@@ -83,6 +84,22 @@ def paste_chances(mask: np.ndarray, box: np.ndarray, height: int, width: int) ->
     return left, top, rows @ mask @ columns.T
 
 
+def image_chances(
+    logits: np.ndarray, inner: Size, scale: tuple[float, float], size: Size
+) -> tuple[int, int, np.ndarray]:
+    """Left and top, which are 0, and the chance (h, w) of each pixel of an image to belong to an object.
+
+    Args:
+        logits (np.ndarray): Of the object, on the whole input of the network.
+        inner (tuple[int, int]): Height and width of that input.
+        scale (tuple[float, float]): What the image's width and height were multiplied with.
+        size (tuple[int, int]): Height and width of the image.
+    """
+    # MMDetection's way: to the input, then to the image, with the factors the other way round.
+    whole = _resize(_resize(logits, inner, False), (ceil(inner[0] / scale[0]), ceil(inner[1] / scale[1])), False)
+    return 0, 0, 1 / (1 + np.exp(-whole[: size[0], : size[1]]))
+
+
 def _mask_weights(start: int, end: int, low: float, high: float, count: int) -> np.ndarray:
     """How much each of ``count`` cells between low and high adds to the pixels from start to end: (pixels, count)."""
     places = (np.arange(start, end) + 0.5 - low) / max(high - low, 1e-6) * count - 0.5
@@ -103,6 +120,13 @@ def detections(
     if 'masks' in outputs:
         threshold = 0.5 if mask_thr is None else mask_thr
         masks = [paste_mask(mask, box, *size, threshold) for mask, box in zip(outputs['masks'][rows], boxes)]
+    elif 'image_masks' in outputs:
+        threshold = 0.5 if mask_thr is None else mask_thr
+        inner = prepared.image.shape[1], prepared.image.shape[2]
+        masks = [
+            cut_mask(image_chances(logits, inner, prepared.scale, size)[2] > threshold)
+            for logits in outputs['image_masks'][rows]
+        ]
     return Detections(boxes.astype(np.float32), scores[rows], outputs['labels'][rows], masks)
 
 

@@ -24,10 +24,18 @@ class Candidates(NamedTuple):
     total: Tensor  # (): the boxes that pass, also those that are not among these
 
 
-def keep_best(
-    candidates: Candidates, nms: Mapping[str, Any], max_per_img: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The detections after NMS: boxes (N, 4), scores (N,), labels (N,), and left_out ().
+class Kept(NamedTuple):
+    """The detections after NMS."""
+
+    boxes: Tensor  # (N, 4)
+    scores: Tensor  # (N,), 0 in rows that are not used
+    labels: Tensor  # (N,)
+    left_out: Tensor  # (): the candidates that could have mattered, but were not looked at
+    index: Tensor  # (N,): which of the candidates they are
+
+
+def keep_best(candidates: Candidates, nms: Mapping[str, Any], max_per_img: int | None) -> Kept:
+    """The detections after NMS.
 
     NMS goes from the best candidate down, so that those beyond :data:`MAX_CANDIDATES` change nothing where enough
     detections are found before them; ``left_out`` counts them where that is not so.
@@ -38,8 +46,8 @@ def keep_best(
         max_per_img (int, optional): N, if there are as many candidates. Defaults to :data:`MAX_ROWS`.
     """
     boxes, scores, labels, counts, total = candidates
-    ranks, index = torch.where(counts, scores, -1.0).topk(min(MAX_CANDIDATES, scores.shape[0]))
-    boxes, labels, counts = boxes[index], labels[index], ranks >= 0
+    ranks, seen = torch.where(counts, scores, -1.0).topk(min(MAX_CANDIDATES, scores.shape[0]))
+    boxes, labels, counts = boxes[seen], labels[seen], ranks >= 0
     groups = torch.zeros_like(ranks) if nms.get('class_agnostic') else labels.float()
     ranks = survivors(boxes, ranks, groups, counts, nms['iou_threshold'])
     found = (ranks >= 0).sum()
@@ -51,7 +59,7 @@ def keep_best(
         left_out = cut * (found < max_per_img)
     kept, index = ranks.topk(min(max_per_img, ranks.shape[0]))
     is_kept = kept >= 0
-    return boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept, left_out
+    return Kept(boxes[index] * is_kept[:, None], kept * is_kept, labels[index] * is_kept, left_out, seen[index])
 
 
 def survivors(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Tensor, threshold: float) -> Tensor:

@@ -56,7 +56,7 @@ FPN = dict(
 def dense(type: str, head: dict, train_cfg: dict, neck: dict = FPN, test_cfg: dict = NMS) -> dict:
     """A detector with a dense head."""
     common = dict(num_classes=CLASSES, in_channels=WIDTH, feat_channels=WIDTH)
-    if head['type'] not in ('RTMDetSepBNHead', 'YOLOXHead'):
+    if 'stacked_convs' not in head:
         common['stacked_convs'] = 2
     return dict(
         type=type,
@@ -195,6 +195,12 @@ RTMDET = dict(
     pred_kernel_size=1,
     norm_cfg=BN,
 )
+RTMDET_INS = dict(
+    {key: value for key, value in RTMDET.items() if key not in ('exp_on_reg', 'with_objectness')},
+    type='RTMDetInsSepBNHead',
+    act_cfg=dict(type='SiLU', inplace=True),
+    loss_mask=dict(type='DiceLoss', loss_weight=2.0, eps=5e-6, reduction='mean'),
+)
 PAFPN = dict(type='CSPNeXtPAFPN', in_channels=[16, 24, 32], out_channels=WIDTH, num_csp_blocks=1, norm_cfg=BN)
 SOFT_LABELS = dict(
     assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
@@ -246,6 +252,7 @@ MODELS = {
         None,
     ),
     'RTMDet': dense('RTMDet', RTMDET, SOFT_LABELS, PAFPN, dict(NMS, nms_pre=30000)),
+    'RTMDet-Ins': dense('RTMDet', RTMDET_INS, SOFT_LABELS, PAFPN, dict(NMS, nms_pre=500, mask_thr_binary=0.5)),
     'YOLOX': dense(
         'YOLOX',
         dict(type='YOLOXHead', stacked_convs=1, norm_cfg=BN),
@@ -303,7 +310,7 @@ def train(model: dict, data: Path, folder: Path, iterations: int = 4) -> tuple[P
         iterations (int): With two images each. Defaults to 4.
     """
     config, checkpoint = folder / 'config.py', folder / 'trained.pth'
-    with_mask = 'mask_head' in model.get('roi_head', {})
+    with_mask = 'mask_head' in model.get('roi_head', {}) or 'loss_mask' in model.get('bbox_head', {})
     pipeline = [LOAD, dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask), *PIPELINE]
     loader = dict(
         batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=f'{data}/', pipeline=pipeline)

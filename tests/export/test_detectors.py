@@ -62,6 +62,7 @@ def assert_predictions_agree(source: Source, least: int = 5) -> None:
         feeds = dict(image=sample.image, image_size=np.array(sample.size, np.float32))
         (expected,) = library.predict([image], sample.image.shape[2:])
         assert len(expected.scores) >= least and np.ptp(expected.scores) > 0.001
+        assert expected.masks is None or any(mask.bits.any() for mask in expected.masks)
         found = check.compare_predictions(model, run, feeds, sample, expected)
         assert all(item['passed'] for item in found), (image.shape, found)
 
@@ -122,6 +123,23 @@ def test_nms_among_all_classes(name, trained_detector):
     settings.nms.class_agnostic = True
     assert most_overlap() < 0.31
     assert_predictions_agree(source, least=1)
+
+
+def test_masks_of_the_whole_image_on_a_squashed_one(trained_detector):
+    """Width and height have factors of their own, which MMDetection takes the other way round."""
+    source = trained_detector('RTMDet-Ins')
+    source.config.test_dataloader.dataset.pipeline[1].update(scale=(128, 80), keep_ratio=False)
+    description = plan(source, ExportOptions(Path('out')))
+    assert description.sizes == [[96, 128]]
+    assert_predictions_agree(source)
+    run = as_runner(make_form(source, 'detection', (96, 128)))
+    model = ExportedModel(description, lambda image, size: run(dict(image=image, image_size=np.float32(size))), 0.3)
+    for image in images():
+        (found,) = model.predict([image])
+        (expected,) = LibraryModel(source, 'cpu', 0.3).predict([image], (96, 128))
+        assert len(found.masks) == len(expected.masks) > 0
+        for one, other in zip(found.masks, expected.masks):
+            assert abs(int(one.bits.sum()) - int(other.bits.sum())) <= 0.01 * other.bits.sum() + 2
 
 
 class Renamed(RTMDetSepBNHead):
