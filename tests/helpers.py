@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import distributions
@@ -88,11 +87,6 @@ def make_run(folder: Path, name: str, config: Config, metrics: str, log: str = '
     path = run / 'vis_data' / 'scalars.json' if '"step"' in metrics else run / f'{name}.json'
     path.write_text(metrics)
     (run / f'{name}.log').write_text(log)
-
-
-def file_size_limit(size: int) -> Callable[[], None]:
-    """For ``preexec_fn``: no file of the process gets larger, which is as real as a full disk and needs no mount."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from helpers import ITERS, REPO, ended, file_size_limit, load_tool, make_run, refused, state_of
+from helpers import ITERS, REPO, ended, load_tool, make_run, refused, state_of
+from interpreter import run_python
 from mmefficientmod.compare.runs import Job, Launcher
 from mmefficientmod.compare.state import State
 from mmefficientmod.compare.table import compare
@@ -96,12 +97,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def run_limited(arguments: list[str], size: int) -> subprocess.CompletedProcess:
     """`compare run` with a limit on the size of files."""
-    return subprocess.run(
-        [sys.executable, TOOL, *arguments],
-        capture_output=True,
-        text=True,
-        preexec_fn=file_size_limit(size),
-    )
+    return run_python(TOOL, *arguments, file_size=size)
 
 
 @pytest.fixture

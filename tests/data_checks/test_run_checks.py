@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 from mmengine.config import Config
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from damaged_data import DETECTION, SEGMENTATION, change_objects, load
 from helpers import REPO
+from interpreter import run_python
 from mmefficientmod.training.checks.data import MEMORY, WatchedLoaders
 from mmefficientmod.training.checks.loaders import check_single_images, fit_workers
 from mmefficientmod.training.checks.schedule import check_best, find_misfits
@@ -37,9 +37,8 @@ SHORT = [
 
 def train(root, *options: str, flags: tuple = ()) -> subprocess.CompletedProcess:
     """``tools/train.py`` of the demo's segmentor for two iterations, without workers."""
-    command = [sys.executable, str(REPO / 'tools/train.py'), str(SEGMENTATION), '--work-dir', str(root / 'run'), *flags]
-    env = dict(os.environ, PYTHONPATH=str(REPO))
-    return subprocess.run([*command, '--cfg-options', *SHORT, *options], capture_output=True, text=True, env=env)
+    command = [REPO / 'tools/train.py', SEGMENTATION, '--work-dir', root / 'run', *flags]
+    return run_python(*command, '--cfg-options', *SHORT, *options, env=dict(os.environ, PYTHONPATH=str(REPO)))
 
 
 def losses(root) -> list:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from helpers import REPO
+from interpreter import run_python
 
 pytestmark = pytest.mark.ops
 
@@ -21,8 +21,7 @@ SCRIPT = str(REPO / 'demo/run.py')
 
 
 def demo(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPT, '--quick', *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return run_python(SCRIPT, '--quick', *options, timeout=600)
 
 
 def files(root: Path) -> dict[Path, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +13,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
 
 from helpers import REPO
+from interpreter import run_python
 from scenes import ADE_DIR, COCO_DIR, STUFF, THINGS, make_dataset, make_scene
 
 SETTINGS = dict(train_images=16, val_images=3, size=(160, 120), seed=3)
@@ -192,8 +191,7 @@ def test_settings_out_of_range_are_refused(bad, tmp_path):
 
 def test_command_line(tmp_path):
     def run(*options):
-        command = [sys.executable, REPO / 'demo/make_data.py', tmp_path / 'data', *options]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        return run_python(REPO / 'demo/make_data.py', tmp_path / 'data', *options)
 
     small = ('--images', '2', '--val-images', '1', '--size', '64', '64')
     assert 'written' in run(*small).stdout

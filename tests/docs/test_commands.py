@@ -84,7 +84,7 @@ class Parsed(BaseException):
     """Ends a tool once its own parser has read the command line."""
 
 
-def refused(script: str, args: list[str]) -> str:
+def complaint(script: str, args: list[str]) -> str:
     """What a tool's parser has against a command line, or nothing. Keys of ``--cfg-options`` must be in the config."""
     parse_args = argparse.ArgumentParser.parse_args
 
@@ -171,7 +171,7 @@ def mistakes(words: list[str], whole: bool = True) -> Iterator[str]:
             yield f'{script} does not exist'
             return
         configs = CONFIGS if PLACEHOLDERS & set(args) else CONFIGS[:1]
-        answers = [refused(script, [config if arg in PLACEHOLDERS else arg for arg in args]) for config in configs]
+        answers = [complaint(script, [config if arg in PLACEHOLDERS else arg for arg in args]) for config in configs]
         if all(answers) and (whole or not re.search('arguments are required|no config is given', answers[0])):
             yield answers[0]
 

@@ -12,36 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import REPO, file_size_limit, load_tool
+from helpers import REPO, load_tool, refused
+from interpreter import run_python
 from mmefficientmod.export.check import _patches
 from mmefficientmod.export.description import read_description
 from mmefficientmod.export.formats import Session
 from mmefficientmod.export.images import find_images
 from mmefficientmod.utils import UserError
 
+MAIN = load_tool('export').main
 
-@pytest.fixture
-def export(monkeypatch):
+
+def export(*arguments: object) -> None:
     """Runs the tool in this process with these arguments."""
-
-    def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])
-        load_tool('export').main()
-
-    return run
-
-
-def refused(export, *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        export(*arguments)
-    message = str(caught.value)
-    assert message.startswith('error: ')
-    assert '\n' not in message
-    return message
+    MAIN([str(argument) for argument in arguments])
 
 
 @pytest.mark.export
-def test_from_a_checkpoint_to_float_and_int8_files(trained, export, tmp_path, capsys):
+def test_from_a_checkpoint_to_float_and_int8_files(trained, tmp_path, capsys):
     pictures = tmp_path / 'pictures'
     pictures.mkdir()
     for seed in range(3):
@@ -66,7 +54,7 @@ def test_from_a_checkpoint_to_float_and_int8_files(trained, export, tmp_path, ca
 @pytest.mark.slow
 @pytest.mark.ops
 @pytest.mark.export
-def test_a_detector_in_int8_keeps_its_post_processing_in_float(trained, export, tmp_path):
+def test_a_detector_in_int8_keeps_its_post_processing_in_float(trained, tmp_path):
     import onnx
 
     picture = tmp_path / 'picture.png'
@@ -94,13 +82,8 @@ def test_a_detector_in_int8_keeps_its_post_processing_in_float(trained, export, 
 
 @pytest.mark.export
 def test_a_full_disk_leaves_nothing(trained, tmp_path):
-    tool = [sys.executable, str(REPO / 'tools/export.py'), *map(str, trained('segmentor')), str(tmp_path / 'out')]
-    done = subprocess.run(
-        [*tool, '--part', 'backbone', '--size', '64', '64'],
-        capture_output=True,
-        text=True,
-        preexec_fn=file_size_limit(10_000),
-    )
+    options = ('--part', 'backbone', '--size', '64', '64')
+    done = run_python(REPO / 'tools/export.py', *trained('segmentor'), tmp_path / 'out', *options, file_size=10_000)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and 'writing onnx' in done.stdout and not list(tmp_path.iterdir())
     assert last.startswith('error: ') and 'File too large' in last and 'Traceback' not in done.stderr
@@ -123,7 +106,7 @@ def test_ctrl_c_leaves_nothing_and_is_one_line(trained, tmp_path):
     assert 'Traceback' not in said and not list(tmp_path.iterdir())
 
 
-def test_formats_are_listed(export, capsys):
+def test_formats_are_listed(capsys):
     with pytest.raises(SystemExit) as caught:
         export('--formats')
     assert not caught.value.code
@@ -131,7 +114,7 @@ def test_formats_are_listed(export, capsys):
     assert all(word in listed for word in ('model.onnx', 'model.xml', 'model.pt2', '99.99 %', 'IoU >= 0.99'))
 
 
-def test_sizes_below_32_are_refused(export, capsys):
+def test_sizes_below_32_are_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         export('config.py', 'checkpoint.pth', '--size', 31, 64)
     assert caught.value.code == 2
@@ -139,31 +122,31 @@ def test_sizes_below_32_are_refused(export, capsys):
 
 
 @pytest.mark.export
-def test_what_does_not_fit_the_model_is_refused(trained, export, tmp_path):
+def test_what_does_not_fit_the_model_is_refused(trained, tmp_path):
     config, checkpoint = trained('segmentor')
     out = tmp_path / 'out'
-    assert 'the torch format is compiled for one size' in refused(export, config, checkpoint, out, '--format', 'torch')
-    assert '--batch is for fixed sizes' in refused(export, config, checkpoint, out, '--batch', 2)
-    assert 'does not exist' in refused(export, config, tmp_path / 'none.pth', out)
-    assert 'does not exist' in refused(export, config, checkpoint, out, '--check', tmp_path / 'none')
+    assert 'the torch format is compiled for one size' in refused(MAIN, config, checkpoint, out, '--format', 'torch')
+    assert '--batch is for fixed sizes' in refused(MAIN, config, checkpoint, out, '--batch', 2)
+    assert 'does not exist' in refused(MAIN, config, tmp_path / 'none.pth', out)
+    assert 'does not exist' in refused(MAIN, config, checkpoint, out, '--check', tmp_path / 'none')
     whole = torch.load(checkpoint)['state_dict']
     backbone = {name[9:]: value for name, value in whole.items() if name.startswith('backbone.')}
     torch.save(dict(state_dict=backbone), tmp_path / 'backbone.pth')
-    assert 'holds a backbone only' in refused(export, config, tmp_path / 'backbone.pth', out)
+    assert 'holds a backbone only' in refused(MAIN, config, tmp_path / 'backbone.pth', out)
     whole.pop('decode_head.conv_seg.bias')
     torch.save(dict(state_dict=whole), tmp_path / 'cut.pth')
-    assert '1 missing: decode_head.conv_seg.bias' in refused(export, config, tmp_path / 'cut.pth', out)
+    assert '1 missing: decode_head.conv_seg.bias' in refused(MAIN, config, tmp_path / 'cut.pth', out)
     xxs = REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'  # another arch
-    assert 'does not fit' in refused(export, xxs, checkpoint, out)
+    assert 'does not fit' in refused(MAIN, xxs, checkpoint, out)
     bounded = tmp_path / 'bounded.py'
     bounded.write_text(f'_base_ = {str(config)!r}\nmodel = dict(backbone=dict(attn_max_keys=16))\n')
-    assert 'attn_max_keys has no form for free sizes' in refused(export, bounded, checkpoint, out)
+    assert 'attn_max_keys has no form for free sizes' in refused(MAIN, bounded, checkpoint, out)
     other = tmp_path / 'other.py'
     other.write_text("default_scope = 'mmpose'\nmodel = dict(type='TopdownPoseEstimator')\n")
-    assert 'belongs to mmpose' in refused(export, other, checkpoint, out)
+    assert 'belongs to mmpose' in refused(MAIN, other, checkpoint, out)
     assert not out.exists()
     out.mkdir()
-    assert 'exists' in refused(export, config, checkpoint, out)
+    assert 'exists' in refused(MAIN, config, checkpoint, out)
 
 
 @pytest.mark.export
@@ -177,38 +160,38 @@ def test_what_does_not_fit_the_model_is_refused(trained, export, tmp_path):
         ('backbone=None', 'its model has no backbone of its own'),
     ],
 )
-def test_a_model_that_cannot_be_exported_is_refused(change, message, trained, export, tmp_path):
+def test_a_model_that_cannot_be_exported_is_refused(change, message, trained, tmp_path):
     config, checkpoint = trained('segmentor')
     changed = tmp_path / 'changed.py'
     changed.write_text(f'_base_ = {str(config)!r}\nmodel = dict({change})\n')
-    assert message in refused(export, changed, checkpoint, tmp_path / 'out', '--part', 'backbone')
+    assert message in refused(MAIN, changed, checkpoint, tmp_path / 'out', '--part', 'backbone')
 
 
 @pytest.mark.export
-def test_a_config_without_a_model_is_refused(trained, export, tmp_path):
+def test_a_config_without_a_model_is_refused(trained, tmp_path):
     config = REPO / 'configs/_base_/default_runtime_seg.py'
-    assert 'describes no model' in refused(export, config, trained('segmentor')[1], tmp_path / 'out')
+    assert 'describes no model' in refused(MAIN, config, trained('segmentor')[1], tmp_path / 'out')
 
 
 @pytest.mark.export
-def test_a_missing_codebase_is_named_with_the_command(trained, export, tmp_path, monkeypatch):
+def test_a_missing_codebase_is_named_with_the_command(trained, tmp_path, monkeypatch):
     config, checkpoint = trained('segmentor')
     monkeypatch.setitem(sys.modules, 'mmseg', None)  # it is not found then
-    message = refused(export, config, checkpoint, tmp_path / 'out')
+    message = refused(MAIN, config, checkpoint, tmp_path / 'out')
     assert 'mmseg is not installed: "mim install' in message and 'mmsegmentation' in message
 
 
 @pytest.mark.ops
 @pytest.mark.export
-def test_what_a_detector_cannot_have_is_refused(trained, export, tmp_path):
+def test_what_a_detector_cannot_have_is_refused(trained, tmp_path):
     config, checkpoint = trained('detector')
     out = tmp_path / 'out'
-    assert 'at fixed sizes' in refused(export, config, checkpoint, out, '--dynamic')
-    assert 'multiples of 32' in refused(export, config, checkpoint, out, '--size', 100, 128)
+    assert 'at fixed sizes' in refused(MAIN, config, checkpoint, out, '--dynamic')
+    assert 'multiples of 32' in refused(MAIN, config, checkpoint, out, '--size', 100, 128)
     soft = tmp_path / 'soft.py'
     nms = "nms=dict(type='soft_nms', iou_threshold=0.5)"
     soft.write_text(f'_base_ = {str(config)!r}\nmodel = dict(test_cfg=dict(rcnn=dict({nms})))\n')
-    assert 'must be plain nms' in refused(export, soft, checkpoint, out)
+    assert 'must be plain nms' in refused(MAIN, soft, checkpoint, out)
     assert not out.exists()
 
 
@@ -236,29 +219,27 @@ def test_folders_are_searched_for_images(pictures):
 @pytest.mark.export
 @pytest.mark.parametrize('option', ['--check', '--int8'])
 @pytest.mark.parametrize('damage', ['cut', 'text'])
-def test_a_damaged_picture_is_refused_before_anything_is_written(
-    damage, option, pictures, trained, export, tmp_path, capsys
-):
+def test_a_damaged_picture_is_refused_before_anything_is_written(damage, option, pictures, trained, tmp_path, capsys):
     path = pictures / 'below/b.JPG'
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 3] if damage == 'cut' else b'no picture')
-    message = refused(export, *trained('segmentor'), tmp_path / 'out', option, pictures)
+    message = refused(MAIN, *trained('segmentor'), tmp_path / 'out', option, pictures)
     assert 'b.JPG is ' in message and message.endswith(f': leave it out of {option}')
     assert not capsys.readouterr().out
 
 
 @pytest.mark.export
-def test_a_missing_nncf_is_named_before_anything_is_written(pictures, trained, export, tmp_path, monkeypatch, capsys):
+def test_a_missing_nncf_is_named_before_anything_is_written(pictures, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'nncf', None)
-    message = refused(export, *trained('segmentor'), tmp_path / 'out', '--int8', pictures)
+    message = refused(MAIN, *trained('segmentor'), tmp_path / 'out', '--int8', pictures)
     assert '--int8 needs nncf: pip install nncf' in message
     assert not capsys.readouterr().out
 
 
 @pytest.mark.export
-def test_a_missing_package_is_named_with_the_pip_command(trained, export, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_pip_command(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)  # an import of it fails, as without it
     config, checkpoint = trained('segmentor')
-    message = refused(export, config, checkpoint, tmp_path / 'out', '--format', 'openvino')
+    message = refused(MAIN, config, checkpoint, tmp_path / 'out', '--format', 'openvino')
     assert 'pip install openvino' in message
     assert 'mmefficientmod[export]' in message

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from helpers import ARCHS, REPO, randomised, released_form
+from interpreter import run_python
 from mmefficientmod.measure.complexity import operations
 from mmefficientmod.measure.latency import Subject, arrange, output_error, tolerance
 from mmefficientmod.measure.records import IN_TORCH, Case, Measurement
@@ -81,8 +80,7 @@ def test_operations_count_attention():
 
 
 def run_tool(*args):
-    command = [sys.executable, str(REPO / 'tools/benchmark.py'), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    return run_python(REPO / 'tools/benchmark.py', *args, cwd=REPO)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
 from helpers import REPO, build_model, load_tool, randomised, trained
+from interpreter import run_python
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.models.conversion import convert_checkpoint, publish
 from mmefficientmod.utils import UserError
@@ -198,7 +198,6 @@ def test_what_is_no_dict_in_the_place_of_meta_is_left_out(meta, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits the size of a file')
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
     source = save(tmp_path / 'in.pth', EfficientMod('xxs'))
-    tool = f'{sys.executable} {REPO}/tools/convert_checkpoint.py {source} {tmp_path}/out.pth'
-    done = subprocess.run(['bash', '-c', f"trap '' XFSZ; ulimit -f 1000; {tool}"], capture_output=True, text=True)
+    done = run_python(REPO / 'tools/convert_checkpoint.py', source, tmp_path / 'out.pth', file_size=1_000_000)
     assert done.returncode == 1 and 'out.pth cannot be written: ' in done.stderr and done.stderr.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']

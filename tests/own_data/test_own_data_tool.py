@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from helpers import REPO, file_size_limit
+from helpers import REPO
+from interpreter import run_python
 from own_images import NAMES, write_folders, write_masks
 
 
@@ -91,8 +90,7 @@ def test_outputs_that_cannot_be(coco, tmp_path, own_data):
 def test_a_full_disk_leaves_no_config(tmp_path):
     root = write_folders(tmp_path / 'data', {f'class {i}': 30 for i in range(4)})
     config = tmp_path / 'mine.py'
-    command = [sys.executable, str(REPO / 'tools/own_data.py'), str(root), '--config', str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=file_size_limit(600))
+    done = run_python(REPO / 'tools/own_data.py', root, '--config', config, file_size=600)
     assert done.returncode == 1 and done.stderr.startswith('error: '), done.stderr
     assert 'Traceback' not in done.stderr and not config.exists()
 

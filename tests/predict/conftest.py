@@ -7,34 +7,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
-from helpers import REPO, build_model, randomised
+from helpers import REPO, build_model, classifier_config, randomised
 from scenes import make_scene
 
 DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
 SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
-CLASSIFIER = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmefficientmod'], allow_failed_imports=False)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=256, topk=(1,)),
-)
-data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True, num_classes=3)
-pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
-test_dataloader = dict(dataset=dict(type='CustomDataset', data_root='', pipeline=pipeline))
-"""
-
-
-@pytest.fixture(autouse=True)
-def own_scope():
-    """Takes back the default scope that an inferencer sets for the whole process."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict = before
 
 
 @pytest.fixture(scope='session')
@@ -72,6 +50,6 @@ def segmentor(tmp_path_factory):
 @pytest.fixture(scope='session')
 def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp('classifier')
-    (folder / 'config.py').write_text(CLASSIFIER)
+    classifier_config(3, folder).dump(folder / 'config.py')
     config = str(folder / 'config.py')
     return config, make_checkpoint(config, folder / 'classifier.pth', ('left', 'middle', 'right'))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO, load_tool
+from interpreter import run_python
 from mmefficientmod.predict.annotations import read_ids
 from mmefficientmod.predict.sources import find_sources
 from mmefficientmod.utils import UserError
@@ -67,10 +66,7 @@ def test_the_result_evaluates_to_the_ap_of_a_test(detector, data, tmp_path):
         "ann_file='truth.json', data_prefix=dict(img=''), metainfo=metainfo))\n"
         f'test_evaluator = dict(ann_file={str(data / "truth.json")!r}, outfile_prefix={str(tmp_path / "test")!r})\n'
     )
-    done = subprocess.run(
-        [sys.executable, str(REPO / 'tools/test.py'), str(config), detector, '--work-dir', str(tmp_path / 'work')],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_python(REPO / 'tools/test.py', config, detector, '--work-dir', tmp_path / 'work')
     assert done.returncode == 0, done.stdout + done.stderr
     (scores,) = (tmp_path / 'work').glob('2*/2*.json')
     expected = json.loads(scores.read_text())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import REPO, load_tool
+from helpers import REPO, ended, load_tool, refused
 from mmefficientmod.models.conversion import convert_checkpoint
 from scenes import make_scene
 
@@ -27,12 +27,6 @@ def predict(*args):
     out = args[args.index('--out') + 1]
     main([str(arg) for arg in args])
     return json.loads((out / 'predictions.json').read_text())
-
-
-def refused(*args):
-    with pytest.raises(SystemExit) as error:
-        main([str(arg) for arg in args])
-    return error.value.code
 
 
 @pytest.mark.ops
@@ -124,7 +118,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(segmentor, pictures, tmp_path,
     shutil.copytree(pictures, mixed)
     (mixed / 'empty.jpg').touch()
     (mixed / '0.png').write_bytes((pictures / '000000000007.png').read_bytes()[:500])
-    assert refused(mixed, SEGMENTOR, segmentor, '--out', out) == 1
+    assert ended(main, mixed, SEGMENTOR, segmentor, '--out', out) == 1
     said = capsys.readouterr()
     assert f'error: {mixed}/empty.jpg is empty\n' in said.err and f'error: {mixed}/0.png is cut off' in said.err
     assert '3 images, 2 failed in ' in said.out.splitlines()[-1]
@@ -136,7 +130,7 @@ def test_a_run_without_a_prediction_leaves_earlier_results(segmentor, pictures, 
     (tmp_path / 'empty.jpg').touch()
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out/predictions.json').write_text('[1]')
-    assert refused(tmp_path / 'empty.jpg', SEGMENTOR, segmentor, '--out', tmp_path / 'out') == 1
+    assert ended(main, tmp_path / 'empty.jpg', SEGMENTOR, segmentor, '--out', tmp_path / 'out') == 1
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['predictions.json']
     assert (tmp_path / 'out/predictions.json').read_text() == '[1]'
 
@@ -146,7 +140,7 @@ def test_an_image_that_the_model_cannot_take_is_named_and_the_rest_is_kept(segme
     mixed = tmp_path / 'mixed'
     shutil.copytree(pictures, mixed)
     cv2.imwrite(str(mixed / 'a line.png'), np.zeros((1, 30000, 3), np.uint8))
-    assert refused(mixed, SEGMENTOR, segmentor, '--out', tmp_path / 'out', '--batch-size', '4') == 1
+    assert ended(main, mixed, SEGMENTOR, segmentor, '--out', tmp_path / 'out', '--batch-size', '4') == 1
     said = capsys.readouterr()
     assert 'a line.png cannot be predicted on (' in said.err and 'Traceback' not in said.err
     assert len(json.loads((tmp_path / 'out/predictions.json').read_text())) == 3
@@ -166,7 +160,7 @@ def test_options_of_the_config_change_the_prediction(segmentor, pictures, tmp_pa
     step = 'test_dataloader.dataset.pipeline.1.scale=(64,48)'
     other = predict(pictures, SEGMENTOR, segmentor, '--out', tmp_path / 'b', '--no-images', '--cfg-options', step)
     assert one != other
-    assert '--cfg-options takes KEY=VALUE' in refused(pictures, SEGMENTOR, segmentor, '--cfg-options', '=1')
+    assert '--cfg-options takes KEY=VALUE' in refused(main, pictures, SEGMENTOR, segmentor, '--cfg-options', '=1')
 
 
 @pytest.mark.ops
@@ -212,7 +206,7 @@ def test_what_cannot_work_is_one_line(args, message, segmentor, pictures, tmp_pa
     if args[-1] == '{pictures}':
         pytest.importorskip('mmefficientmod.export')
     args = [arg.format(segmentor=segmentor, pictures=pictures) for arg in args]
-    error = refused(*args, '--out', tmp_path / 'out')
+    error = refused(main, *args, '--out', tmp_path / 'out')
     assert isinstance(error, str) and '\n' not in error
     import re
 
@@ -237,7 +231,7 @@ def test_a_checkpoint_without_names_has_those_of_its_config_and_else_numbers(nam
 def test_a_config_whose_model_cannot_be_built_is_one_line(segmentor, pictures, tmp_path):
     config = tmp_path / 'strides.py'
     config.write_text(f"_base_ = '{SEGMENTOR}'\nmodel = dict(decode_head=dict(feature_strides=[4, 8]))\n")
-    error = refused(pictures, config, segmentor, '--out', tmp_path / 'out')
+    error = refused(main, pictures, config, segmentor, '--out', tmp_path / 'out')
     assert error.startswith(f'error: {config}: its model cannot be built (AssertionError') and '\n' not in error
 
 
@@ -266,7 +260,7 @@ def test_a_run_that_is_terminated_keeps_what_is_done(segmentor, pictures, tmp_pa
 def test_other_classes_are_refused(segmentor, pictures, tmp_path):
     config = tmp_path / 'three.py'
     config.write_text(f"_base_ = '{SEGMENTOR}'\nmodel = dict(decode_head=dict(num_classes=3))\n")
-    error = refused(pictures, config, segmentor, '--out', tmp_path / 'out')
+    error = refused(main, pictures, config, segmentor, '--out', tmp_path / 'out')
     assert f'{segmentor} does not fit' in error and '2 of another shape: decode_head.conv_seg.weight' in error
 
 
@@ -274,6 +268,6 @@ def test_other_classes_are_refused(segmentor, pictures, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs a device that is always full')
 def test_a_full_disk_is_one_line(segmentor, pictures, tmp_path):
     (tmp_path / 'classes').symlink_to('/dev/null')
-    error = refused(pictures, SEGMENTOR, segmentor, '--out', tmp_path)
+    error = refused(main, pictures, SEGMENTOR, segmentor, '--out', tmp_path)
     assert error.startswith('error: ') and '\n' not in error
     assert [path.name for path in tmp_path.iterdir()] == ['classes']

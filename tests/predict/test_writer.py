@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers import file_size_limit
+from interpreter import run_python
 from mmefficientmod.data.canvas import drawable
 from mmefficientmod.export.results import Detections, Segmentation
 from mmefficientmod.predict.sources import Source
@@ -68,13 +67,7 @@ def test_a_full_disk_leaves_nothing_half_written(name, tmp_path):
     pictures.mkdir()
     target = pictures / ('a.avi.mp4' if name == 'a.avi' else name)
     target.write_bytes(b'before')
-    done = subprocess.run(
-        [sys.executable, '-c', NOISE, name, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        preexec_fn=file_size_limit(100_000),
-    )
+    done = run_python('-c', NOISE, name, tmp_path, timeout=100, file_size=100_000)
     assert str(target) in done.stdout and done.stdout.count('\n') == 1, done.stdout + done.stderr
     assert target.read_bytes() == b'before'
     assert not [path for path in tmp_path.rglob('*') if path.name.startswith('.')]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import torch
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from interpreter import run_python
 from mmefficientmod.training.hooks.batches import place_batches, seed_all
 
 SAMPLERS = {
@@ -128,6 +127,5 @@ assert runner.iter == 6
 @pytest.mark.parametrize('loader', ['built', 'settings'])
 def test_a_runner_without_a_config_trains(loader, tmp_path):
     """Its data loader is built already, or stands in the runner alone; the loop has begun with an endless sampler."""
-    command = [sys.executable, '-W', 'ignore', '-c', RUNNER, str(tmp_path), loader]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    assert done.returncode == 0, done.stdout
+    done = run_python('-c', RUNNER, tmp_path, loader, timeout=300)
+    assert done.returncode == 0, done.stderr
