@@ -24,7 +24,7 @@ def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Te
         ema (bool): Take the moving average. Defaults to False: the plain copy where there is one.
 
     Raises:
-        UserError: If the file holds no weights, or no moving average though one was asked for.
+        UserError: If the file holds no weights, keys that are not names, or no moving average though one is wanted.
     """
     return pick_weights(checkpoint, path, ema)[0]
 
@@ -37,7 +37,11 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
     keys = [key for key in WEIGHT_KEYS if key in averages or not ema]
     key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
     found = checkpoint[key] if key else {} if ema else checkpoint
-    weights = {_strip(str(name), 'module.'): value for name, value in found.items() if isinstance(value, Tensor)}
+    weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    nameless = [repr(name) for name in weights if not isinstance(name, str)]
+    if nameless:
+        raise UserError(f'{path} holds tensors with keys that are not names: {enumerate_names(nameless)}')
+    weights = {_strip(name, 'module.'): value for name, value in weights.items()}
     if not weights:
         kind = 'moving average of the weights' if ema else 'weights'
         raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')

@@ -126,9 +126,13 @@ def find_config(name: str) -> str:
     Raises:
         UserError: If there is neither.
     """
+    if not name.strip():
+        raise UserError('the config is an empty text: name a config file')
     path = name if osp.isfile(name) else find_installed_config(name)
     if path is None:
         raise UserError(f'config {name} does not exist: the first argument is the path of a config file')
+    if not path.endswith(CONFIG_SUFFIXES):
+        raise UserError(f'{name} is not a config: its name ends in none of {", ".join(CONFIG_SUFFIXES)}')
     return path
 
 

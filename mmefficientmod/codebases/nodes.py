@@ -66,7 +66,8 @@ def is_local(node: Mapping) -> bool:
 
 def has_own_code(config: Config) -> bool:
     """Whether the config imports modules from elsewhere, whose classes may have rules of their own."""
-    imports = (config.get('custom_imports') or {}).get('imports') or []
+    custom = config.get('custom_imports')
+    imports = (custom.get('imports') if isinstance(custom, Mapping) else None) or []
     imports = [imports] if isinstance(imports, str) else imports
     return any(name.partition('.')[0] not in KNOWN_PACKAGES for name in imports)
 

@@ -77,8 +77,8 @@ def read_source(
     whole = any(name.startswith(BACKBONE_PREFIX) for name in weights) or (codebase == 'mmpretrain' and part == 'model')
     if not whole and part == 'model' and 'backbone' in settings:
         raise UserError(
-            f'{checkpoint} holds a backbone only: --part backbone of tools/export.py exports it; a '
-            f'{type_name(settings)} needs the checkpoint of its own training'
+            f'{checkpoint} holds a backbone only: --part backbone of tools/export.py exports it; the '
+            f'{type_name(settings)} of {path} needs a checkpoint of its own training'
         )
     backbone = settings.get('backbone')
     if isinstance(backbone, ConfigDict) and type_name(backbone) == 'EfficientMod' and is_deploy_form(weights):

@@ -133,6 +133,8 @@ class EfficientMod(BaseModule):
         self.with_cp = with_cp
 
         rate = setting['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+        if not 0 <= rate < 1:
+            raise ValueError(f'drop_path_rate must be at least 0 and below 1, got {rate}')
         rates = iter(torch.linspace(0, rate, sum(depths) + sum(attn_depths), device='cpu').tolist())
         make_block = self._find_block(setting.get('block'))
         # The first part, as it has no weights: its hook is called before any weight is loaded.

@@ -9,8 +9,9 @@ import importlib.util
 import os
 import os.path as osp
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +27,9 @@ from ..codebases.config import (
     find_config,
     load_config,
 )
+from ..codebases.nodes import has_own_code
 from ..codebases.packages import check_mmcv_ops, find_shipped
-from ..utils import UserError, check_output_folder, exit_in_one_line, is_complete_key, keep_freed_memory
+from ..utils import UserError, check_output_folder, exit_in_one_line, first_line, is_complete_key, keep_freed_memory
 from .checks.data import WatchedLoaders, check_data
 from .checks.loaders import fit_workers
 from .checks.run import PARTS, check_parts, check_run, drop_needless_pretrained
@@ -91,13 +93,20 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
                 choose = partial(choose_start, written=written, resumed=resumed, loaded=loaded)
             notes = [f'config {given} is {config_file}'] if given != config_file else []
             # The scripts build their runner with one of these two, once the command line is part of the config.
-            tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, choose, notes, data))
+            made: list = []
+            tool.Runner = SimpleNamespace(from_cfg=_checked(tool.Runner.from_cfg, script, choose, notes, data, made))
             if hasattr(tool, 'RUNNERS'):
-                tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, choose, notes, data))
+                tool.RUNNERS = SimpleNamespace(build=_checked(tool.RUNNERS.build, script, choose, notes, data, made))
             try:
                 tool.main()
-            except FileNotFoundError as error:  # a process that loads data puts its traceback before the message
-                raise UserError(str(error).strip().rpartition('\n')[2]) from None
+            except FileNotFoundError as error:
+                raise UserError(_last_line(error)) from None
+            except (OSError, MemoryError, UserError):
+                raise
+            except Exception as error:
+                if _is_interrupt(error) or not _is_about_settings(*made):
+                    raise
+                raise UserError(f'the config cannot be used: {_describe(error, *made)}') from None
 
 
 @contextmanager
@@ -112,15 +121,47 @@ def _running_as(path: str, argv: Sequence[str]) -> Iterator[None]:
         unlock_work_dirs()
 
 
+def _is_about_settings(config: Config | None = None, runner: Any = None) -> bool:
+    """Whether an error comes from a setting: before the end of the first iteration, without code of the user's own."""
+    return config is not None and not has_own_code(config) and not (runner and runner.message_hub.log_scalars)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a library made an error of its own of a signal, as MMEngine does."""
+    return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__context__))
+
+
+def _describe(error: Exception, config: Config, runner: Any = None) -> str:
+    """The error in one line, and where its traceback is once there is a runner."""
+    line = f'{type(error).__name__}: {_last_line(error) if "worker process" in str(error) else first_line(error)}'
+    if runner is None:
+        return line
+    path = Path(runner.log_dir) / 'traceback.txt'
+    with suppress(OSError):
+        path.write_text(traceback.format_exc(), encoding='utf-8')
+    return f'{line} (traceback in {path})'
+
+
+def _last_line(error: Exception) -> str:
+    """The message of an error; a process that loads data puts its traceback before it."""
+    return str(error).strip().rpartition('\n')[2]
+
+
 def _checked(
-    build: Callable, script: str, choose: Callable[[Config], Choice] | None, notes: Sequence[str], data: bool
+    build: Callable,
+    script: str,
+    choose: Callable[[Config], Choice] | None,
+    notes: Sequence[str],
+    data: bool,
+    made: list,
 ) -> Callable[[Config], Any]:
-    """``build``, the maker of the runner, after the checks of its config.
+    """``build``, the maker of the runner, after the checks of its config; ``made`` gets the config and the runner.
 
     One process of a distributed job checks and prints; where it refuses, the job's launcher ends the others.
     """
 
     def check_and_build(config: Config) -> Any:
+        made.append(config)
         training, main = script == 'train', is_main_process(config.get('launcher', 'none'))
         check_parts(script, config)
         chosen = choose(config) if choose else Choice(None, [])
@@ -138,6 +179,7 @@ def _checked(
         if training and main:  # after the checks: a run that is refused leaves no work directory
             lock_work_dir(config.work_dir)
         runner = _build(build, config)
+        made.append(runner)
         if main:
             WatchedLoaders(runner, config, PARTS[script], data)
         if training:
@@ -207,12 +249,14 @@ def _parse(tool: Any, config: str) -> Any:
     if args.config != config:
         raise UserError(f'is {config} or {args.config} the config? Put it before the options')
     load_config(args.config, args.cfg_options)
-    _check_outputs(args)
+    _check_arguments(args)
     return args
 
 
-def _check_outputs(args: Any) -> None:
-    """Raises UserError before the work if a result could not be written, or if a pair of --cfg-options has no key."""
+def _check_arguments(args: Any) -> None:
+    """Raises UserError before the work for an empty checkpoint, results that cannot be written and incomplete keys."""
+    if not getattr(args, 'checkpoint', 'none').strip():
+        raise UserError('the checkpoint is an empty text: name a checkpoint')
     for name in ('work_dir', 'out', 'show_dir'):
         option, text = f'--{name.replace("_", "-")}', getattr(args, name, None)
         if text is None:

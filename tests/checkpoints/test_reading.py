@@ -43,6 +43,13 @@ def test_the_plain_copy_comes_before_the_moving_average(golden, tmp_path):
     assert torch.equal(find_weights(content, path, ema=True)['head.bias'], ema['head.bias'])
 
 
+@pytest.mark.parametrize('whole', [True, False])
+def test_keys_that_are_not_names_are_refused(whole):
+    weights = {0: torch.ones(1), 'a': torch.ones(1)}
+    with pytest.raises(UserError, match=r'^x\.pth holds tensors with keys that are not names: 0$'):
+        find_weights(dict(state_dict=weights) if whole else weights, 'x.pth')
+
+
 class Touch:
     """Unpickling it runs code: it makes a file."""
 

@@ -241,8 +241,8 @@ def test_a_notebook_goes_on_after_a_training(ending, classification, tmp_path):
     if ending == 'the end':
         TRAIN(argv)
     else:
-        with pytest.raises(TypeError):  # after the work directory was locked
-            TRAIN([*argv, 'default_hooks.checkpoint.no_such_argument=1'])
+        line = refused(TRAIN, *argv, 'optim_wrapper.optimizer.type=Nope')  # after it was locked
+        assert line.startswith('error: the config cannot be used: TypeError: ')
     assert (sys.argv, sys.path) == before
     assert (tmp_path / 'out/.training').exists()
     done = run_python('-c', LOCK, tmp_path / 'out', env={**os.environ, 'PYTHONPATH': str(REPO)})
@@ -273,6 +273,51 @@ def test_a_classifier_goes_on_from_its_work_directory(classification, tmp_path):
     assert f'starting at iteration 0 with the weights of {first}/epoch_1.pth' in done.stdout
     done = run('train', *argv, 'train_cfg.max_epochs=2')
     assert f'resuming from {out}/epoch_1.pth' in done.stdout and (out / 'epoch_2.pth').exists(), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        ('model.backbone=3', 'the config cannot be used: TypeError: '),
+        ('optim_wrapper.optimizer.type=Nope', r'the config cannot be used: .* \(traceback in .*/traceback\.txt\)$'),
+        ('custom_hooks=3', 'the config cannot be used: TypeError: '),
+        ('train_cfg.val_interval=0', r'train_cfg\.val_interval is 0: set a whole number above 0'),
+        ('default_hooks.checkpoint.interval=abc', r"default_hooks\.checkpoint\.interval is 'abc': set a whole number"),
+        ('load_from=', "load_from is '': set it to the path of a checkpoint"),
+        ('model.backbone.drop_path_rate=7', r'model\.backbone: drop_path_rate must be at least 0 and below 1, got 7'),
+        ('model.backbone.init_cfg.checkpoint=x.pth', r'model\.backbone\.init_cfg has no type: add --cfg-options '),
+    ],
+)
+def test_settings_that_cannot_be_used_end_in_one_line(option, said, classification, tmp_path):
+    classification.write_text(re.sub(r'init_cfg=dict\(.*\),\n', '', classification.read_text()))
+    argv = [classification, '--work-dir', tmp_path / 'out', '--cfg-options', option]
+    line = refused(TRAIN, *argv)
+    assert re.match(f'error: {said}', line), line
+    found = [path for path in (tmp_path / 'out').rglob('traceback.txt') if 'Traceback' in path.read_text()]
+    assert len(found) == ('traceback in' in line)
+
+
+def test_own_code_keeps_its_traceback(classification, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'own_hooks.py').write_text(
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        '@HOOKS.register_module(force=True)\n'
+        'class Own(Hook):\n'
+        '    def before_train(self, runner):\n'
+        "        raise ValueError('mine')\n"
+    )
+    own = "custom_imports = dict(imports=['own_hooks'])\ncustom_hooks = [dict(type='Own')]\n"
+    classification.write_text(classification.read_text() + own)
+    with pytest.raises(ValueError, match='mine'):
+        TRAIN([str(classification), '--work-dir', str(tmp_path / 'out'), '--cfg-options', FROM_SCRATCH])
+
+
+def test_empty_words_and_operands_in_the_wrong_order(classification, tmp_path):
+    assert 'the config is an empty text' in refused(TEST, '', 'x.pth')
+    assert 'the checkpoint is an empty text' in refused(TEST, classification, ' ')
+    (tmp_path / 'x.pth').touch()
+    assert 'x.pth is not a config: its name ends in none of .py, ' in refused(TEST, tmp_path / 'x.pth', classification)
 
 
 def test_usage_errors_are_the_codebases_own(classification):

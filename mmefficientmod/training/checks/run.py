@@ -25,7 +25,7 @@ from ...codebases.nodes import (
     refuse,
     type_name,
 )
-from ...utils import UserError
+from ...utils import UserError, first_line
 from .classifier import find_head_problem, find_teacher_problem
 from .schedule import check_best
 
@@ -97,14 +97,22 @@ def check_parts(script: str, config: Config) -> None:
     for name in NEEDED[script]:
         if not isinstance(config.get(name), Mapping):
             raise UserError(f'the config has no {name}: the script tools/{script}.py needs it')
+    start = config.get('load_from')
+    if start is not None and not (isinstance(start, str) and start.strip()):
+        raise UserError(f'load_from is {start!r}: set it to the path of a checkpoint, or to None')
     if script == 'train':
         rate = (config.optim_wrapper.get('optimizer') or {}).get('lr')
         if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
             raise UserError(f'optim_wrapper.optimizer.lr is {rate!r}: set a number above 0')
-        for name in ('max_epochs', 'max_iters'):
+        for name in ('max_epochs', 'max_iters', 'val_interval'):
             length = config.train_cfg.get(name)
             if length is not None and not (isinstance(length, int) and length > 0):
                 raise UserError(f'train_cfg.{name} is {length!r}: set a whole number above 0')
+        hooks = config.get('default_hooks')
+        saving = hooks.get('checkpoint') if isinstance(hooks, Mapping) else None
+        interval = saving.get('interval', -1) if isinstance(saving, Mapping) else -1
+        if not isinstance(interval, int):
+            raise UserError(f'default_hooks.checkpoint.interval is {interval!r}: set a whole number, -1 for never')
 
 
 def try_backbones(config: Config, training: bool) -> None:
@@ -127,7 +135,7 @@ def try_backbones(config: Config, training: bool) -> None:
             with torch.device('meta'):
                 channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
         except (ValueError, TypeError) as error:
-            raise UserError(f'{place}: {error}') from error
+            raise UserError(f'{place}: {first_line(error)}') from error
         if not has_own_code(config):
             check_neck(parent, model, list(channels))
 
@@ -190,6 +198,9 @@ def check_pretrained(place: str, node: Mapping) -> None:
     Raises:
         UserError, FileNotFoundError: If one is missing, cannot be opened safely or is in the deploy form.
     """
+    init_cfg = node.get('init_cfg')
+    if isinstance(init_cfg, Mapping) and not init_cfg.get('type'):
+        raise UserError(f'{place}.init_cfg has no type: add --cfg-options {place}.init_cfg.type=Pretrained')
     for option, path in pretrained_files(place, node):
         if '://' in path:
             continue
