@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -163,3 +164,53 @@ def test_rows_that_are_not_used_are_left_out_and_boxes_are_scaled():
     mask = found.masks[0]
     assert mask.bits.sum() == 80 * 40 and mask.bits[40 - mask.top, 40 - mask.left]
     assert len(detections(outputs, prepared, (100, 400), 0.5, 0.5).scores) == 1
+
+
+# --- examples/serving ---
+
+
+@pytest.fixture(scope='module')
+def served(exported, pictures, tmp_path_factory):
+    """What tools/predict.py finds, image by image, in the words of the examples."""
+    out = tmp_path_factory.mktemp('served')
+    load_tool('predict').main([str(pictures), str(exported / 'detector'), '--out', str(out), '--no-images'])
+    lines = {path: [] for path in pictures.iterdir()}
+    for entry in read(out):
+        left, top, width, height = entry['bbox']
+        lines[pictures / entry['file_name']].append(
+            (entry['category'], entry['score'], left, top, left + width, top + height)
+        )
+    assert all(lines.values())
+    return lines
+
+
+def serve(command, folder, path, **keywords):
+    done = subprocess.run([*command, folder, path], capture_output=True, text=True, timeout=100, check=True, **keywords)
+    return [(name, *map(float, numbers)) for name, *numbers in map(str.split, done.stdout.splitlines())]
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('language', ['Python', 'C++'])
+def test_examples_for_servers_find_the_same(language, exported, served, tmp_path):
+    command, keywords = [sys.executable, REPO / 'examples/serving/serve.py'], {}
+    if language == 'C++':
+        command, keywords = compiled_example(tmp_path)
+    for path, expected in served.items():
+        found = serve(command, exported / 'detector', path, **keywords)
+        assert [line[0] for line in found] == [line[0] for line in expected]
+        assert np.allclose([line[1:] for line in found], [line[1:] for line in expected], atol=0.06)
+
+
+def compiled_example(folder):
+    """The command and keywords that run examples/serving/serve.cpp."""
+    headers = Path(os.environ.get('ONNXRUNTIME_INCLUDE', '/usr/include/onnxruntime'))
+    if not (headers / 'onnxruntime_cxx_api.h').exists() or not Path('/usr/include/opencv4').exists():
+        pytest.skip('needs headers of ONNX Runtime and OpenCV for C++ (Debian 13: apt install libonnxruntime-dev ...)')
+    library = next(Path(importlib.import_module('onnxruntime').__file__).parent.glob('capi/libonnxruntime.so.*'))
+    (folder / 'libonnxruntime.so.1').symlink_to(library)
+    libraries = [f'-lopencv_{name}' for name in ('core', 'imgcodecs', 'imgproc')]
+    includes = f'-I{headers}', '-I/usr/include/opencv4'
+    source = REPO / 'examples/serving/serve.cpp'
+    build = ['g++', '-std=c++17', source, *includes, library, *libraries, '-o', folder / 'serve']
+    subprocess.run(build, check=True, timeout=300)
+    return [folder / 'serve'], dict(env=dict(os.environ, LD_LIBRARY_PATH=str(folder)))
