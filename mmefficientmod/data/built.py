@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..codebases.nodes import KNOWN_PACKAGES
-
 WHOLE = 20000  # entries up to which a data set is looked at as a whole
 SAMPLE = 2000  # entries of a larger one that are looked at
 
@@ -47,12 +45,6 @@ def find_transform(dataset: Any, name: str) -> Any | None:
 def transforms_of(dataset: Any) -> Sequence[Any]:
     """The transforms of a data set's pipeline, outermost only."""
     return getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-
-
-def has_own_transforms(dataset: Any) -> bool:
-    """Whether code outside the MM libraries and torchvision takes part in the pipeline."""
-    packages = {type(each).__module__.partition('.')[0] for each in transforms_of(dataset)}
-    return not packages <= {*KNOWN_PACKAGES, 'torchvision'}
 
 
 def is_remote(dataset: Any) -> bool:

@@ -7,12 +7,22 @@ import math
 import mmap
 import os
 import os.path as osp
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .findings import Finding, Tally, enumerate_names, error, judge, nearest_name, warning, write_tuple
+from .findings import (
+    Finding,
+    Tally,
+    check_in_turn,
+    enumerate_names,
+    error,
+    judge,
+    nearest_name,
+    repeated,
+    warning,
+    write_tuple,
+)
 from .sources import Source
 
 MOST_BYTES = 50 * 2**20  # of a file that is read as a whole: COCO's own training file takes ten seconds
@@ -101,34 +111,32 @@ def check_file(source: Source) -> list[Finding]:
             return list(check_classes(source, path, categories)) if categories else []
         content = read_annotations(path)
     except FormatError as problem:
-        return [error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')]
+        return [_wrong_format(place, path, problem)]
     return check_content(source, path, content)
+
+
+def _wrong_format(place: str, path: str, problem: object) -> Finding:
+    return error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')
 
 
 def check_content(source: Source, path: str, content: dict) -> list[Finding]:
     """Checks the whole content of an annotation file; later checks are left out where earlier ones find errors."""
     place = source.place
     objects = content.get('annotations', None if source.training else [])
-    for key, value in dict(
-        images=content.get('images'), annotations=objects, categories=content.get('categories')
-    ).items():
+    lists = dict(images=content.get('images'), annotations=objects, categories=content.get('categories'))
+    for key, value in lists.items():
         if not isinstance(value, list):
             found = 'has no' if value is None else f'has a {type(value).__name__} as'
-            return [error(place, f'{path} is not an annotation file in the format of COCO: it {found} list of {key}')]
+            return [_wrong_format(place, path, f'{found} list of {key}')]
     if not content['images']:
         return [error(place, f'{path} lists no images')]
-    steps = (
+    checks = (
         check_categories(place, path, content['categories']),
         check_images(place, path, content['images']),
         check_classes(source, path, content['categories']),
         check_annotations(source, path, content),
     )
-    findings: list[Finding] = []
-    for step in steps:
-        findings += step
-        if any(finding.level == 'error' for finding in findings):
-            break
-    return findings
+    return check_in_turn(checks)
 
 
 def check_categories(place: str, path: str, categories: Sequence) -> Iterator[Finding]:
@@ -140,7 +148,7 @@ def check_categories(place: str, path: str, categories: Sequence) -> Iterator[Fi
                 place, f'{len(missing)} of {len(categories)} categories of {path} have no "{key}", as {missing[0]}'
             )
             return
-        twice = [value for value, count in Counter(str(each[key]) for each in categories).items() if count > 1]
+        twice = repeated(str(each[key]) for each in categories)
         if twice:
             yield error(place, f'{path} has several categories of {key} {enumerate_names(twice)}: give each its own')
 
@@ -168,18 +176,17 @@ def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
                 tally.add(f'have a "{key}" that is not a number above 0', f'{label}: {image[key]!r}')
         if not isinstance(image.get('file_name', ''), str):
             tally.add('have a "file_name" that is not a text', label)
-    for kind, count, example in tally:
-        yield error(place, f'{count} of {len(images)} images of {path}, as {example}, {kind}')
     if tally:
+        yield from tally.errors(place, len(images), f'images of {path}')
         return
-    twice = [number for number, count in Counter(image['id'] for image in images).items() if count > 1]
+    twice = repeated(image['id'] for image in images)
     if twice:
         yield error(
             place,
             f'{path} gives the id {twice[0]!r} to several images, {len(twice)} such ids in all: MMDetection keeps one '
             'image of each; number the images, and set image_id of the annotations',
         )
-    names = [name for name, count in Counter(image['file_name'] for image in images).items() if count > 1]
+    names = repeated(image['file_name'] for image in images)
     if names:
         yield warning(place, f'{len(names)} of {len(images)} file names are in {path} more than once, as {names[0]}')
 
@@ -268,11 +275,10 @@ def check_annotations(source: Source, path: str, content: Mapping) -> Iterator[F
             lost.add('are of no image of the file', f'{label} of image_id {each.get("image_id")!r}')
         elif each.get('category_id') not in names:
             lost.add('are of no category of the file', f'{label} of category_id {each.get("category_id")!r}')
-    for kind, count, example in tally:
-        yield error(place, f'{count} of {len(objects)} annotations of {path}, as {example}, {kind}')
     if tally:
+        yield from tally.errors(place, len(objects), f'annotations of {path}')
         return
-    twice = [number for number, count in Counter(each['id'] for each in objects).items() if count > 1]
+    twice = repeated(each['id'] for each in objects)
     if twice:
         yield error(
             place, f'{path} gives the id {twice[0]!r} to several annotations, {len(twice)} such ids in all: number them'
@@ -304,18 +310,13 @@ def find_faults(annotation: Mapping, categories: Mapping) -> Iterator[str]:
         if annotation.get(key) is None:
             yield f'have no "{key}"'
     category = annotation.get('category_id')
-    if isinstance(category, (list, dict)) or (
-        category is not None and category not in categories and str(category) in map(str, categories)
-    ):
+    if category is not None and category not in categories and str(category) in map(str, categories):
         yield f'have a {type(category).__name__} as "category_id", of another type than the ids of the categories'
     box = annotation.get('bbox')
     if box is not None and not (isinstance(box, list) and len(box) == 4 and all(is_number(side) for side in box)):
         yield 'have a "bbox" that is not four numbers [x, y, width, height]'
     if annotation.get('area') is not None and not is_number(annotation['area']):
         yield 'have an "area" that is not a number'
-    for key in ('id', 'image_id'):
-        if isinstance(annotation.get(key), (list, dict)):
-            yield f'have no number as "{key}"'
 
 
 def is_number(value: Any) -> bool:
@@ -336,7 +337,7 @@ def check_evaluation(place: str, path: str, metric: Mapping) -> Iterator[Finding
     try:
         content = read_annotations(path)
     except FormatError as problem:
-        yield error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')
+        yield _wrong_format(place, path, problem)
         return
     objects = [each for each in content.get('annotations') or [] if isinstance(each, Mapping)]
     wanted = metric.get('metric', 'bbox')
@@ -350,8 +351,7 @@ def check_evaluation(place: str, path: str, metric: Mapping) -> Iterator[Finding
             tally.add('have no segmentation, which metric "segm" needs: set metric=bbox, or add it', label)
         elif with_masks and any(len(part) < 6 for part in _polygons(each['segmentation'])):
             tally.add('have a polygon of less than three points, which metric "segm" cannot use', label)
-    for kind, count, example in tally:
-        yield error(place, f'{count} of {len(objects)} annotations of {path}, as {example}, {kind}')
+    yield from tally.errors(place, len(objects), f'annotations of {path}')
     if not tally and any(each.get('id') == 0 for each in objects):
         message = f'{path} has an annotation of id 0, of which pycocotools counts a match as a miss'
         yield warning(place, f'{message}: number the annotations from 1')

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,26 @@ def warning(place: str, message: str) -> Finding:
 def judge(place: str, count: int, total: int, message: str) -> Finding:
     """An error where all of something is affected, a warning where a part is."""
     return Finding(ERROR if count == total else WARNING, place, message)
+
+
+def has_errors(findings: Iterable[Finding]) -> bool:
+    """Whether a training or a test must not start."""
+    return any(finding.level == ERROR for finding in findings)
+
+
+def check_in_turn(checks: Iterable[Iterable[Finding]]) -> list[Finding]:
+    """The findings of several checks, up to the first one with an error: later checks rely on earlier ones."""
+    findings: list[Finding] = []
+    for found in checks:
+        findings += found
+        if has_errors(findings):
+            break
+    return findings
+
+
+def repeated(values: Iterable[Hashable]) -> list:
+    """The values that occur several times, each once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def enumerate_names(names: Iterable, most: int = 6) -> str:
@@ -86,3 +107,7 @@ class Tally:
 
     def __bool__(self) -> bool:
         return bool(self.counts)
+
+    def errors(self, place: str, total: int, what: str) -> list[Finding]:
+        """An error for each kind: how many of ``total`` things, called ``what``, have it."""
+        return [error(place, f'{count} of {total} {what}, as {example}, {kind}') for kind, count, example in self]

@@ -40,13 +40,11 @@ def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Fi
     missing = [path for path in paths if not osp.exists(path)]
     if missing:
         return [error(place, describe_missing('images', missing, len(paths)))]
-    findings, tally = [], Tally()
-    looked = [entry for entry in Budget(0.5).within(entries) if _look(entry, tally, dataset)]
-    for kind, count, example in tally:
-        findings.append(error(place, f'{count} of {len(looked)} images, as {example}, {kind}'))
-    if not findings:
-        findings += check_decoding(place, dataset, entries)
-    return findings
+    tally, count = Tally(), 0
+    for entry in Budget(0.5).within(entries):
+        _look(entry, tally, dataset)
+        count += 1
+    return tally.errors(place, count, 'images') or check_decoding(place, dataset, entries)
 
 
 def describe_missing(what: str, missing: Sequence[str], total: int) -> str:
@@ -66,21 +64,21 @@ def describe_missing(what: str, missing: Sequence[str], total: int) -> str:
     return f'{len(missing)} of {total} {what} do not exist, as {path}; {hint}'
 
 
-def _look(entry: Mapping, tally: Tally, dataset: Any) -> bool:
+def _look(entry: Mapping, tally: Tally, dataset: Any) -> None:
     """Compares one image's header with its entry."""
     path = entry['img_path']
     if not osp.getsize(path):
         tally.add('are empty files', path)
-        return True
+        return
     found = image_size(path)
     if found is None:
         if not _decodes(dataset, entry):  # Pillow may know fewer formats than the pipeline
             tally.add('cannot be read', path)
-        return True
+        return
     width, height, orientation = found
     wanted = entry.get('width'), entry.get('height')
     if None in wanted:
-        return True
+        return
     turned = orientation in TURNED and not _ignores_orientation(dataset)
     loaded = (height, width) if turned else (width, height)
     if loaded != wanted:
@@ -92,7 +90,6 @@ def _look(entry: Mapping, tally: Tally, dataset: Any) -> bool:
         else:
             kind = 'have another size than the annotations say'
         tally.add(kind, label)
-    return True
 
 
 def _ignores_orientation(dataset: Any) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os.path as osp
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, starmap
 from typing import Any
 
 from mmengine.config import Config
 
-from ..codebases.nodes import find_dicts, has_own_code, is_known, is_local, type_name
+from ..codebases.nodes import exists, find_dicts, has_own_code, is_known, is_local, type_name
 from . import coco, folders, heads, masks, objects, voc
 from .built import Budget, apply, choose_indices, find_built, is_remote, transforms_of
-from .findings import ERROR, Finding, error
+from .findings import Finding, check_in_turn, error, has_errors
 from .images import check_files, find_shared, walk_images
-from .sources import Source, check_names, exists, find_sources
+from .sources import Source, check_names, find_sources
 
 IMAGE_PREFIXES = ('img', 'img_path', 'sub_data_root')  # read by every pipeline; other folders by some
 DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # that are fetched where they are missing
@@ -35,17 +35,12 @@ def inspect_config(config: Config, parts: Sequence[str] = PARTS) -> list[Finding
     """
     sources = [source for part in parts for source in find_sources(config, part)]
     metrics = [metric for part in parts for metric in _find_metrics(config, part)]
-    steps: list[Callable[[], Iterable[Finding]]] = [
-        lambda: itertools.chain(*(_find_missing(source, config) for source in sources), _find_missing_files(metrics)),
-        lambda: itertools.chain(*map(_inspect_source, sources), *(_check_evaluation(*metric) for metric in metrics)),
-        lambda: heads.check_model(config, [source for source in sources if is_known(source.settings)]),
-    ]
-    findings: list[Finding] = []
-    for step in steps:  # the later ones judge by what the earlier ones found to be there
-        findings += step()
-        if any(finding.level == ERROR for finding in findings):
-            break
-    return list(dict.fromkeys(findings))
+    checks = (
+        chain(*(_find_missing(source, config) for source in sources), _find_missing_files(metrics)),
+        chain.from_iterable(chain(map(_inspect_source, sources), starmap(_check_evaluation, metrics))),
+        heads.check_model(config, [source for source in sources if is_known(source.settings)]),
+    )
+    return list(dict.fromkeys(check_in_turn(checks)))
 
 
 def _find_metrics(config: Config, part: str) -> Iterator[tuple[str, Mapping]]:
@@ -58,7 +53,7 @@ def _find_metrics(config: Config, part: str) -> Iterator[tuple[str, Mapping]]:
 
 def _find_missing_files(metrics: Iterable[tuple[str, Mapping]]) -> Iterator[Finding]:
     for place, metric in metrics:
-        if not exists(osp.expanduser(metric['ann_file'])):
+        if not exists(metric['ann_file']):
             yield _missing(place, 'annotation file', metric['ann_file'], 'ann_file')
 
 
@@ -99,7 +94,7 @@ def _find_missing(source: Source, config: Config) -> Iterator[Finding]:
     found = {option: path for option, path in paths.items() if path is not None}
     root = settings.get('data_root')
     apart = found and all('://' in path or osp.isabs(_given(settings, option)) for option, path in found.items())
-    if isinstance(root, str) and root and not apart and not exists(osp.expanduser(root)):
+    if isinstance(root, str) and root and not apart and not exists(root):
         yield _missing(source.place, 'data root', root, 'data_root')
         return
     for option, path in found.items():
@@ -162,7 +157,7 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, config: Conf
     if is_remote(dataset) or not all(isinstance(entry.get('img_path', ''), str) for entry in entries[:1]):
         return []
     findings = check_files(place, dataset, entries)
-    if any(finding.level == ERROR for finding in findings):
+    if has_errors(findings):
         return findings
     names = {each.__name__ for each in type(dataset).__mro__}
     if source is not None and coco.is_coco(source):
@@ -179,7 +174,7 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, config: Conf
         if source is not None and source.classes is None:  # the folders name them
             nodes = find_dicts(config.get('model'), 'model')
             findings += heads.compare_heads(nodes, len(dataset.metainfo['classes']), f'{place} has', training)
-    if not any(finding.level == ERROR for finding in findings):
+    if not has_errors(findings):
         findings += _try_pipeline(place, dataset, entries)
     if not findings and training and entries and 'instances' in entries[0] and 'width' in entries[0]:
         findings += objects.judge_scale(place, dataset, entries)
@@ -241,7 +236,7 @@ def inspect_all(config: Config, parts: Sequence[str] = PARTS) -> list[Finding]:
     from mmengine.registry import DATASETS, DefaultScope
 
     findings = inspect_config(config, parts)
-    if any(finding.level == ERROR for finding in findings):
+    if has_errors(findings):
         return findings
     built = {}
     with DefaultScope.overwrite_default_scope(config.get('default_scope')):

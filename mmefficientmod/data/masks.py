@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .built import Budget, apply, choose_indices, find_transform
-from .findings import Finding, enumerate_names, error, warning
+from .findings import Finding, enumerate_names, error, has_errors, warning
 from .images import check_unread, describe_missing, image_size, walk_images
 from .sources import Source
 
@@ -191,14 +191,10 @@ def judge_values(place: str, dataset: Any, values: Values, whole: bool, training
             )
         ]
     classes = dataset.metainfo['classes']
-    for check in (_judge_large, _judge_black_and_white, _judge_zero, _judge_ignored, _judge_beyond):
-        findings = check(place, dataset, values, whole)
-        if any(finding.level == 'error' for finding in findings):
-            return findings
-        if findings:
-            break
-    else:
-        findings = []
+    checks = (_judge_large, _judge_black_and_white, _judge_zero, _judge_ignored, _judge_beyond)
+    findings = next(filter(None, (check(place, dataset, values, whole) for check in checks)), [])
+    if has_errors(findings):
+        return findings
     unseen = [name for number, name in enumerate(classes) if number not in values.loaded]
     own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))  # of a part of a stock set, few are seen
     if training and whole and unseen and own:

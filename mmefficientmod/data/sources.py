@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import os.path as osp
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from mmengine.config import Config
 
 from ..codebases.config import class_names
 from ..codebases.nodes import KNOWN_PACKAGES, find_datasets, find_dicts, is_local, type_name
-from .findings import Finding, error
+from .findings import Finding, error, repeated
 
 # Methods that decide which files a data set reads and what it makes of them.
 LOADING = ('__init__', 'full_init', '_join_prefix', 'load_data_list', 'parse_data_info', 'filter_data')
@@ -144,12 +143,7 @@ def check_names(source: Source) -> Finding | None:
         return error(source.place, message)
     if classes is None:
         return None
-    twice = sorted({str(name) for name in classes if list(classes).count(name) > 1})
+    twice = sorted(repeated(map(str, classes)))
     if twice:
         return error(source.place, f'metainfo.classes names {", ".join(twice)} twice: give each class one name')
     return None
-
-
-def exists(path: str) -> bool:
-    """Whether a local path exists; addresses count as existing."""
-    return '://' in path or os.path.exists(path)

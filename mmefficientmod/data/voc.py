@@ -44,7 +44,7 @@ def check_before(source: Source) -> list[Finding]:
     for path in looked:
         for fault in find_faults(path):
             tally.add(fault, path)
-    return [error(place, f'{count} of {len(looked)} files, as {example}, {kind}') for kind, count, example in tally]
+    return tally.errors(place, len(looked), 'files')
 
 
 def find_faults(path: str) -> Iterator[str]:
