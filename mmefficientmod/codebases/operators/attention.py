@@ -62,64 +62,52 @@ def _attend(inputs: list[Tensor], spatial_shapes: Tensor) -> Tensor:
     return multi_scale_deformable_attn_pytorch(value, spatial_shapes.tolist(), sampling_loc, attn_weight)
 
 
-def psamask_forward(
-    input: Tensor,
-    output: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def psamask_forward(input: Tensor, output: Tensor, **settings: int) -> None:
     """Writes attention by relative position as attention by position (PSANet, Zhao et al., ECCV 2018) to ``output``.
 
     Args:
-        input (Tensor): Shape (num_, h_mask * w_mask, h_feature, w_feature).
-        output (Tensor): Output of shape (num_, h_feature * w_feature, h_feature, w_feature), filled with 0.
-        psa_type (int): 0 if each position collects from those around it, 1 if it distributes to them.
-        num_ (int): Images.
-        h_feature (int): Height of the map.
-        w_feature (int): Width of the map.
-        h_mask (int): Height of the window around a position.
-        w_mask (int): Width of the window around a position.
-        half_h_mask (int): Rows of the window above the position.
-        half_w_mask (int): Columns of the window left of the position.
+        input (Tensor): Shape (B, h_mask * w_mask, H, W).
+        output (Tensor): Output of shape (B, H * W, H, W), filled with 0.
+        **settings (int): Those of :func:`_pairs`.
     """
-    for by_position, by_shift in _pairs(output, input, psa_type, (h_mask, w_mask), (half_h_mask, half_w_mask)):
+    for by_position, by_shift in _pairs(output, input, **settings):
         by_position.copy_(by_shift)
 
 
-def psamask_backward(
-    grad_output: Tensor,
-    grad_input: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def psamask_backward(grad_output: Tensor, grad_input: Tensor, **settings: int) -> None:
     """Writes the gradient to ``grad_input``, filled with 0; the arguments are those of :func:`psamask_forward`."""
-    for by_position, by_shift in _pairs(
-        grad_output, grad_input, psa_type, (h_mask, w_mask), (half_h_mask, half_w_mask)
-    ):
+    for by_position, by_shift in _pairs(grad_output, grad_input, **settings):
         by_shift.copy_(by_position)
 
 
 def _pairs(
-    by_position: Tensor, by_shift: Tensor, psa_type: int, window: tuple[int, int], half: tuple[int, int]
+    by_position: Tensor,
+    by_shift: Tensor,
+    *,
+    psa_type: int,
+    h_mask: int,
+    w_mask: int,
+    half_h_mask: int,
+    half_w_mask: int,
+    **shape: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views (B, rows, columns) of the same numbers in both tensors, a pair for each shift that the map has room for."""
+    """Views (B, rows, columns) of the same numbers in both tensors, a pair for each shift that the map has room for.
+
+    Args:
+        by_position (Tensor): Shape (B, H * W, H, W).
+        by_shift (Tensor): Shape (B, h_mask * w_mask, H, W).
+        psa_type (int): 0 if each position collects from those around it, 1 if it distributes to them.
+        h_mask (int): Height of the window around a position.
+        w_mask (int): Width of the window around a position.
+        half_h_mask (int): Rows of the window above the position.
+        half_w_mask (int): Columns of the window left of the position.
+        **shape (int): Number and size of the maps, not used.
+    """
     height, width = by_shift.shape[2:]
     grid = by_position.reshape(-1, height, width, height, width)
     grid = grid.permute(0, 3, 4, 1, 2) if psa_type else grid  # the other position, then this one
-    for number in range(window[0] * window[1]):
-        up, left = half[0] - number // window[1], half[1] - number % window[1]
+    for number in range(h_mask * w_mask):
+        up, left = half_h_mask - number // w_mask, half_w_mask - number % w_mask
         if abs(up) < height and abs(left) < width:
             rows, columns = height - abs(up), width - abs(left)
             top, start = max(up, 0), max(left, 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,24 +26,14 @@ __all__ = [
 ]
 
 
+# MMCV's names for stride, padding and dilation, vertical before horizontal, and for the numbers of groups of channels
+# with kernels and with shifts of their own, in torchvision's order.
+_DEFORM = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group')
+_MODULATED = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w', 'group', 'deformable_group')
+
+
 def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **geometry: int
 ) -> None:
     """Writes a deformable convolution (Dai et al., ICCV 2017) to ``output``.
 
@@ -54,21 +45,9 @@ def deform_conv_forward(
         output (Tensor): Output of shape (B, D, H', W').
         columns (Tensor): Scratch memory, which carries the weight's gradient between the two backward functions.
         ones (Tensor): Scratch memory, not used.
-        kW (int): Width of the kernel; it is known from ``weight``, as is ``kH``.
-        kH (int): Height of the kernel.
-        dW (int): Horizontal stride.
-        dH (int): Vertical stride.
-        padW (int): Horizontal padding.
-        padH (int): Vertical padding.
-        dilationW (int): Horizontal dilation.
-        dilationH (int): Vertical dilation.
-        group (int): Groups of channels with kernels of their own.
-        deformable_group (int): Groups of channels with shifts of their own.
-        im2col_step (int): Not used.
+        **geometry (int): Integers by the names in ``_DEFORM``; others are not used.
     """
-    tensors = _tensors(input, weight, offset)
-    settings = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
-    output.copy_(torchvision_operators().deform_conv2d(*tensors, *settings))
+    output.copy_(torchvision_operators().deform_conv2d(*_arguments(geometry, input, weight, offset)))
 
 
 def deform_conv_backward_input(
@@ -79,24 +58,12 @@ def deform_conv_backward_input(
     gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **geometry: int,
 ) -> None:
     """Writes the gradients of maps and shifts; the arguments are those of :func:`deform_conv_forward`."""
-    tensors = _tensors(input, weight, offset)
-    settings = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
-    grads = torchvision_operators()._deform_conv2d_backward(*widen(gradOutput), *tensors, *settings)
+    grads = _backward(gradOutput, offset, _arguments(geometry, input, weight, offset))
     gradInput.copy_(grads[0])
-    gradOffset.copy_(_stop_at_edge(grads[2], offset, (kH, kW), settings))
+    gradOffset.copy_(grads[2])
     columns.set_(grads[1].to(columns.dtype))  # torchvision computes all at once
 
 
@@ -107,25 +74,14 @@ def deform_conv_backward_parameters(
     gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
+    *,
     scale: float,
-    im2col_step: int,
+    **geometry: int,
 ) -> None:
     """Adds the weight's gradient times ``scale``; other arguments are those of :func:`deform_conv_forward`."""
     if columns.shape != gradWeight.shape:  # neither maps nor shifts have gradients
-        tensors = _tensors(input, torch.zeros_like(gradWeight), offset)
-        settings = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
-        grads = torchvision_operators()._deform_conv2d_backward(*widen(gradOutput), *tensors, *settings)
-        gradWeight.add_(grads[1], alpha=scale)
+        arguments = _arguments(geometry, input, torch.zeros_like(gradWeight), offset)
+        gradWeight.add_(_backward(gradOutput, offset, arguments)[1], alpha=scale)
     else:
         gradWeight.add_(columns, alpha=scale)
         columns.set_(columns.new_empty(0))
@@ -140,17 +96,9 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **geometry: int,
 ) -> None:
     """Writes a modulated deformable convolution (Zhu et al., CVPR 2019) to ``output``.
 
@@ -164,21 +112,11 @@ def modulated_deform_conv_forward(
         mask (Tensor): What every tap is multiplied with, of shape (B, deformable_group * kernel_h * kernel_w, H', W').
         output (Tensor): Output of shape (B, D, H', W').
         columns (Tensor): Scratch memory, not used.
-        kernel_h (int): Height of the kernel; it is known from ``weight``, as is ``kernel_w``.
-        kernel_w (int): Width of the kernel.
-        stride_h (int): Vertical stride.
-        stride_w (int): Horizontal stride.
-        pad_h (int): Vertical padding.
-        pad_w (int): Horizontal padding.
-        dilation_h (int): Vertical dilation.
-        dilation_w (int): Horizontal dilation.
-        group (int): Groups of channels with kernels of their own.
-        deformable_group (int): Groups of channels with shifts of their own.
         with_bias (bool): Whether ``bias`` is added.
+        **geometry (int): Integers by the names in ``_MODULATED``; others are not used.
     """
-    tensors = _tensors(input, weight, offset, mask, bias if with_bias else None)
-    settings = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
-    output.copy_(torchvision_operators().deform_conv2d(*tensors, *settings))
+    arguments = _arguments(geometry, input, weight, offset, mask, bias if with_bias else None)
+    output.copy_(torchvision_operators().deform_conv2d(*arguments))
 
 
 def modulated_deform_conv_backward(
@@ -195,28 +133,15 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **geometry: int,
 ) -> None:
     """Writes all gradients; the arguments are those of :func:`modulated_deform_conv_forward`."""
-    tensors = _tensors(input, weight, offset, mask, bias if with_bias else None)
-    settings = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
-    grads = torchvision_operators()._deform_conv2d_backward(*widen(grad_output), *tensors, *settings)
-    grad_input.copy_(grads[0])
-    grad_weight.copy_(grads[1])
-    grad_offset.copy_(_stop_at_edge(grads[2], offset, (kernel_h, kernel_w), settings))
-    grad_mask.copy_(grads[3])
-    if with_bias:
-        grad_bias.copy_(grads[4])
+    arguments = _arguments(geometry, input, weight, offset, mask, bias if with_bias else None)
+    results = [grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] if with_bias else [])]
+    for result, grad in zip(results, _backward(grad_output, offset, arguments)):
+        result.copy_(grad)
 
 
 def masked_im2col_forward(
@@ -247,10 +172,8 @@ def masked_im2col_forward(
     col.copy_(padded[:, rows, columns].flatten(0, 2))
 
 
-def masked_col2im_forward(
-    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, height: int, width: int, channels: int
-) -> None:
-    """Writes columns (C, M) to chosen positions of an image (1, C, height, width)."""
+def masked_col2im_forward(col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **shape: int) -> None:
+    """Writes columns (C, M) to chosen positions of an image (1, C, H, W); ``shape`` is not used."""
     im[0, :, mask_h_idx, mask_w_idx] = col.to(im.dtype)
 
 
@@ -288,13 +211,13 @@ def carafe_naive_backward(
     grad, maps, kernels = widen(top_grad, features, masks)
     grad = _split(grad, group_size, scale_factor)
     height, width = maps.shape[2:]
-    padded = F.pad(torch.zeros_like(maps), [kernel_size // 2] * 4).unflatten(1, (group_size, -1))
+    edge = kernel_size // 2
+    padded = F.pad(torch.zeros_like(maps), [edge] * 4).unflatten(1, (group_size, -1))
     for tap, window, weight in _taps(maps, kernels, kernel_size, group_size, scale_factor):
         row, column = divmod(tap, kernel_size)
         padded[..., row : row + height, column : column + width] += (grad * weight).sum((4, 6))
         found = (grad * window).sum(2).flatten(4, 5).flatten(2, 3)
         mask_grad.unflatten(1, (group_size, -1))[:, :, tap] = found.to(mask_grad.dtype)
-    edge = kernel_size // 2
     bottom_grad.copy_(padded[..., edge : edge + height, edge : edge + width].flatten(1, 2))
 
 
@@ -305,13 +228,11 @@ def carafe_forward(
     routput: Tensor,
     rmasks: Tensor,
     output: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **settings: int,
 ) -> None:
     """Does as :func:`carafe_naive_forward`, and keeps ``features`` in ``rfeatures`` for the backward function."""
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+    carafe_naive_forward(features, masks, output, **settings)
 
 
 def carafe_backward(
@@ -324,30 +245,36 @@ def carafe_backward(
     rmask_grad: Tensor,
     bottom_grad: Tensor,
     mask_grad: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **settings: int,
 ) -> None:
     """Does as :func:`carafe_naive_backward`; the arguments between ``masks`` and ``bottom_grad`` are not used."""
-    settings = (kernel_size, group_size, scale_factor)
-    carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, *settings)
+    carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, **settings)
 
 
-def _tensors(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
-) -> list[Tensor]:
-    """The tensors of torchvision's deformable convolution, which takes no None."""
-    mask = input.new_zeros(len(input), 1) if mask is None else mask
-    bias = input.new_zeros(len(weight)) if bias is None else bias
-    return widen(input, weight, offset, mask, bias)
+def _arguments(
+    geometry: Mapping[str, int],
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> list[Any]:
+    """The arguments of torchvision's deformable convolution, which takes no None."""
+    settings = [geometry[name] for name in (_DEFORM if mask is None else _MODULATED)]
+    no_mask, no_bias = input.new_zeros(len(input), 1), input.new_zeros(len(weight))
+    tensors = widen(input, weight, offset, no_mask if mask is None else mask, no_bias if bias is None else bias)
+    return [*tensors, *settings, mask is not None]
 
 
-def _stop_at_edge(grad_offset: Tensor, offset: Tensor, kernel: tuple[int, int], settings: Sequence[int]) -> Tensor:
-    """Sets the gradients of shifts to 0 for taps exactly one pixel outside of the map.
+def _backward(grad_output: Tensor, offset: Tensor, arguments: Sequence[Any]) -> list[Tensor]:
+    """Gradients of maps, weight, shifts, mask and bias.
 
-    At that kink torchvision takes the slope inwards, and MMCV the one outwards. A layer with padding whose shifts start
-    at 0 has such taps along the border.
+    The gradients of shifts are 0 for taps exactly one pixel outside of the map. At that kink torchvision takes the
+    slope inwards, and MMCV the one outwards. A layer with padding whose shifts start at 0 has such taps along the
+    border.
     """
+    grads = list(torchvision_operators()._deform_conv2d_backward(*widen(grad_output), *arguments))
+    kernel, settings = arguments[1].shape[2:], arguments[5:]
     strides, padding, dilation, groups = settings[:2], settings[2:4], settings[4:6], settings[7]
     taps = torch.cartesian_prod(*(torch.arange(side, device=offset.device) for side in kernel)).view(-1, 2)
     shifts = offset.view(len(offset), groups, len(taps), 2, *offset.shape[2:])
@@ -356,7 +283,8 @@ def _stop_at_edge(grad_offset: Tensor, offset: Tensor, kernel: tuple[int, int], 
         steps = torch.arange(offset.shape[2 + axis], device=offset.device) * strides[axis] - padding[axis]
         start = taps[:, axis, None] * dilation[axis] + steps  # (taps, H' or W')
         at_edge |= start.unsqueeze(2 - axis) + shifts[:, :, :, axis] == -1
-    return grad_offset.masked_fill(at_edge.unsqueeze(3).expand_as(shifts).reshape_as(offset), 0)
+    grads[2] = grads[2].masked_fill(at_edge.unsqueeze(3).expand_as(shifts).reshape_as(offset), 0)
+    return grads
 
 
 def _split(enlarged: Tensor, groups: int, scale: int) -> Tensor:

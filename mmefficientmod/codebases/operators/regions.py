@@ -6,6 +6,7 @@ Regions have the shape (K, 5): index of the image, then two corners in pixels of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,18 +83,18 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
+    *,
     spatial_scale: float,
     sampling_ratio: int,
     pool_mode: int,
     aligned: bool,
+    **bins: int,
 ) -> None:
     """Writes the gradient of the maps to ``grad_input``; the arguments are those of :func:`roi_align_forward`."""
     grad, y, x = widen(grad_output, argmax_y, argmax_x)
     regions = rois.to(grad.dtype)
     if pool_mode == 1:
-        sizes = (spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned)
+        sizes = (spatial_scale, *grad.shape[2:], *grad_input.shape, sampling_ratio, aligned)
         grad_input.copy_(torchvision_operators()._roi_align_backward(grad, regions, *sizes))
         return
     for index, weight in bilinear_corners(y, x, *grad_input.shape[2:]):
@@ -143,31 +144,13 @@ def roi_pool_forward(
         argmax[k] = index.where(filled, -1).to(argmax.dtype)
 
 
-def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **settings: Any) -> None:
     """Writes the gradient of the maps to ``grad_input``; the arguments are those of :func:`roi_pool_forward`."""
     grad, regions = widen(grad_output, rois)
     _scatter(grad_input, regions, argmax.clamp(min=0).long(), grad * (argmax >= 0))
 
 
-def deform_roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-) -> None:
+def deform_roi_pool_forward(input: Tensor, rois: Tensor, offset: Tensor, output: Tensor, **settings: Any) -> None:
     """Writes the mean of bilinear samples in each bin, which ``offset`` moves, to ``output``.
 
     Args:
@@ -176,15 +159,9 @@ def deform_roi_pool_forward(
         offset (Tensor): Horizontal, then vertical shift of each bin, of shape (K, 2, pooled_height, pooled_width), in
             sides of the region. Empty for none.
         output (Tensor): Output of shape (K, C, pooled_height, pooled_width).
-        pooled_height (int): Bins of a region, vertically.
-        pooled_width (int): Bins of a region, horizontally.
-        spatial_scale (float): Pixels of the map for one of the image.
-        sampling_ratio (int): Samples along each side of a bin, 0 for one in each pixel.
-        gamma (float): What the shifts are multiplied with.
+        **settings: Those of :func:`_deform_roi_pool`.
     """
-    bins = (pooled_height, pooled_width)
-    maps, regions, shifts = widen(input, rois, offset)
-    output.copy_(_deform_roi_pool(maps, regions, shifts, bins, spatial_scale, sampling_ratio, gamma))
+    output.copy_(_deform_roi_pool(*widen(input, rois, offset), **settings))
 
 
 def deform_roi_pool_backward(
@@ -194,11 +171,7 @@ def deform_roi_pool_backward(
     offset: Tensor,
     grad_input: Tensor,
     grad_offset: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    **settings: Any,
 ) -> None:
     """Writes the gradients of maps and shifts; the arguments are those of :func:`deform_roi_pool_forward`."""
     grad, maps, regions, shifts = widen(grad_output, input, rois, offset)
@@ -206,8 +179,7 @@ def deform_roi_pool_backward(
         return
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in (maps, shifts)]
-        bins = (pooled_height, pooled_width)
-        pooled = _deform_roi_pool(inputs[0], regions, inputs[1], bins, spatial_scale, sampling_ratio, gamma)
+        pooled = _deform_roi_pool(inputs[0], regions, inputs[1], **settings)
         found = torch.autograd.grad(pooled, inputs, grad, allow_unused=True)
     for result, value in zip((grad_input, grad_offset), found):
         if value is not None:
@@ -218,11 +190,26 @@ def _deform_roi_pool(
     maps: Tensor,
     regions: Tensor,
     shifts: Tensor,
-    bins: tuple[int, int],
+    *,
+    pooled_height: int,
+    pooled_width: int,
     spatial_scale: float,
     sampling_ratio: int,
     gamma: float,
 ) -> Tensor:
+    """Means (K, C, pooled_height, pooled_width); the first arguments are those of :func:`deform_roi_pool_forward`.
+
+    Args:
+        maps (Tensor): Its input.
+        regions (Tensor): Its regions.
+        shifts (Tensor): Its shifts.
+        pooled_height (int): Bins of a region, vertically.
+        pooled_width (int): Bins of a region, horizontally.
+        spatial_scale (float): Pixels of the map for one of the image.
+        sampling_ratio (int): Samples along each side of a bin, 0 for one in each pixel.
+        gamma (float): What the shifts are multiplied with.
+    """
+    bins = pooled_height, pooled_width
     corners = regions[:, 1:] * spatial_scale - 0.5
     sides = corners[:, 2:] - corners[:, :2]
     pooled = (maps.sum() + shifts.sum()) * 0 + maps.new_zeros(len(regions), maps.shape[1], *bins)
