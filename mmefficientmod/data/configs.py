@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,13 @@ EPOCHS = {'detection': 12, 'segmentation': 50, 'classification': 30}
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a config can be written for.
-
-    Args:
-        task (str): Its task.
-        title (str): Its name in texts.
-        stock (tuple[str, str], optional): Codebase and config of it there; without, this project has configs of it.
-        masks (bool): Whether it is trained on the masks of objects. Defaults to False.
-        whole (bool): Whether the stock config is complete, with data, schedule and runtime. Defaults to False.
-    """
+    """A model that a config can be written for."""
 
     task: str
-    title: str
-    stock: tuple[str, str] | None = None
-    masks: bool = False
-    whole: bool = False
+    title: str  # its name in texts
+    stock: tuple[str, str] | None = None  # codebase, and its config there; None where this project has configs of it
+    masks: bool = False  # whether it is trained on the masks of objects
+    whole: bool = False  # whether the stock config is complete, with data, schedule and runtime
 
 
 MODELS = {
@@ -73,33 +65,19 @@ def default_model(data: OwnData) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config says, in numbers.
+    """What a config says, in numbers."""
 
-    Args:
-        model (str): A key of :data:`MODELS`.
-        backbone (Backbone): The backbone.
-        gpus (int): GPUs; 0 for a CPU.
-        batch (int): Images a step and GPU.
-        scale (tuple[int, int]): Long and short side of the images in pixels.
-        crop (int): Side of the crops that segmentors and classifiers train on.
-        length (int): Epochs, in segmentation iterations.
-        steps (int): Iterations in all.
-        interval (int): Epochs or iterations between validations.
-        rate (float): Learning rate.
-        schedule (list[dict]): Learning rate schedules.
-    """
-
-    model: str
+    model: str  # a key of MODELS
     backbone: Backbone
-    gpus: int
-    batch: int
-    scale: tuple[int, int]
-    crop: int
-    length: int
-    steps: int
-    interval: int
-    rate: float
-    schedule: list[dict]
+    gpus: int  # 0 for a CPU
+    batch: int  # images a step and GPU
+    scale: tuple[int, int]  # long and short side of the images in pixels
+    crop: int  # side of the crops that segmentors and classifiers train on
+    length: int  # epochs, in segmentation iterations
+    steps: int  # iterations in all
+    interval: int  # epochs or iterations between validations
+    rate: float  # learning rate
+    schedule: list[dict]  # learning rate schedules
 
 
 def make_plan(data: OwnData, model: str | None, backbone: str, gpus: int) -> Plan:
@@ -328,7 +306,7 @@ def _loaders(data: OwnData, plan: Plan, prepared: Path | None) -> list[str]:
 
 
 def _detection(data: OwnData, plan: Plan, prepared: Path | None) -> list[str]:
-    classes, model = len(data.classes), MODELS[plan.model]
+    model = MODELS[plan.model]
     lines = ['train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline']
     if not model.whole:
         lines.append(f'train_pipeline[2].scale = test_pipeline[1].scale = {plan.scale}')
@@ -345,49 +323,30 @@ def _detection(data: OwnData, plan: Plan, prepared: Path | None) -> list[str]:
             lines.append(f'{name}_evaluator = dict(ann_file={_write(place)}{metric})')
         else:
             lines.append('test_evaluator = val_evaluator')
-    return [*lines, '', *_DETECTORS[plan.model](classes)]
+    return [*lines, '', _DETECTORS[plan.model].format(classes=len(data.classes))]
 
 
-def _mask_rcnn(classes: int) -> list[str]:
-    heads = write(bbox_head=dict(num_classes=classes), mask_head=dict(num_classes=classes))
-    return [f'model = dict(roi_head={heads})']
-
-
-def _faster_rcnn(classes: int) -> list[str]:
-    return [
-        'model = dict(  # Mask R-CNN without the head for masks',
-        "    type='FasterRCNN',",
-        '    data_preprocessor=dict(pad_mask=False),',
-        f'    roi_head={write(mask_roi_extractor=None, mask_head=None, bbox_head=dict(num_classes=classes))},',
-        ')',
-    ]
-
-
-def _retinanet(classes: int) -> list[str]:
-    return [
-        'model = dict(',
-        '    backbone=dict(_base_.backbone, _delete_=True), neck=dict(in_channels=_base_.channels),',
-        f'    bbox_head=dict(num_classes={classes}),',
-        ')',
-    ]
-
-
-def _rtmdet(classes: int) -> list[str]:
-    return [
-        'model = dict(',
-        "    # RTMDet's own backbone takes BGR; the weights of these backbones take RGB",
-        '    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),',
-        '    backbone=dict(_base_.backbone, _delete_=True, out_indices=(1, 2, 3)),',
-        f'    neck=dict(in_channels=_base_.channels[1:]), bbox_head=dict(num_classes={classes}),',
-        ')',
-    ]
-
-
-_DETECTORS: Mapping[str, Callable[[int], list[str]]] = {
-    'mask-rcnn': _mask_rcnn,
-    'faster-rcnn': _faster_rcnn,
-    'retinanet': _retinanet,
-    'rtmdet': _rtmdet,
+_DETECTORS = {
+    'mask-rcnn': """\
+model = dict(roi_head=dict(bbox_head=dict(num_classes={classes}), mask_head=dict(num_classes={classes})))""",
+    'faster-rcnn': """\
+model = dict(  # Mask R-CNN without the head for masks
+    type='FasterRCNN',
+    data_preprocessor=dict(pad_mask=False),
+    roi_head=dict(mask_roi_extractor=None, mask_head=None, bbox_head=dict(num_classes={classes})),
+)""",
+    'retinanet': """\
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True), neck=dict(in_channels=_base_.channels),
+    bbox_head=dict(num_classes={classes}),
+)""",
+    'rtmdet': """\
+model = dict(
+    # RTMDet's own backbone takes BGR; the weights of these backbones take RGB
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    backbone=dict(_base_.backbone, _delete_=True, out_indices=(1, 2, 3)),
+    neck=dict(in_channels=_base_.channels[1:]), bbox_head=dict(num_classes={classes}),
+)""",
 }
 
 

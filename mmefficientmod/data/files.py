@@ -25,17 +25,12 @@ Item = TypeVar('Item')
 
 @dataclass
 class Tree:
-    """All files below a folder.
+    """All files below a folder."""
 
-    Args:
-        root (Path): The folder.
-        folders (dict[str, list[str]]): Names of the files by folder relative to the root, with /; the root is ``''``.
-        findings (list[Finding]): Links that lead outside.
-    """
-
-    root: Path
+    root: Path  # the folder
+    # names of the files by folder relative to the root, with /; the root is ''
     folders: dict[str, list[str]] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # links that lead outside
 
     def files(self, *suffixes: str) -> list[str]:
         """Files with these suffixes in lower case, relative to the root, in order."""

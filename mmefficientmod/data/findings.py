@@ -13,17 +13,11 @@ ERROR, WARNING = 'error', 'warning'
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with data.
+    """Something wrong with data."""
 
-    Args:
-        level (str): ``'error'`` for what cannot work or learns the wrong thing, ``'warning'`` for what is lost.
-        place (str): Dotted place in the config, as ``'train_dataloader.dataset'``.
-        message (str): One line: what, file, count, one example, and what to change.
-    """
-
-    level: str
-    place: str
-    message: str
+    level: str  # 'error' for what cannot work or learns the wrong thing, 'warning' for what is lost
+    place: str  # dotted place in the config, as 'train_dataloader.dataset'
+    message: str  # one line: what, file, count, one example, and what to change
 
     def __str__(self) -> str:
         return f'{self.place}: {self.message}'

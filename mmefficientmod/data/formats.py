@@ -26,15 +26,10 @@ LABEL_LINE = re.compile(r'\s*\d+(\.0*)?(\s+-?[\d.eE+-]+){4,}\s*(\n|$)')
 
 @dataclass(frozen=True)
 class Format:
-    """A format that is read.
+    """A format that is read."""
 
-    Args:
-        title (str): Its name, as people call it.
-        read (Callable): Reads the files of a tree; the second argument names the classes where the files may not.
-    """
-
-    title: str
-    read: Callable[[Tree, Sequence[str]], OwnData]
+    title: str  # its name, as people call it
+    read: Callable[[Tree, Sequence[str]], OwnData]  # the second argument names the classes where the files may not
 
 
 def recognise(path: Path, wanted: str | None = None, names: Sequence[str] = ()) -> OwnData:

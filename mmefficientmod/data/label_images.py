@@ -24,15 +24,10 @@ Color = tuple  # red, green, blue
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns label images into class numbers; without arguments they hold these already.
+    """Turns label images into class numbers; without arguments they hold these already."""
 
-    Args:
-        values (Mapping[int, int], optional): Class of each grey value.
-        colors (Mapping[Color, int], optional): Class of each colour.
-    """
-
-    values: Mapping[int, int] | None = None
-    colors: Mapping[Color, int] | None = None
+    values: Mapping[int, int] | None = None  # class of each grey value
+    colors: Mapping[Color, int] | None = None  # class of each colour
 
     @property
     def is_plain(self) -> bool:

@@ -22,25 +22,15 @@ MANY = 0.05  # share of labels without any class from which it is told
 
 @dataclass
 class Values:
-    """Values of the label images that were looked at.
+    """Values of the label images that were looked at."""
 
-    Args:
-        stored (dict[int, str]): Value in the file -> the first file with it.
-        loaded (dict[int, str]): Value that the pipeline hands to the model -> the first file with it.
-        zeros (float): Share of the pixels whose value in the file is 0.
-        files (int): Number of files.
-        ignored (list[str]): Files of which the pipeline ignores every pixel.
-        shapes (list): File and shape of those with several channels.
-        unreadable (list): File and error of those that cannot be loaded.
-    """
-
-    stored: dict[int, str] = field(default_factory=dict)
-    loaded: dict[int, str] = field(default_factory=dict)
-    zeros: float = 0.0
-    files: int = 0
-    ignored: list[str] = field(default_factory=list)
-    shapes: list[tuple[str, tuple]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    stored: dict[int, str] = field(default_factory=dict)  # value in the file -> the first file with it
+    loaded: dict[int, str] = field(default_factory=dict)  # value that the model gets -> the first file with it
+    zeros: float = 0.0  # share of the pixels whose value in the file is 0
+    files: int = 0  # number of files
+    ignored: list[str] = field(default_factory=list)  # files of which the pipeline ignores every pixel
+    shapes: list[tuple[str, tuple]] = field(default_factory=list)  # file and shape of those with several channels
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # file and error of those that cannot be loaded
 
 
 def is_segmentation(kind: type | None) -> bool:

@@ -245,25 +245,15 @@ def split(part: Part, share: float, seed: int, separator: str | None = None) -> 
 
 @dataclass(frozen=True)
 class OwnData:
-    """A data set that was recognised.
+    """A data set that was recognised."""
 
-    Args:
-        root (Path): Its folder.
-        format (str): What it is called, as ``'COCO JSON'``.
-        task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
-        classes (list[str]): Names in the order of their numbers.
-        palette (list[Color]): Their colours.
-        parts (dict[str, Part]): By ``'train'``, ``'val'``, ``'test'``; ``'all'`` where it is not divided.
-        findings (list[Finding]): What is wrong with the files, as far as reading them shows it.
-    """
-
-    root: Path
-    format: str
-    task: str
-    classes: list[str]
-    palette: list[Color]
-    parts: dict[str, Part]
-    findings: list[Finding] = field(default_factory=list)
+    root: Path  # its folder
+    format: str  # what it is called, as 'COCO JSON'
+    task: str  # 'detection', 'segmentation' or 'classification'
+    classes: list[str]  # names in the order of their numbers
+    palette: list[Color]  # their colours
+    parts: dict[str, Part]  # by 'train', 'val', 'test'; 'all' where it is not divided
+    findings: list[Finding] = field(default_factory=list)  # what is wrong with the files, as far as reading shows it
 
     def divide(self, share: float, seed: int, separator: str | None = None) -> OwnData:
         """The same with training and validation data, divided as :func:`split` does where there is one set."""

@@ -20,19 +20,12 @@ LOADING = ('__init__', 'full_init', '_join_prefix', 'load_data_list', 'parse_dat
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of a config, before it is built.
+    """One data set of a config, before it is built."""
 
-    Args:
-        place (str): Its dotted place in the config.
-        part (str): ``'train'``, ``'val'`` or ``'test'``.
-        settings (Mapping): Its settings.
-        kind (type, optional): Its class; None where no installed library has it.
-    """
-
-    place: str
-    part: str
+    place: str  # its dotted place in the config
+    part: str  # 'train', 'val' or 'test'
     settings: Mapping
-    kind: Any
+    kind: Any  # its class; None where no installed library has it
 
     @property
     def kind_name(self) -> str:
