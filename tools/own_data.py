@@ -215,8 +215,7 @@ def print_commands(args: argparse.Namespace, data: OwnData, plan: Plan) -> None:
     if plan.gpus > 1:
         train = f'bash {shlex.quote(str(here))}/dist_train.sh {config} {plan.gpus}'
     part = data.parts['val']
-    root = part.image_root if isinstance(part, Masks) else part.root
-    images = root / os.path.commonpath([os.path.dirname(name) for name in part.names()])
+    images = part.root / os.path.commonpath([os.path.dirname(name) for name in part.names()])
     print(f'{args.config}: {MODELS[plan.model].title} with {plan.backbone.name}, {plan.steps} iterations. Then:')
     print(f'  {train}')
     print(f'  {tool}test{ending}{config} {best}')

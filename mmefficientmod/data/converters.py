@@ -271,28 +271,26 @@ def _yolo_folders(tree: Tree) -> dict[str, list[str]]:
     return group(images, lambda path: role(path.rpartition('/')[0]) or 'all')
 
 
+def swap_folder(path: str, name: str, other: str) -> str:
+    """A path with another name for the last folder of that name; the same path if it has none."""
+    before, found, after = f'/{path}'.rpartition(f'/{name}/')
+    return f'{before}/{other}/{after}'[1:] if found else path
+
+
 def _label_path(tree: Tree, image: str) -> Path:
     """Where YOLO looks for the labels of an image: ``labels`` in the place of ``images``, else its own folder."""
-    path = PurePosixPath(image).with_suffix('.txt')
-    parts = list(path.parts)
-    places = [i for i, part in enumerate(parts[:-1]) if part == 'images']
-    if places:
-        parts[places[-1]] = 'labels'
-    swapped = PurePosixPath(*parts)
-    return tree.root / (swapped if tree.has(str(swapped)) else path)
+    path = PurePosixPath(image).with_suffix('.txt').as_posix()
+    swapped = swap_folder(path, 'images', 'labels')
+    return tree.root / (swapped if tree.has(swapped) else path)
 
 
 def _is_orphan(tree: Tree, path: str, known: set[str]) -> bool:
     """Whether a label file below ``labels`` belongs to no image."""
-    parts = list(PurePosixPath(path).parts)
-    places = [i for i, part in enumerate(parts[:-1]) if part == 'labels']
-    if not places:
+    swapped = swap_folder(path, 'labels', 'images')
+    folder = swapped.rpartition('/')[0]
+    if swapped == path or folder not in tree.folders:
         return False
-    parts[places[-1]] = 'images'
-    folder, stem = str(PurePosixPath(*parts[:-1])), PurePosixPath(path).stem
-    if folder not in tree.folders:
-        return False
-    name = tree.image_of_stem(folder, stem)
+    name = tree.image_of_stem(folder, PurePosixPath(path).stem)
     return name is None or join(folder, name) not in known
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from .findings import Finding, warning
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 TEXT_LIMIT = 10 * 2**20  # bytes of a YAML, XML or list of names; people's are some kilobytes
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that make height and width change places
 MOST_SIZES = 500  # images whose headers are read for the sizes of a data set
 SLOW = 2000  # files from which a progress bar is worth its lines
 Item = TypeVar('Item')
@@ -190,32 +193,34 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(i * step) for i in range(min(count, most))})
 
 
-def open_image(path: Path) -> Image.Image:
-    """Opens an image with Pillow.
-
-    Raises:
-        UserError: If it is none.
-    """
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image of Pillow, without its warnings of large ones; whatever is wrong with the file is a UserError."""
     try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                yield image
+    except Exception as error:  # Pillow raises whatever a damaged file leads it to
         raise UserError(f'{path} cannot be read as an image: {describe_error(error)}') from error
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """An image with its pixels; raises UserError if it cannot be read."""
+    with _opened(path) as image:
+        image.load()
     return image
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of an image as OpenCV shows it, upright, from its header.
+def read_header(path: str | Path) -> tuple[int, int, bool]:
+    """Width and height in pixels as stored, and whether EXIF says that they change places; raises as open_image."""
+    with _opened(path) as image:
+        return (*image.size, image.getexif().get(ORIENTATION, 1) in TURNED)
 
-    Raises:
-        UserError: If it is none.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # the orientations with sides changed
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f'{path} cannot be read as an image: {describe_error(error)}') from error
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of an image as OpenCV shows it, upright, from its header; raises as open_image."""
+    width, height, turned = read_header(path)
     return (height, width) if turned else (width, height)
 
 
@@ -223,10 +228,8 @@ def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
     """Sizes of a sample of images; those that cannot be read are left out."""
     sizes = []
     for i in spread(len(paths), MOST_SIZES):
-        try:
+        with contextlib.suppress(UserError):
             sizes.append(read_size(paths[i]))
-        except UserError:
-            continue
     return sizes
 
 

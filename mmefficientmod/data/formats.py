@@ -11,7 +11,7 @@ from typing import Any
 
 from ..utils import UserError, read_json
 from .canvas import spread_colors
-from .converters import find_yolo_description, read_labelme, read_voc, read_yolo
+from .converters import find_yolo_description, read_labelme, read_voc, read_yolo, swap_folder
 from .files import Tree, group, is_inside, join, role, scan
 from .findings import Finding, enumerate_names, warning
 from .label_images import look_at, read_class_list
@@ -120,9 +120,8 @@ def _peek_json(path: Path) -> str | None:
 
 def _has_image(tree: Tree, path: str) -> bool:
     """Whether a label file lies in the folder of its image, or in the ``labels`` that goes with its ``images``."""
-    folder, stem = path.rpartition('/')[0], PurePosixPath(path).stem
-    parts = ['images' if part == 'labels' else part for part in folder.split('/')]
-    return any(tree.image_of_stem(place, stem) for place in (folder, '/'.join(parts)))
+    places = (each.rpartition('/')[0] for each in (path, swap_folder(path, 'labels', 'images')))
+    return any(tree.image_of_stem(place, PurePosixPath(path).stem) for place in places)
 
 
 def read_coco(tree: Tree, names: Sequence[str], single: str | None = None) -> OwnData:

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import os.path as osp
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..utils import UserError
 from .built import Budget, apply, find_transform
+from .files import IMAGE_SUFFIXES, open_image, read_header
 from .findings import Finding, Tally, enumerate_names, error, judge, warning
 
-TURNED = (5, 6, 7, 8)  # EXIF orientations in which width and height change places
-ORIENTATION = 0x0112  # EXIF's tag
 MOST_DECODED = 50  # images of a data set that are decoded
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2', '.avif')
-
-
-def image_size(path: str) -> tuple[int, int, int] | None:
-    """Width, height in pixels as stored, and EXIF orientation (1 for upright) of an image; None if it is none."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of large images
-            with Image.open(path) as image:
-                return (*image.size, image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises whatever a damaged file leads it to
-        return None
+SUFFIXES = (*IMAGE_SUFFIXES, '.avif', '.gif', '.jp2')
 
 
 def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
@@ -70,16 +57,16 @@ def _look(entry: Mapping, tally: Tally, dataset: Any) -> None:
     if not osp.getsize(path):
         tally.add('are empty files', path)
         return
-    found = image_size(path)
-    if found is None:
+    try:
+        width, height, turned = read_header(path)
+    except UserError:
         if not _decodes(dataset, entry):  # Pillow may know fewer formats than the pipeline
             tally.add('cannot be read', path)
         return
-    width, height, orientation = found
     wanted = entry.get('width'), entry.get('height')
     if None in wanted:
         return
-    turned = orientation in TURNED and not _ignores_orientation(dataset)
+    turned = turned and not _ignores_orientation(dataset)
     loaded = (height, width) if turned else (width, height)
     if loaded != wanted:
         label = f'{path}, which is {loaded[0]} x {loaded[1]} and annotated as {wanted[0]} x {wanted[1]}'
@@ -109,8 +96,6 @@ def _decodes(dataset: Any, entry: Mapping) -> bool:
 
 def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
     """Decodes some images to their end: a file that was cut off has a sound header."""
-    from PIL import Image
-
     if find_transform(dataset, 'LoadImageFromFile') is None:
         return []
     step = max(1, len(entries) // MOST_DECODED)
@@ -118,12 +103,10 @@ def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list
     for entry in Budget(0.3).within(entries[::step]):
         count += 1
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                with Image.open(entry['img_path']) as image:
-                    image.load()
-        except Exception:  # Pillow raises whatever a damaged file leads it to
-            if image_size(entry['img_path']):  # else the pipeline has read it above, with another library
+            open_image(entry['img_path'])
+        except UserError:
+            with contextlib.suppress(UserError):  # without a header for Pillow, the pipeline has read it above
+                read_header(entry['img_path'])
                 broken.append(entry['img_path'])
     if not broken:
         return []

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..utils import UserError
 from .built import Budget, apply, choose_indices, find_transform
+from .files import read_header, read_size
 from .findings import Finding, enumerate_names, error, has_errors, warning
-from .images import check_unread, describe_missing, image_size, walk_images
+from .images import check_unread, describe_missing, walk_images
 from .sources import Source
 
 IGNORED = 255  # what MMSegmentation's losses and metrics leave out
@@ -118,15 +120,14 @@ def find_other_sizes(place: str, entries: Sequence[Mapping]) -> Iterator[Finding
     """Labels of another size than their image."""
     other, count = [], 0
     for entry in Budget(0.5).within(entries):
-        image, label = image_size(entry['img_path']), image_size(entry['seg_map_path'])
-        if image is None or label is None:
+        try:
+            image, label = read_size(entry['img_path']), read_header(entry['seg_map_path'])[:2]  # labels stay unturned
+        except UserError:
             continue
         count += 1
-        width, height, orientation = image
-        if orientation in (5, 6, 7, 8):  # the image is turned when it is loaded
-            width, height = height, width
-        if (width, height) != label[:2]:
-            other.append(f'{entry["seg_map_path"]} of {label[0]} x {label[1]}, its image of {width} x {height} pixels')
+        if image != label:
+            sizes = '{} x {}, its image of {} x {} pixels'.format(*label, *image)
+            other.append(f'{entry["seg_map_path"]} of {sizes}')
     if other:
         yield error(place, f'{len(other)} of {count} labels have another size than their image, as {other[0]}')
 

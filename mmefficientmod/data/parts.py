@@ -50,6 +50,16 @@ class Boxes:
             return noted  # type: ignore[return-value]
         return read_sizes([self.root / name for name in self.names()])
 
+    def objects(self) -> list[list[tuple[int, dict]]]:
+        """The objects of each image, each with the number of its class; those of no category are left out."""
+        numbers = {category['id']: i for i, category in enumerate(self.categories)}
+        found: dict[Any, list[tuple[int, dict]]] = {plain(image.get('id')): [] for image in self.images}
+        for each in self.annotations:
+            image, number = plain(each.get('image_id')), numbers.get(plain(each.get('category_id')))
+            if image in found and number is not None:
+                found[image].append((number, each))
+        return [found[plain(image.get('id'))] for image in self.images]
+
     def take(self, chosen: Iterable[int]) -> Boxes:
         """The images of these indices with their annotations."""
         images = [self.images[i] for i in chosen]
@@ -75,7 +85,7 @@ class Boxes:
 class Masks:
     """Images, each with an image of class numbers."""
 
-    image_root: Path
+    root: Path  # of the images
     mask_root: Path
     stems: list[str]  # of the images below their root, with /, without suffix
     suffixes: list[str]  # of the images
@@ -111,7 +121,7 @@ class Masks:
 
     def sizes(self) -> list[tuple[int, int]]:
         """Width and height in pixels of a sample of the images."""
-        return read_sizes([self.image_root / name for name in self.names()])
+        return read_sizes([self.root / name for name in self.names()])
 
     def take(self, chosen: Iterable[int]) -> Masks:
         """The images of these indices."""
@@ -143,7 +153,7 @@ class Masks:
 
     def settings(self, root: Path) -> dict[str, Any]:
         """The options of MMSegmentation's ``BaseSegDataset`` below ``data_root``."""
-        prefix = dict(img_path=relative(self.image_root, root), seg_map_path=relative(self.mask_root, root))
+        prefix = dict(img_path=relative(self.root, root), seg_map_path=relative(self.mask_root, root))
         return dict(_listed(self.file, root), data_prefix=prefix)
 
 

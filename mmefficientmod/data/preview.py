@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from ..utils import replace_file
 from .canvas import blend, drawable, thickness, write_name
-from .files import group, plain, spread, track
+from .files import spread, track
 from .findings import Finding
 from .parts import MOST_COUNTED, Boxes, Labels, Masks, OwnData, Part
 
@@ -56,76 +55,62 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
         OSError: If a file cannot be written.
     """
     (out / 'classes').mkdir(parents=True, exist_ok=True)
-    shown = {name: _images_by_class(part) for name, part in data.parts.items()}
-    objects = {id(part): _objects_by_image(part) for part in data.parts.values()}
-    names = {id(part): part.names() for part in data.parts.values()}
+    views = [View(part) for part in data.parts.values()]
+    palette = [tuple(color[::-1]) for color in data.palette]
     most = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
     sections = []
     for number in track(range(len(data.classes)), 'preview'):
-        places = [(part, i) for name, part in data.parts.items() for i in shown[name].get(number, ())]
+        places = [(view, i) for view in views for i in view.indices[number]]
         chosen = [places[i] for i in spread(len(places), most)]
-        tiles = [(names[id(part)][i], _draw_tile(data, part, i, number, objects[id(part)])) for part, i in chosen]
+        tiles = [(view.names[i], view.draw(i, number, data.classes, palette)) for view, i in chosen]
         drawn = [(name, tile) for name, tile in tiles if tile is not None]
         if drawn:
-            sheet = cv2.imencode('.jpg', _arrange([tile for _, tile in drawn]), [cv2.IMWRITE_JPEG_QUALITY, 88])[
-                1
-            ].tobytes()
-            replace_file(out / 'classes' / f'{number}.jpg', sheet, durable=False)
+            sheet = _arrange([tile for _, tile in drawn])
+            content = cv2.imencode('.jpg', sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+            replace_file(out / 'classes' / f'{number}.jpg', content, durable=False)
         sections.append(_section(data, number, [name for name, _ in drawn]))
     replace_file(out / 'index.html', _page(data, findings, sections))
     return out / 'index.html'
 
 
-def _images_by_class(part: Part) -> dict[int, list[int]]:
-    """Indices of the images that show each class; of label images, among a sample."""
-    found: dict[int, list[int]] = defaultdict(list)
-    if isinstance(part, Labels):
-        for i, label in enumerate(part.labels):
-            found[label].append(i)
-    elif isinstance(part, Boxes):
-        numbers = {category['id']: i for i, category in enumerate(part.categories)}
-        places = {plain(image.get('id')): i for i, image in enumerate(part.images)}
-        for annotation in part.annotations:
-            number = numbers.get(plain(annotation.get('category_id')))
-            place = places.get(plain(annotation.get('image_id')))
-            if number is not None and place is not None and found[number][-1:] != [place]:
-                found[number].append(place)
-    else:
-        for i in spread(len(part), MOST_COUNTED):
-            for number in np.unique(part.decoder.read(part.mask(i))).tolist():
-                found[number].append(i)
-    return found
+class View:
+    """A part of a data set, and which of its images show each class; of label images, a sample is looked at.
 
+    Args:
+        part (Part): The part.
+    """
 
-def _objects_by_image(part: Part) -> dict[Any, list[dict]]:
-    return group(part.annotations, lambda each: plain(each.get('image_id'))) if isinstance(part, Boxes) else {}
+    def __init__(self, part: Part) -> None:
+        self.part, self.names = part, part.names()
+        self.objects = part.objects() if isinstance(part, Boxes) else []
+        self.indices: dict[int, list[int]] = defaultdict(list)  # number of a class -> images
+        for i in spread(len(part), MOST_COUNTED) if isinstance(part, Masks) else range(len(part)):
+            for number in self._shown(i):
+                self.indices[number].append(i)
 
+    def _shown(self, index: int) -> Iterable[int]:
+        """The classes that an image shows."""
+        if isinstance(self.part, Labels):
+            return [self.part.labels[index]]
+        if isinstance(self.part, Boxes):
+            return {number for number, _ in self.objects[index]}
+        return np.unique(self.part.decoder.read(self.part.mask(index))).tolist()
 
-def _draw_tile(
-    data: OwnData, part: Part, index: int, number: int, objects: Mapping[Any, list[dict]]
-) -> np.ndarray | None:
-    """An image with one class drawn strongly and the rest faintly; None where it cannot be read."""
-    root = part.image_root if isinstance(part, Masks) else part.root
-    name = part.images[index]['file_name'] if isinstance(part, Boxes) else part.names()[index]
-    content = np.fromfile(root / name, np.uint8)
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if image is None:
-        return None
-    height, width = image.shape[:2]
-    ratio = min(TILE[0] / width, TILE[1] / height)
-    size = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
-    palette = [tuple(int(value) for value in color[::-1]) for color in data.palette]
-    if isinstance(part, Boxes):
-        numbers = {category['id']: i for i, category in enumerate(part.categories)}
-        found = [
-            (numbers.get(plain(each.get('category_id'))), each)
-            for each in objects.get(plain(part.images[index].get('id')), ())
-        ]
-        _draw_objects(image, [(i, each) for i, each in found if i is not None], number, ratio, data.classes, palette)
-    elif isinstance(part, Masks):
-        _draw_classes(image, part, index, number, palette)
-    return _frame(image)
+    def draw(self, index: int, number: int, classes: Sequence[str], palette: Sequence[tuple]) -> np.ndarray | None:
+        """A tile of an image, with one class drawn strongly and the rest faintly; None where it cannot be read."""
+        content = np.fromfile(self.part.root / self.names[index], np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if image is None:
+            return None
+        height, width = image.shape[:2]
+        ratio = min(TILE[0] / width, TILE[1] / height)
+        size = max(round(width * ratio), 1), max(round(height * ratio), 1)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+        if isinstance(self.part, Boxes):
+            _draw_objects(image, self.objects[index], number, ratio, classes, palette)
+        elif isinstance(self.part, Masks):
+            _draw_classes(image, self.part, index, number, palette)
+        return _frame(image)
 
 
 def _draw_objects(

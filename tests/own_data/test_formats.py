@@ -169,7 +169,7 @@ def test_images_with_several_suffixes_are_all_used(tmp_path):
     (tmp_path / 'new').mkdir()
     part = recognise(root).write(tmp_path / 'new').parts['all']
     assert len(part) == 6
-    assert all((part.image_root / name).is_file() and part.mask(i).is_file() for i, name in enumerate(part.names()))
+    assert all((part.root / name).is_file() and part.mask(i).is_file() for i, name in enumerate(part.names()))
 
 
 def test_folders_of_classes(tmp_path):
