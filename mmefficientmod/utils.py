@@ -78,6 +78,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path} is not a JSON file that can be read ({describe_error(error)})') from None
 
 
+def render_page(template: Path, **values: Any) -> str:
+    """A page in HTML from a template of Jinja, which escapes the values."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(template.parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template.name).render(**values)
+
+
 def check_output_folder(path: Path, option: str = '--out') -> None:
     """Finds out before the work whether files can be written into a folder. It makes the folder and removes it again.
 

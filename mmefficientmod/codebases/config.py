@@ -13,8 +13,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import list_from_file
 
-from ..utils import UserError, describe_error
-from .nodes import find_dicts
+from ..utils import UserError, describe_error, is_complete_key
+from .nodes import find_datasets, find_dicts
 
 
 def class_names(dataset: Mapping) -> Sequence[str] | None:
@@ -33,19 +33,11 @@ def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
     Raises:
         UserError: If the config has no such data set.
     """
-    place, loader = f'{split}_dataloader', config.get(f'{split}_dataloader')
-    if isinstance(loader, Sequence) and loader:
-        place, loader = f'{place}.0', loader[0]
-    if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
+    loader = f'{split}_dataloader'
+    place, dataset = next(find_datasets(config.get(loader), loader), (loader, None))
+    if not isinstance(dataset, ConfigDict) or '.dataset' not in place:
         raise UserError(f'the config has no {place}.dataset')
-    place, dataset = f'{place}.dataset', loader['dataset']
-    while True:
-        if isinstance(dataset.get('dataset'), Mapping):
-            place, dataset = f'{place}.dataset', dataset['dataset']
-        elif isinstance(dataset.get('datasets'), Sequence) and dataset['datasets']:
-            place, dataset = f'{place}.datasets.0', dataset['datasets'][0]
-        else:
-            return place, dataset
+    return place, dataset
 
 
 def find_test_pipeline(config: Config) -> Sequence[Mapping]:
@@ -187,7 +179,7 @@ def parse_options(pairs: Sequence[str]) -> dict:
     parser.add_argument('--options', nargs='+', action=DictAction, default={})
     for pair in pairs:
         key, separator, _ = pair.partition('=')
-        if not separator or not all(part.strip() for part in key.split('.')):
+        if not separator or not is_complete_key(key):
             raise UserError(f'--cfg-options takes KEY=VALUE pairs, not {pair!r}')
     try:
         return parser.parse_args(['--options', *pairs]).options if pairs else {}

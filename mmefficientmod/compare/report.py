@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..measure.tables import describe_machine, markdown_table
-from ..utils import replace_file
+from ..utils import render_page, replace_file
 from ..version import __version__
 from .plots import Point, plot_accuracy, plot_curves, save_figure
 from .table import Comparison
@@ -128,9 +127,8 @@ def _machine(comparison: Comparison) -> str:
 
 def html(comparison: Comparison, figures: Mapping) -> str:
     """The report as one page that needs no other file."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template('report.html').render(
+    return render_page(
+        Path(__file__).parent / 'templates' / 'report.html',
         comparison=comparison,
         figures=figures,
         number=number,

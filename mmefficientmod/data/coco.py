@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..codebases.nodes import type_name
 from .findings import (
     Finding,
     Tally,
@@ -332,7 +333,8 @@ def check_evaluation(place: str, path: str, metric: Mapping) -> Iterator[Finding
         path (str): Its annotation file.
         metric (Mapping): Its settings.
     """
-    if not osp.isfile(path) or not is_small(path) or metric.get('format_only'):
+    path = osp.expanduser(path)
+    if type_name(metric) != 'CocoMetric' or metric.get('format_only') or not osp.isfile(path) or not is_small(path):
         return
     try:
         content = read_annotations(path)

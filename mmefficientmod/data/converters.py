@@ -304,7 +304,6 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
              for name in [PurePosixPath(path).stem] if name in ROLES}  # fmt: skip
     builders: dict[str, Builder] = {}
     trouble = Tally()
-    found: set[str] = set()
     for path in track(tree.files('.xml'), 'Pascal VOC'):
         stem = PurePosixPath(path).stem
         part = next((name for name in lists if stem in lists[name]), None) or role(path) or 'all'
@@ -324,13 +323,10 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
         if image is None:
             trouble.add('XML files have no image', path)
         elif (size := builder.add_image(image)) is not None:
-            before = len(builder.objects)
             _add_voc(builder, path, root, size, library)
-            found.update(str(label) for label, _ in builder.objects[before:])
-    findings = [warning('Pascal VOC', f'{count} {kind}, as {example}') for kind, count, example in trouble]
+    found = _labels(builders)
     listed = [name for name in read_class_list(tree.root)[0] if name in found or name != 'background']
-    classes = list(names) or listed or sorted(found)
-    return _finish(tree, 'Pascal VOC', [str(name) for name in classes], builders, findings)
+    return _finish(tree, 'Pascal VOC', list(names) or listed or found, builders, trouble.warnings('Pascal VOC'))
 
 
 def _voc_image(path: str, root: Any, images: Mapping[str, list[str]]) -> str | None:
@@ -371,7 +367,6 @@ def read_labelme(tree: Tree, names: Sequence[str]) -> OwnData:
     library = load_library('LabelMe', 'labelme')
     builders: dict[str, Builder] = {}
     trouble = Tally()
-    found: set[str] = set()
     for path in track(tree.files('.json'), 'LabelMe'):
         content = read_json(tree.root / path)
         if not isinstance(content, Mapping) or not isinstance(content.get('shapes'), list):
@@ -384,11 +379,9 @@ def read_labelme(tree: Tree, names: Sequence[str]) -> OwnData:
         if name is None:
             trouble.add('JSON files have no image in their folder', path)
         elif builder.add_image(join(folder, name)) is not None:
-            before = len(builder.objects)
             _add_labelme(builder, path, content['shapes'], library)
-            found.update(str(label) for label, _ in builder.objects[before:])
-    findings = [warning('LabelMe', f'{count} {kind}, as {example}') for kind, count, example in trouble]
-    return _finish(tree, 'LabelMe', list(names) or read_class_list(tree.root)[0] or sorted(found), builders, findings)
+    classes = list(names) or read_class_list(tree.root)[0] or _labels(builders)
+    return _finish(tree, 'LabelMe', classes, builders, trouble.warnings('LabelMe'))
 
 
 def _add_labelme(builder: Builder, path: str, shapes: Sequence[Any], library: Any) -> None:
@@ -412,6 +405,11 @@ def _add_labelme(builder: Builder, path: str, shapes: Sequence[Any], library: An
             continue
         outlines = [np.array(shape['points'], float) for shape in together if shape['shape_type'] == 'polygon']
         builder.add(str(label), found.xyxy[0], outlines if len(outlines) == len(together) else [])
+
+
+def _labels(builders: Mapping[str, Builder]) -> list[str]:
+    """The names of classes that objects have, in order."""
+    return sorted({str(label) for builder in builders.values() for label, _ in builder.objects})
 
 
 def _finish(

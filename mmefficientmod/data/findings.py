@@ -105,3 +105,7 @@ class Tally:
     def errors(self, place: str, total: int, what: str) -> list[Finding]:
         """An error for each kind: how many of ``total`` things, called ``what``, have it."""
         return [error(place, f'{count} of {total} {what}, as {example}, {kind}') for kind, count, example in self]
+
+    def warnings(self, place: str) -> list[Finding]:
+        """A warning for each kind, which begins with what has the fault."""
+        return [warning(place, f'{count} {kind}, as {example}') for kind, count, example in self]

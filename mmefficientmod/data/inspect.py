@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, starmap
 from typing import Any
 
@@ -36,30 +36,22 @@ def inspect_config(config: Config, parts: Sequence[str] = PARTS) -> list[Finding
     sources = [source for part in parts for source in find_sources(config, part)]
     metrics = [metric for part in parts for metric in _find_metrics(config, part)]
     checks = (
-        chain(*(_find_missing(source, config) for source in sources), _find_missing_files(metrics)),
-        chain.from_iterable(chain(map(_inspect_source, sources), starmap(_check_evaluation, metrics))),
+        chain(
+            *(_find_missing(source, config) for source in sources),
+            (_missing(place, 'annotation file', path, 'ann_file') for place, path, _ in metrics if not exists(path)),
+        ),
+        chain.from_iterable(chain(map(_inspect_source, sources), starmap(coco.check_evaluation, metrics))),
         heads.check_model(config, [source for source in sources if is_known(source.settings)]),
     )
     return list(dict.fromkeys(check_in_turn(checks)))
 
 
-def _find_metrics(config: Config, part: str) -> Iterator[tuple[str, Mapping]]:
-    """The metrics of a part of a config that read a file on this machine."""
+def _find_metrics(config: Config, part: str) -> Iterator[tuple[str, str, Mapping]]:
+    """The metrics of a part of a config that read a file on this machine, each with its place and that file."""
     for place, metric in find_dicts(config.get(f'{part}_evaluator'), f'{part}_evaluator'):
         path = metric.get('ann_file')
         if isinstance(path, str) and path and '://' not in path and is_known(metric) and is_local(metric):
-            yield place, metric
-
-
-def _find_missing_files(metrics: Iterable[tuple[str, Mapping]]) -> Iterator[Finding]:
-    for place, metric in metrics:
-        if not exists(metric['ann_file']):
-            yield _missing(place, 'annotation file', metric['ann_file'], 'ann_file')
-
-
-def _check_evaluation(place: str, metric: Mapping) -> Iterator[Finding]:
-    if type_name(metric) == 'CocoMetric':
-        yield from coco.check_evaluation(place, osp.expanduser(metric['ann_file']), metric)
+            yield place, path, metric
 
 
 def _inspect_source(source: Source) -> list[Finding]:
@@ -71,7 +63,7 @@ def _inspect_source(source: Source) -> list[Finding]:
         return coco.check_file(source)
     if source.is_a('mmdet', 'XMLDataset'):
         return voc.check_before(source)
-    if masks.is_segmentation(source.kind):
+    if source.is_a('mmseg', 'BaseSegDataset'):
         return [*masks.check_names(source), *_check_suffix(source)]
     return folders.check_before(source) if folders.is_folders(source.kind) else []
 
@@ -215,15 +207,11 @@ def inspect_together(built: Mapping[str, Any]) -> list[Finding]:
     findings: list[Finding] = []
     for place in paths if first else ():
         if not place.startswith('train'):
-            classes, trained = (_classes_of(built[each]) for each in (place, first))
+            classes, trained = (getattr(built[each], 'metainfo', {}).get('classes') for each in (place, first))
             if classes and trained:
                 findings += heads.compare_classes(place, classes, first, trained)
             findings += find_shared(place, paths[place], paths[first], first)
     return findings
-
-
-def _classes_of(dataset: Any) -> Sequence[str]:
-    return getattr(dataset, 'metainfo', {}).get('classes') or ()
 
 
 def inspect_all(config: Config, parts: Sequence[str] = PARTS) -> list[Finding]:

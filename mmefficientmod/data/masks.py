@@ -35,11 +35,6 @@ class Values:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # file and error of those that cannot be loaded
 
 
-def is_segmentation(kind: type | None) -> bool:
-    """Whether a class of data sets is MMSegmentation's, with one label image for each image."""
-    return any(each.__name__ == 'BaseSegDataset' for each in getattr(kind, '__mro__', ()))
-
-
 def check_names(source: Source) -> Iterator[Finding]:
     """Whether the names of the classes fit the data set's class and palette."""
     given, place = source.named_classes, source.place

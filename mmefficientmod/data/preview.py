@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..utils import replace_file
+from ..utils import render_page, replace_file
 from .canvas import blend, drawable, thickness, write_name
 from .files import spread, track
 from .findings import Finding
@@ -22,22 +21,11 @@ TILES = 12  # of a class; fewer where the classes are many
 MANY_CLASSES = 100
 GAP = 6
 STRONG, FAINT = 0.55, 0.2  # opacity of the class that a sheet is about, and of the rest
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1340px; padding: 0 1em; color: #222 }}
-h2 {{ margin: 2em 0 .4em; font-size: 1.15em }} img {{ max-width: 100%; border: 1px solid #ddd }}
-i {{ display: inline-block; width: .9em; height: .9em; margin-right: .5em; border: 1px solid #888 }}
-table {{ border-collapse: collapse }} td, th {{ padding: .15em .9em .15em 0; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }} .error {{ color: #b00020 }} .warning {{ color: #8a5a00 }}
-small {{ color: #666; font-weight: normal }} a {{ color: inherit }}
-</style></head><body>
-<h1>{title}</h1><p>{summary}</p>
-{findings}
-{table}
-{sections}
-</body></html>
-"""
+COUNTED = {
+    'detection': 'objects',
+    'segmentation': f'the images that show a class, among up to {MOST_COUNTED} of each part',
+    'classification': 'images',
+}
 
 
 def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
@@ -58,7 +46,7 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
     views = [View(part) for part in data.parts.values()]
     palette = [tuple(color[::-1]) for color in data.palette]
     most = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
-    sections = []
+    shown = []
     for number in track(range(len(data.classes)), 'preview'):
         places = [(view, i) for view in views for i in view.indices[number]]
         chosen = [places[i] for i in spread(len(places), most)]
@@ -68,8 +56,11 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
             sheet = _arrange([tile for _, tile in drawn])
             content = cv2.imencode('.jpg', sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
             replace_file(out / 'classes' / f'{number}.jpg', content, durable=False)
-        sections.append(_section(data, number, [name for name, _ in drawn]))
-    replace_file(out / 'index.html', _page(data, findings, sections))
+        shown.append([name for name, _ in drawn])
+    counts = [part.counts() for part in data.parts.values()]
+    template = Path(__file__).parent / 'templates' / 'preview.html'
+    values = dict(data=data, findings=findings, counts=counts, counted=COUNTED[data.task], shown=shown)
+    replace_file(out / 'index.html', render_page(template, **values))
     return out / 'index.html'
 
 
@@ -194,35 +185,3 @@ def _arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
         top, left = i // columns * height + GAP, i % columns * width + GAP
         sheet[top : top + TILE[1], left : left + TILE[0]] = tile
     return sheet
-
-
-def _section(data: OwnData, number: int, names: Sequence[str]) -> str:
-    swatch = '#{:02x}{:02x}{:02x}'.format(*data.palette[number])
-    heading = f'<i style="background:{swatch}"></i>{number}: {html.escape(data.classes[number])}'
-    sheet = '<p>No image shows this class.</p>'
-    if names:
-        sheet = f'<img src="classes/{number}.jpg" loading="lazy" alt="">'
-        sheet += f'<br><small>{html.escape(", ".join(names))}</small>'
-    return f'<h2 id="c{number}">{heading}</h2>\n{sheet}'
-
-
-def _page(data: OwnData, findings: Sequence[Finding], sections: Sequence[str]) -> str:
-    what = {
-        'detection': 'objects',
-        'segmentation': f'the images that show a class, among up to {MOST_COUNTED} of each part',
-        'classification': 'images',
-    }[data.task]
-    counts = {name: part.counts() for name, part in data.parts.items()}
-    rows = [f'<tr><th>class</th>{"".join(f"<th>{name}</th>" for name in counts)}</tr>']
-    for number, name in enumerate(data.classes):
-        cells = ''.join(f'<td>{count[number]}</td>' for count in counts.values())
-        rows.append(f'<tr><td><a href="#c{number}">{html.escape(name)}</a></td>{cells}</tr>')
-    sizes = ', '.join(f'{len(part)} images in {name}' for name, part in data.parts.items())
-    said = ''.join(f'<li class="{each.level}">{html.escape(f"{each.level}: {each}")}</li>' for each in findings)
-    return PAGE.format(
-        title=html.escape(data.root.name),
-        summary=html.escape(f'{data.format}, {len(data.classes)} classes, {sizes}. The table counts {what}.'),
-        findings=f'<ul>{said}</ul>' if said else '',
-        table=f'<table>{"".join(rows)}</table>',
-        sections='\n'.join(sections),
-    )
