@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ def first_line(error: BaseException) -> str:
 def describe_error(error: BaseException) -> str:
     """An error in one line, with its type."""
     return f'{type(error).__name__}: {first_line(error)}'
+
+
+def enumerate_names(names: Iterable, most: int = 6) -> str:
+    """The first names of many, separated by commas; 'none' if there are none."""
+    shown = [str(name) for name in names]
+    return ', '.join(shown[:most]) + (', ...' if len(shown) > most else '') if shown else 'none'
 
 
 def read_json(path: Path) -> Any:

@@ -18,10 +18,10 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import _IncompatibleKeys as MMEngineKeys
 from torch import Tensor, nn
 
-from ..utils import UserError
+from ..utils import UserError, enumerate_names
 from .names import BACKBONE_PREFIX, STEM, to_project_name
 from .reading import read_checkpoint
-from .weights import COPY, check_values, enumerate_names, is_deploy_form, pick_weights
+from .weights import COPY, check_values, is_deploy_form, pick_weights
 
 
 def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: str, unexpected: bool = False) -> None:
@@ -294,4 +294,4 @@ def is_from_mmengine(keys: object) -> bool:
 
 def _list_misfits(missing: Sequence[str] = (), unexpected: Sequence[str] = (), misshaped: Sequence[str] = ()) -> str:
     kinds = {'missing': missing, 'unexpected': unexpected, 'of another shape': misshaped}
-    return '; '.join(f'{len(names)} {kind}: {enumerate_names(names)}' for kind, names in kinds.items() if names)
+    return '; '.join(f'{len(names)} {kind}: {enumerate_names(names, 3)}' for kind, names in kinds.items() if names)

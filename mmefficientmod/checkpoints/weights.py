@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..utils import UserError
+from ..utils import UserError, enumerate_names
 
 # Where a checkpoint keeps its weights. The plain copy comes before the moving average, as in the authors' own loader.
 WEIGHT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
@@ -44,20 +44,15 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
     weights = {_strip(name, 'module.'): value for name, value in weights.items()}
     if not weights:
         kind = 'moving average of the weights' if ema else 'weights'
-        raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(map(str, checkpoint))}')
+        raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(checkpoint, 3)}')
     nested = [name for name, value in weights.items() if value.is_nested]
     if nested:  # they have no shape to compare
-        raise UserError(f'{path} holds nested tensors, which cannot be weights: {enumerate_names(nested)}')
+        raise UserError(f'{path} holds nested tensors, which cannot be weights: {enumerate_names(nested, 3)}')
     return weights, key in averages
 
 
 def _strip(name: str, prefix: str) -> str:
     return name[len(prefix) :] if name.startswith(prefix) else name
-
-
-def enumerate_names(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '') if names else 'none'
 
 
 def check_values(weights: dict[str, Tensor]) -> None:
@@ -68,7 +63,7 @@ def check_values(weights: dict[str, Tensor]) -> None:
         if problem:
             found.setdefault(problem, []).append(name)
     if found:
-        listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names)}' for problem, names in found.items())
+        listed = '; '.join(f'{len(names)} {problem}: {enumerate_names(names, 3)}' for problem, names in found.items())
         raise UserError(f'weights must be dense, finite, floating-point tensors, but there is {listed}')
 
 

@@ -66,11 +66,7 @@ def random_numbers_kept() -> Iterator[None]:
 
 
 class Budget:
-    """Seconds that a look may take.
-
-    Args:
-        seconds (float): From now on.
-    """
+    """Seconds, from now on, that a look may take."""
 
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds

@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 from ..codebases.nodes import type_name
+from ..utils import enumerate_names
 from .findings import (
     Finding,
     Tally,
     check_in_turn,
-    enumerate_names,
     error,
     judge,
     nearest_name,
@@ -326,13 +326,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_evaluation(place: str, path: str, metric: Mapping) -> Iterator[Finding]:
-    """What pycocotools would fail on at the end of an epoch, or count wrongly.
-
-    Args:
-        place (str): The metric's place in the config.
-        path (str): Its annotation file.
-        metric (Mapping): Its settings.
-    """
+    """What pycocotools would fail on at the end of an epoch, or count wrongly, in the file of a metric."""
     path = osp.expanduser(path)
     if type_name(metric) != 'CocoMetric' or metric.get('format_only') or not osp.isfile(path) or not is_small(path):
         return

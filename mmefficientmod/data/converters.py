@@ -38,15 +38,10 @@ TOLERANCE = 2.0  # pixels that a box may reach over the edge by rounding
 
 
 class Builder:
-    """Collects the images and objects of one part.
-
-    Args:
-        tree (Tree): The files.
-        what (str): What the findings are about, as ``'YOLO train'``.
-    """
+    """Collects the images and objects of one part."""
 
     def __init__(self, tree: Tree, what: str) -> None:
-        self.tree, self.what = tree, what
+        self.tree, self.what = tree, what  # the files, and what the findings are about, as 'YOLO train'
         self.images: list[dict] = []
         self.objects: list[tuple[str | int, dict]] = []
         self.tally = Tally()

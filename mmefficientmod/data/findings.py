@@ -58,12 +58,6 @@ def repeated(values: Iterable[Hashable]) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def enumerate_names(names: Iterable, most: int = 6) -> str:
-    """The first names of many, separated by commas."""
-    shown = [str(name) for name in names]
-    return ', '.join(shown[:most]) + (', ...' if len(shown) > most else '')
-
-
 def write_tuple(names: Iterable[str], most: int = 30) -> str:
     """Names as Python writes a tuple of them, to paste into a config."""
     shown = [repr(name) for name in names]

@@ -10,7 +10,8 @@ from typing import Any
 
 from mmengine.fileio import list_from_file
 
-from .findings import Finding, enumerate_names, error, nearest_name, warning, write_tuple
+from ..utils import enumerate_names
+from .findings import Finding, error, nearest_name, warning, write_tuple
 from .images import check_unread
 from .sources import Source
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ..utils import UserError, read_json
+from ..utils import UserError, enumerate_names, read_json
 from .canvas import spread_colors
 from .converters import find_yolo_description, read_labelme, read_voc, read_yolo, swap_folder
 from .files import Tree, group, is_inside, join, role, scan
-from .findings import Finding, enumerate_names, warning
+from .findings import Finding, warning
 from .label_images import look_at, read_class_list
 from .parts import ROLES, Boxes, Labels, Masks, OwnData, Part
 

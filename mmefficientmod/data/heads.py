@@ -9,7 +9,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..codebases.nodes import find_dicts, type_name
-from .findings import Finding, enumerate_names, error, warning, write_tuple
+from ..utils import enumerate_names
+from .findings import Finding, error, warning, write_tuple
 from .sources import Source
 
 BINARY_HEADS = ('STDCHead',)  # tell boundaries from the rest, whatever the classes are

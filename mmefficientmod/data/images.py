@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..utils import UserError
+from ..utils import UserError, enumerate_names
 from .built import Budget, apply, find_transform
 from .files import IMAGE_SUFFIXES, open_image, read_header
-from .findings import Finding, Tally, enumerate_names, error, judge, warning
+from .findings import Finding, Tally, error, judge, warning
 
 MOST_DECODED = 50  # images of a data set that are decoded
 SUFFIXES = (*IMAGE_SUFFIXES, '.avif', '.gif', '.jp2')
@@ -141,20 +141,13 @@ def walk_images(folder: str) -> Iterator[str]:
 
 
 def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_place: str) -> list[Finding]:
-    """Images that are in two data sets, by content: files of equal size are read.
-
-    Args:
-        place (str): Place of the data set that is evaluated.
-        paths (Sequence[str]): Its images.
-        others (Sequence[str]): Images of the data set that is trained on.
-        other_place (str): Its place.
-    """
+    """Images of a data set that are in the one that is trained on, too, by content: files of equal size are read."""
     known = set(map(osp.realpath, others))
     by_size: dict[int, list[str]] = {}
     for path in others:
         by_size.setdefault(osp.getsize(path), []).append(path)
-    budget, shared, count = Budget(0.5), [], 0
-    for path in budget.within(paths):
+    shared, count = [], 0
+    for path in Budget(0.5).within(paths):
         count += 1
         same = osp.realpath(path) in known
         if same or any(digest(each) == digest(path) for each in by_size.get(osp.getsize(path), ())):

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..utils import enumerate_names
 from .canvas import spread_colors
 from .files import open_image, read_lines, spread, track
-from .findings import Finding, enumerate_names, error, warning
+from .findings import Finding, error, warning
 
 VOID = 255  # the number of pixels that belong to no class, in MMSegmentation
 MOST_LOOKED_AT = 2000  # label images that the classes are taken from

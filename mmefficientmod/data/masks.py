@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..utils import UserError
+from ..utils import UserError, enumerate_names
 from .built import Budget, apply, choose_indices, find_transform
 from .files import read_header, read_size
-from .findings import Finding, enumerate_names, error, has_errors, warning
+from .findings import Finding, error, has_errors, warning
 from .images import check_unread, describe_missing, walk_images
 from .sources import Source
 
@@ -61,14 +61,7 @@ def check_names(source: Source) -> Iterator[Finding]:
 
 
 def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> list[Finding]:
-    """Compares the label images with what the built data set makes of them.
-
-    Args:
-        place (str): The data set's place in the config.
-        dataset (Any): The built data set.
-        entries (Sequence[Mapping]): Its entries, or a sample of them.
-        training (bool): Whether it is trained on.
-    """
+    """Compares label images with what the built data set makes of them, given its entries or a sample of them."""
     load = find_transform(dataset, 'LoadAnnotations')
     findings = find_unread(place, dataset)
     labelled = [entry for entry in entries if entry.get('seg_map_path')]

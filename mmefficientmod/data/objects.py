@@ -18,15 +18,7 @@ SMALLEST = 4.0  # pixels: an object with shorter sides at the network's input ca
 def compare(place: str, dataset: Any, entries: Sequence[Mapping], content: Mapping | None, path: str) -> list[Finding]:
     """Compares the objects of a COCO file with those of the data set that was built from it.
 
-    Args:
-        place (str): The data set's place in the config.
-        dataset (Any): The built data set.
-        entries (Sequence[Mapping]): Its entries, or a sample of them.
-        content (Mapping, optional): The file's content; None for a large file, which is judged by the entries.
-        path (str): The file.
-
-    Returns:
-        list[Finding]: What is lost, and boxes and masks that cannot be meant so.
+    The content of a large file is None: it is judged by the entries.
     """
     findings: list[Finding] = []
     if content is not None:

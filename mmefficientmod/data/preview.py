@@ -65,11 +65,7 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
 
 
 class View:
-    """A part of a data set, and which of its images show each class; of label images, a sample is looked at.
-
-    Args:
-        part (Part): The part.
-    """
+    """A part of a data set, and which of its images show each class; of label images, a sample is looked at."""
 
     def __init__(self, part: Part) -> None:
         self.part, self.names = part, part.names()

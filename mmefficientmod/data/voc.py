@@ -10,8 +10,9 @@ from typing import Any
 
 from mmengine.fileio import list_from_file
 
+from ..utils import enumerate_names
 from .built import Budget
-from .findings import Finding, Tally, enumerate_names, error, judge, nearest_name, warning
+from .findings import Finding, Tally, error, judge, nearest_name, warning
 from .sources import Source
 
 MOST_FILES = 2000  # XML files that are read before the start

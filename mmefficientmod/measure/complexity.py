@@ -23,18 +23,12 @@ class Complexity:
 
     Multiply-accumulates are counted for convolutions, linear layers and matrix products. Norms, activations, softmax,
     pooling, interpolation, element-wise products and sums, RoI pooling and non-maximum suppression are not counted.
-
-    Attributes:
-        params (int): All parameters.
-        trainable_params (int): Parameters that are not frozen.
-        macs (int): Multiply-accumulates, attention's matrix products included.
-        attention_macs (int): The part of ``macs`` that is attention's matrix products, queries by keys and weights by
-            values. Counters that only look at layers miss it.
     """
 
-    params: int
-    trainable_params: int
-    macs: int
+    params: int  # all parameters, frozen ones too
+    macs: int  # multiply-accumulates, attention's matrix products included
+    # the part of `macs` that is attention's matrix products, queries by keys and weights by values: counters that only
+    # look at layers miss it
     attention_macs: int
 
 
@@ -92,9 +86,4 @@ def measure_model(model: nn.Module, size: tuple[int, int] = (512, 512), *args: A
     model.eval()  # some backbones return nothing here
     flops = operations(model, image, *args, **kwargs)
     attention = sum(flops.get(product, 0) for product in (torch.ops.aten.bmm, torch.ops.aten.baddbmm))
-    return Complexity(
-        params=sum(p.numel() for p in parameters),
-        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
-        macs=sum(flops.values()) // 2,
-        attention_macs=attention // 2,
-    )
+    return Complexity(sum(p.numel() for p in parameters), sum(flops.values()) // 2, attention // 2)

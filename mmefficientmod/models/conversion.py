@@ -17,9 +17,9 @@ from torch import Tensor
 from ..checkpoints.loading import fit_all
 from ..checkpoints.names import BACKBONE_PREFIX, STEM, to_bare_names, to_project_name, to_released_name
 from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.weights import check_values, enumerate_names, is_deploy_form, pick_weights
+from ..checkpoints.weights import check_values, is_deploy_form, pick_weights
 from ..models import EfficientMod
-from ..utils import UserError, first_line, replace_file
+from ..utils import UserError, enumerate_names, first_line, replace_file
 from ..version import __version__
 
 
@@ -158,7 +158,7 @@ def _find_arch(weights: dict[str, Tensor]) -> dict:
     def rows(name: str) -> int:
         if name not in weights or weights[name].ndim < 2:
             raise UserError(
-                f'the file holds no complete EfficientMod: {name} is missing, there is {enumerate_names(weights)}'
+                f'the file holds no complete EfficientMod: {name} is missing, there is {enumerate_names(weights, 3)}'
             )
         return weights[name].shape[0]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints.loading import fit_some, fit_weights, is_from_mmengine, load_pretrained, rename_weights
-from ..checkpoints.weights import enumerate_names
 from ..registry import MODELS
+from ..utils import enumerate_names
 from .deploy import fold_blocks
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
 
@@ -310,8 +310,8 @@ class EfficientMod(BaseModule):
         if not fit.is_complete:
             print_log(
                 f'EfficientMod arch {fit.arch!r} is loaded in part: {fit.num_loaded} tensors loaded; '
-                f'{len(fit.missing)} missing: {enumerate_names(fit.missing)}; '
-                f'{len(fit.unexpected)} unexpected: {enumerate_names(fit.unexpected)}',
+                f'{len(fit.missing)} missing: {enumerate_names(fit.missing, 3)}; '
+                f'{len(fit.unexpected)} unexpected: {enumerate_names(fit.unexpected, 3)}',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..data.findings import enumerate_names, nearest_name
-from ..utils import UserError, read_json
+from ..data.findings import nearest_name
+from ..utils import UserError, enumerate_names, read_json
 from .sources import Source
 
 

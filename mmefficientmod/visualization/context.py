@@ -16,21 +16,13 @@ from ..models.layers import ModulationBlock
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """The maps of one modulation block for one image, each averaged over the channels.
+    """The maps of one modulation block for one image, each averaged over the channels."""
 
-    Attributes:
-        stage (int): The stage, from 1 on, as in the paper.
-        block (int): The block in its stage, from 1 on.
-        context (Tensor): Output of the context branch (H, W): the paper's Figure 4.
-        values (Tensor): The value in its ``ratio`` parts (ratio, H, W).
-        products (Tensor): Each part times the context (ratio, H, W): with the two above, Figure 6.
-    """
-
-    stage: int
-    block: int
-    context: Tensor
-    values: Tensor
-    products: Tensor
+    stage: int  # from 1 on, as in the paper
+    block: int  # in its stage, from 1 on
+    context: Tensor  # output of the context branch (H, W): the paper's Figure 4
+    values: Tensor  # the value in its parts (ratio, H, W)
+    products: Tensor  # each part times the context (ratio, H, W): with the two above, Figure 6
 
 
 def find_backbone(model: nn.Module) -> EfficientMod:

@@ -8,9 +8,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from ...checkpoints.loading import is_from_mmengine
-from ...checkpoints.weights import enumerate_names
 from ...registry import MODELS
-from ...utils import UserError
+from ...utils import UserError, enumerate_names
 from .timm_backbone import TIMM_SCHEME, TimmModule, published_weights
 
 
@@ -51,7 +50,7 @@ class TimmLogits(TimmModule):
         if self._misfits and is_from_mmengine(keys):
             raise UserError(
                 f"the checkpoint does not fit timm's {self.model_name}: {len(self._misfits)} tensors are missing, "
-                f'unexpected or of another shape: {enumerate_names(self._misfits)}'
+                f'unexpected or of another shape: {enumerate_names(self._misfits, 3)}'
             )
 
 

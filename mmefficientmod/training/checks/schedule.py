@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 from ...codebases.nodes import find_dicts, type_name
-from ...data.findings import enumerate_names, nearest_name
-from ...utils import UserError
+from ...data.findings import nearest_name
+from ...utils import UserError, enumerate_names
 
 SHARE = 0.1  # by which a schedule may be longer or shorter than the training
 

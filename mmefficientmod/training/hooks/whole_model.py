@@ -9,9 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from ...checkpoints.weights import enumerate_names
 from ...registry import HOOKS
-from ...utils import UserError
+from ...utils import UserError, enumerate_names
 
 
 @HOOKS.register_module()
@@ -48,7 +47,9 @@ class WholeModelHook(Hook):
                 if isinstance(given.get(name), torch.Tensor) and given[name].shape != value.shape
             ]
             kinds = {'missing': missing, 'of another shape': misshaped}
-            listed = '; '.join(f'{len(some)} {kind}: {enumerate_names(some)}' for kind, some in kinds.items() if some)
+            listed = '; '.join(
+                f'{len(some)} {kind}: {enumerate_names(some, 3)}' for kind, some in kinds.items() if some
+            )
             if listed:
                 raise UserError(
                     f'{path} does not hold every weight of the model: of {len(own) - len(counters)}, {listed}; '
