@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly, check_device
-from mmefficientmod.codebases.config import find_codebase, find_config, load_config
+from mmefficientmod.codebases.config import find_codebase, find_config, find_test_pipeline, load_config
+from mmefficientmod.data.files import is_image
 from mmefficientmod.training.checks.run import check_weights
 from mmefficientmod.utils import (
     HelpFormatter,
@@ -40,7 +41,6 @@ from mmefficientmod.utils import (
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
 
-SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
 EPILOG = """\
 examples:
   python tools/visualize_context.py street.jpg fpn_efficientmod-s_8xb4-40k_ade20k-512x512 iter_40000.pth
@@ -80,7 +80,7 @@ def find_images(path: Path) -> list[Path]:
     Raises:
         UserError: If there is none.
     """
-    found = sorted(file for file in path.glob('*') if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    found = sorted(file for file in path.glob('*') if is_image(file.name)) if path.is_dir() else [path]
     if not found:
         raise UserError(f'{path} holds no image')
     if not found[0].is_file():
@@ -132,7 +132,7 @@ def make_visualizer(path: str, config: Config, out: Path) -> Visualizer:
 def make_pipeline(path: str, config: Config) -> Compose:
     """The transforms of a test, without those that load annotations."""
     try:
-        steps = config.test_dataloader.dataset.pipeline
+        steps = find_test_pipeline(config)
         return Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
     except Exception as error:
         raise UserError(f'{path}: its test pipeline cannot be built ({describe_error(error)})') from error

@@ -16,6 +16,9 @@ from mmengine.fileio import list_from_file
 from ..utils import UserError, describe_error, is_complete_key
 from .nodes import find_datasets, find_dicts
 
+CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
 
 def class_names(dataset: Mapping) -> Sequence[str] | None:
     """The classes in a data set's settings, read from a file if they name one, as MMEngine does.
@@ -106,10 +109,6 @@ def dataset_meta(config: Config) -> Mapping:
     found.update(getattr(kind, 'METAINFO', {}))  # a config in pure Python names the class itself
     found.update(dataset.get('metainfo') or {})
     return {**found, 'classes': class_names(dataset) or found.get('classes')}
-
-
-CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
-CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def find_config(name: str) -> str:

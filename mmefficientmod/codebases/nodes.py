@@ -9,14 +9,13 @@ from mmengine.config import Config, ConfigDict
 
 from ..utils import UserError
 
+KNOWN_PACKAGES = ('mmcv', 'mmdet', 'mmefficientmod', 'mmengine', 'mmpretrain', 'mmseg')
+
 
 def type_name(settings: Mapping) -> str:
     """The name of the class in the settings of a part of a config, without its package; '' without one."""
     kind = settings.get('type') or ''
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
-
-
-KNOWN_PACKAGES = ('mmcv', 'mmdet', 'mmefficientmod', 'mmengine', 'mmpretrain', 'mmseg')
 
 
 def refuse(problem: str | None) -> None:

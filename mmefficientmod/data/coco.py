@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -287,13 +287,18 @@ def check_annotations(source: Source, path: str, content: Mapping) -> Iterator[F
     for kind, count, example in lost:
         message = f'{count} of {len(objects)} annotations of {path}, as {example}, {kind} and are never read'
         yield judge(place, count, len(objects), message)
-    classes = source.classes or list(names.values())
     used = {each['category_id'] for each in objects if each['image_id'] in image_ids}
+    yield from _check_used(source, path, names, used)
+
+
+def _check_used(source: Source, path: str, names: Mapping, used: Collection) -> Iterator[Finding]:
+    """Whether the objects of a file are of the classes, given the names of its categories and the ids in use."""
+    place, classes = source.place, source.classes or list(names.values())
     if not any(names.get(number) in classes for number in used):
         message = f'{path} has no object of the classes {enumerate_names(classes)}'
         if source.training:
             yield error(place, message)
-        elif objects:
+        elif used:
             yield warning(place, f'{message}: no metric will have a value')
     elif source.training and source.named_classes is not None:
         empty = [name for number, name in names.items() if name in classes and number not in used]

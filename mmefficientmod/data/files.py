@@ -85,7 +85,6 @@ def scan(root: Path) -> Tree:
     if not root.is_dir():
         raise UserError(f'{root} does not exist' if not root.exists() else f'{root} is not a folder')
     tree, seen = Tree(root), {os.path.realpath(root)}
-    count = 0
     outside: list[Path] = []
     try:
         for place, folders, files in os.walk(root, followlinks=True, onerror=_raise):
@@ -103,17 +102,11 @@ def scan(root: Path) -> Tree:
             names = sorted(name for name in files if not name.startswith('.'))
             for name in (*names, *kept):
                 _check_name(place, name)
-            outside += [
-                path
-                for path in (Path(place, name) for name in names)
-                if path.is_symlink() and not is_inside(path, root)
-            ]
+            paths = (Path(place, name) for name in names)
+            outside += [path for path in paths if path.is_symlink() and not is_inside(path, root)]
             tree.folders[relative(Path(place), root)] = names
-            count += len(names)
-            show(f'{count} files found' if count >= SLOW else '')
     except OSError as error:
         raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
-    show('')
     if outside:
         example = f'{relative(outside[0], root)} to {os.path.realpath(outside[0])}'
         tree.findings.append(
@@ -130,12 +123,6 @@ def _check_name(folder: str, name: str) -> None:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def show(text: str) -> None:
-    """Replaces the line of progress on a terminal; prints nothing elsewhere."""
-    if sys.stderr.isatty():
-        print(f'\r\x1b[K{text}', end='', file=sys.stderr, flush=True)
 
 
 def track(items: Sequence[Item], what: str) -> Iterable[Item]:

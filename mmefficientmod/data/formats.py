@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from rich.console import Console
+
 from ..utils import UserError, enumerate_names, read_json
 from .canvas import spread_colors
 from .converters import find_yolo_description, read_labelme, read_voc, read_yolo, swap_folder
@@ -46,7 +48,8 @@ def recognise(path: Path, wanted: str | None = None, names: Sequence[str] = ()) 
     if not path.exists():  # or a loop of links
         raise UserError(f'{path} does not exist')
     single = path.is_file() and path.suffix.lower() == '.json'
-    tree = scan(path.resolve().parent if single else path.resolve())
+    with Console(stderr=True).status('looking for files'):
+        tree = scan(path.resolve().parent if single else path.resolve())
     if not any(tree.folders.values()):
         raise UserError(f'{path} is empty')
     if not tree.images_below(''):

@@ -17,9 +17,9 @@ from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '10')  # the profiler that counts memory announces itself otherwise
 
+import mmengine
 import torch
 import torch.nn.functional as F
-from mmengine.utils.dl_utils import collect_env
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -31,7 +31,7 @@ CPU = torch.device('cpu')
 
 def describe_machine(device: torch.device) -> dict:
     """Hardware, versions and settings that the times depend on."""
-    cpu, environment = read_cpu(), collect_env()
+    cpu = read_cpu()
     facts = dict(
         device=device.type,
         cpu=cpu.name,
@@ -41,9 +41,9 @@ def describe_machine(device: torch.device) -> dict:
         vector_extensions=vector_extensions(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
-        torch=environment['PyTorch'],
+        torch=torch.__version__,
         python=platform.python_version(),
-        mmengine=environment['MMEngine'],
+        mmengine=mmengine.__version__,
         system=platform.platform(),
         allocator=describe_allocator(),
         host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],  # the same machine, without its name
