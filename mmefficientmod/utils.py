@@ -281,26 +281,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def parse_with_config_options(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parses a command line with ``--cfg-options``; what MMEngine's DictAction raises is an error of the parser."""
-    try:
-        args = parser.parse_args(argv)
-    except (ValueError, AssertionError, RecursionError) as error:
-        parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
-    check_config_options(parser, getattr(args, 'cfg_options', None) or {})
-    return args
-
-
 def is_complete_key(key: str) -> bool:
     """Whether each part of a dotted key of a config has a name."""
     return all(part.strip() for part in key.split('.'))
-
-
-def check_config_options(parser: argparse.ArgumentParser, options: dict) -> None:
-    """Refuses pairs without a key, which MMEngine would add to the config."""
-    for key, value in options.items():
-        if not is_complete_key(key):
-            parser.error(f'--cfg-options takes KEY=VALUE pairs, and {key}={value} has no complete KEY')
 
 
 class HelpFormatter(argparse.HelpFormatter):

@@ -12,6 +12,7 @@ import pytest
 from mmengine.logging import MMLogger, print_log
 
 from mmefficientmod import utils
+from mmefficientmod.codebases.config import parse_options
 from mmefficientmod.utils import UserError, check_output_folder, exit_in_one_line, quiet, read_json
 
 
@@ -143,14 +144,10 @@ def test_types_of_arguments(kind, good, bad):
 
 
 @pytest.mark.parametrize('options', [['='], ['=1'], ['a..b=1'], ['a.=1'], ['a'], ['a=(1,2']])
-def test_config_options_without_a_key_or_a_value_are_refused(options, capsys):
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    with pytest.raises(SystemExit) as end:
-        utils.parse_with_config_options(parser, ['--cfg-options', *options])
-    assert end.value.code == 2 and '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
+def test_config_options_without_a_key_or_a_value_are_refused(options):
+    assert parse_options(['a.b=1', 'c=x']) == {'a.b': 1, 'c': 'x'}
+    with pytest.raises(UserError, match='--cfg-options takes KEY=VALUE pairs'):
+        parse_options(options)
 
 
 def test_quiet_leaves_the_log_of_mmengine_as_it_was(messages):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from mmengine.config import DictAction
 from rich.console import Console
 
+from mmefficientmod.codebases.config import parse_options
 from mmefficientmod.compare.settings import Settings, backbone_config
 from mmefficientmod.utils import (
     HelpFormatter,
@@ -29,7 +29,6 @@ from mmefficientmod.utils import (
     parse_size,
     parse_text,
     parse_whole,
-    parse_with_config_options,
 )
 from mmefficientmod.zoo.backbones import Backbone, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
@@ -56,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     add_run_parser(commands)
     add_report_parser(commands)
-    args = parse_with_config_options(parser, argv)
+    args = parser.parse_args(argv)
     args.command_line = [sys.executable, str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)]
     if args.command == 'run' and args.launcher == 'none' and (args.launcher_args or args.gpus > 1):
         parser.error('--gpus and --launcher-args need --launcher pytorch or slurm')
@@ -178,8 +177,7 @@ def add_launch_options(run: argparse.ArgumentParser) -> None:
     launch.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        default={},
+        default=[],
         metavar='KEY=VALUE',
         help='further settings of every config, applied last',
     )
@@ -236,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
         print(f'error: {problem}', file=sys.stderr)
     if not backbones:
         raise UserError('no backbone to run')
-    options = {**vars(args), 'task': task}
+    options = {**vars(args), 'task': task, 'cfg_options': parse_options(args.cfg_options)}
     settings = Settings(**{field.name: options[field.name] for field in dataclasses.fields(Settings)})
     launcher = Launcher(args.launcher, args.gpus, args.launcher_args)
     work_dir = args.work_dir or Path('work_dirs', f'compare-{task.name}')

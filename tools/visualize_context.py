@@ -15,7 +15,7 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly, check_device
-from mmefficientmod.codebases.config import find_codebase, find_config, find_test_pipeline, load_config
+from mmefficientmod.codebases.config import find_codebase, find_config, find_test_pipeline, load_config, parse_options
 from mmefficientmod.data.files import is_image
 from mmefficientmod.training.checks.run import check_weights
 from mmefficientmod.utils import (
@@ -36,7 +36,6 @@ from mmefficientmod.utils import (
     exit_in_one_line,
     parse_path,
     parse_text,
-    parse_with_config_options,
 )
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
@@ -66,12 +65,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        default={},
+        default=[],
         metavar='KEY=VALUE',
         help='changes of the config; vis_backends of its visualizer choose the output, e.g. TensorBoard',
     )
-    return parse_with_config_options(parser, argv)
+    return parser.parse_args(argv)
 
 
 def find_images(path: Path) -> list[Path]:
@@ -176,7 +174,7 @@ def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer:
 def run(args: argparse.Namespace) -> None:
     images, device = find_images(args.images), check_device(args.device)
     check_output_folder(args.out_dir, '--out-dir')
-    config = load_config(find_config(args.config), args.cfg_options)
+    config = load_config(find_config(args.config), parse_options(args.cfg_options))
     codebase = find_codebase(config, args.config)
     importlib.import_module(f'{codebase}.datasets')
     with DefaultScope.overwrite_default_scope(codebase):

@@ -60,7 +60,7 @@ def test_mixed_precision_and_checkpoints_are_settings(tmp_path):
         ('--gpus 8', '--gpus and --launcher-args need --launcher'),
         ('--dry', 'unrecognized arguments: --dry'),  # a job array would hand it on
         ('--workers -3', "argument --workers: '-3' is not a whole number from 0 to 1024"),
-        ('--cfg-options foo', 'error: --cfg-options takes KEY=VALUE pairs ('),
+        ('--cfg-options foo', "error: --cfg-options takes KEY=VALUE pairs, not 'foo'"),
         ('--cfg-options foo=(1,2', 'error: --cfg-options takes KEY=VALUE pairs (Imbalanced brackets'),
         ("--launcher slurm --launcher-args='gpu", 'cannot be split into words (No closing quotation)'),
         (
