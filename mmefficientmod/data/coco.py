@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..codebases.nodes import type_name
-from ..utils import enumerate_names
+from ..utils import describe_error, enumerate_names
 from .findings import (
     Finding,
     Tally,
@@ -60,7 +60,7 @@ def _read(path: str, modified: int, size: int) -> dict:
     try:
         content = json.loads(data.decode())
     except (ValueError, RecursionError) as problem:
-        raise FormatError(f'is not JSON in UTF-8 ({type(problem).__name__}: {problem})') from problem
+        raise FormatError(f'is not JSON in UTF-8 ({describe_error(problem)})') from problem
     if not isinstance(content, dict):
         raise FormatError(f'holds a {type(content).__name__} in place of images, annotations and categories')
     return content

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..utils import UserError, first_line, read_json
+from ..utils import UserError, describe_error, first_line, read_json
 from .canvas import spread_colors
 from .files import (
     TEXT_LIMIT,
@@ -60,16 +60,11 @@ class Builder:
         """Adds an object of the last image: its class, corners in pixels, outlines (n, 2) if it has any."""
         image = self.images[-1]
         left, top, right, bottom = (round(float(value), 2) for value in box)
-        if left < -TOLERANCE or top < -TOLERANCE or right > image['width'] + TOLERANCE or (
-            bottom > image['height'] + TOLERANCE
-        ):  # fmt: skip
-            self.tally.add(
-                'boxes reach over the edge of their image', f'{image["file_name"]}: {[left, top, right, bottom]}'
-            )
-        entry: dict[str, Any] = dict(
-            image_id=image['id'], bbox=[left, top, round(right - left, 2), round(bottom - top, 2)]
-        )
-        entry.update(area=entry['bbox'][2] * entry['bbox'][3], iscrowd=0)
+        if max(-left, -top, right - image['width'], bottom - image['height']) > TOLERANCE:
+            example = f'{image["file_name"]}: {[left, top, right, bottom]}'
+            self.tally.add('boxes reach over the edge of their image', example)
+        width, height = round(right - left, 2), round(bottom - top, 2)
+        entry = dict(image_id=image['id'], bbox=[left, top, width, height], area=width * height, iscrowd=0)
         if polygons:
             entry['segmentation'] = [np.round(polygon, 2).ravel().tolist() for polygon in polygons]
             entry['area'] = sum(float(cv2.contourArea(polygon.astype(np.float32))) for polygon in polygons)
@@ -295,22 +290,23 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
 
     library = load_library('Pascal VOC', 'pascal_voc')
     images = group(tree.images_below(''), lambda path: PurePosixPath(path).stem)
-    lists = {name: set(read_lines(tree.root / path)) for path in tree.files('.txt') if 'imagesets/main' in path.lower()
-             for name in [PurePosixPath(path).stem] if name in ROLES}  # fmt: skip
+    files = {PurePosixPath(path).stem: path for path in tree.files('.txt') if 'imagesets/main' in path.lower()}
+    lists = {name: set(read_lines(tree.root / files[name])) for name in sorted(ROLES) if name in files}
     builders: dict[str, Builder] = {}
     trouble = Tally()
     for path in track(tree.files('.xml'), 'Pascal VOC'):
         stem = PurePosixPath(path).stem
-        part = next((name for name in lists if stem in lists[name]), None) or role(path) or 'all'
-        if lists and not any(stem in members for members in lists.values()):
+        listed = next((name for name in lists if stem in lists[name]), None)
+        if lists and not listed:
             continue
+        part = listed or role(path) or 'all'
         builder = builders.setdefault(part, Builder(tree, f'Pascal VOC {part}'))
         try:
             if (tree.root / path).stat().st_size > TEXT_LIMIT:
                 raise ValueError('is too large')
             root = parse(tree.root / path).getroot()
         except (ValueError, SyntaxError, OSError) as problem:
-            trouble.add('XML files cannot be read', f'{path}: {type(problem).__name__}: {first_line(problem)}')
+            trouble.add('XML files cannot be read', f'{path}: {describe_error(problem)}')
             continue
         if root.tag != 'annotation':
             continue
@@ -320,8 +316,8 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
         elif (size := builder.add_image(image)) is not None:
             _add_voc(builder, path, root, size, library)
     found = _labels(builders)
-    listed = [name for name in read_class_list(tree.root)[0] if name in found or name != 'background']
-    return _finish(tree, 'Pascal VOC', list(names) or listed or found, builders, trouble.warnings('Pascal VOC'))
+    known = [name for name in read_class_list(tree.root)[0] if name in found or name != 'background']
+    return _finish(tree, 'Pascal VOC', list(names) or known or found, builders, trouble.warnings('Pascal VOC'))
 
 
 def _voc_image(path: str, root: Any, images: Mapping[str, list[str]]) -> str | None:

@@ -138,7 +138,7 @@ def read_coco(tree: Tree, names: Sequence[str], single: str | None = None) -> Ow
         if not _is_coco(content):
             findings.append(warning(file, 'lacks images, annotations or categories: it is left out'))
             continue
-        part = (role(file) if len(files) > 1 or not single else None) or 'all'
+        part = (None if single else role(file)) or 'all'
         if part in parts:
             raise UserError(
                 f'{tree.root} holds two files for {part}, {sources[part]} and {file}: give one of them as DATA, '
