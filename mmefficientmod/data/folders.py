@@ -24,19 +24,18 @@ def is_folders(kind: type | None) -> bool:
     return any(each.__module__ == 'mmpretrain.datasets.custom' for each in getattr(kind, '__mro__', ()))
 
 
-def check_before(source: Source) -> list[Finding]:
+def check_before(source: Source) -> Iterator[Finding]:
     """Checks the folders of the classes, or the list, before MMPreTrain reads them."""
     listed, folder = source.path('ann_file'), _image_folder(source)
     root, split = source.settings.get('data_root') or '', source.settings.get('split')
     if source.option('with_label') is False or split == 'test':
-        return []
+        return
     if split and not listed:  # ImageNet's list, which MMPreTrain takes where it exists
         listed = osp.join(osp.expanduser(root), 'meta', f'{split}.txt')
     if listed and osp.isfile(listed):
-        return list(check_list(source.place, listed))
-    if not folder or not osp.isdir(folder) or source.settings.get('ann_file'):
-        return []
-    return list(check_folders(source, folder))
+        yield from check_list(source.place, listed)
+    elif folder and osp.isdir(folder) and not source.settings.get('ann_file'):
+        yield from check_folders(source, folder)
 
 
 def _image_folder(source: Source) -> str | None:
@@ -111,19 +110,17 @@ def check_folders(source: Source, folder: str) -> Iterator[Finding]:
         )
 
 
-def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> list[Finding]:
+def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> Iterator[Finding]:
     """Compares the labels of a built data set with its folders and its names of classes."""
     classes = list(dataset.metainfo.get('classes') or [])
-    findings: list[Finding] = []
     folders = getattr(dataset, 'folder_to_idx', None)
     if folders and classes:
-        findings += judge_order(place, dataset, list(folders), classes)
+        yield from judge_order(place, dataset, list(folders), classes)
     labels = Counter(int(label) for entry in entries for label in _labels(entry))
     if classes and labels:
-        findings += judge_labels(place, dataset, labels, classes, training and len(entries) == len(dataset))
+        yield from judge_labels(place, dataset, labels, classes, training and len(entries) == len(dataset))
     if folders is not None and osp.isdir(dataset.img_prefix):
-        findings += find_unread(place, dataset)
-    return findings
+        yield from find_unread(place, dataset)
 
 
 def _labels(entry: Mapping) -> Sequence:
@@ -167,15 +164,11 @@ def judge_labels(place: str, dataset: Any, labels: Counter, classes: Sequence[st
         yield warning(place, f'{message}: they are never learnt')
 
 
-def find_unread(place: str, dataset: Any) -> list[Finding]:
+def find_unread(place: str, dataset: Any) -> Iterator[Finding]:
     """Images in no class's folder, and images of other suffixes."""
     folder = dataset.img_prefix
     loose = [entry.name for entry in os.scandir(folder) if entry.is_file() and dataset.is_valid_file(entry.name)]
-    findings = check_unread(place, folder, sorted(dataset.extensions), 'extensions', ignore_case=True)
+    yield from check_unread(place, folder, sorted(dataset.extensions), 'extensions', ignore_case=True)
     if loose:
-        findings.append(
-            warning(
-                place, f'{len(loose)} images in {folder} are in no folder of a class and are never read, as {loose[0]}'
-            )
-        )
-    return findings
+        message = f'{len(loose)} images in {folder} are in no folder of a class and are never read, as {loose[0]}'
+        yield warning(place, message)

@@ -31,7 +31,7 @@ def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Fi
     for entry in Budget(0.5).within(entries):
         _look(entry, tally, dataset)
         count += 1
-    return tally.errors(place, count, 'images') or check_decoding(place, dataset, entries)
+    return tally.errors(place, count, 'images') or list(check_decoding(place, dataset, entries))
 
 
 def describe_missing(what: str, missing: Sequence[str], total: int) -> str:
@@ -94,10 +94,10 @@ def _decodes(dataset: Any, entry: Mapping) -> bool:
         return False
 
 
-def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
+def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> Iterator[Finding]:
     """Decodes some images to their end: a file that was cut off has a sound header."""
     if find_transform(dataset, 'LoadImageFromFile') is None:
-        return []
+        return
     step = max(1, len(entries) // MOST_DECODED)
     broken, count = [], 0
     for entry in Budget(0.3).within(entries[::step]):
@@ -108,14 +108,13 @@ def check_decoding(place: str, dataset: Any, entries: Sequence[Mapping]) -> list
             with contextlib.suppress(UserError):  # without a header for Pillow, the pipeline has read it above
                 read_header(entry['img_path'])
                 broken.append(entry['img_path'])
-    if not broken:
-        return []
-    return [warning(place, f'{len(broken)} of {count} images that were decoded are damaged, as {broken[0]}')]
+    if broken:
+        yield warning(place, f'{len(broken)} of {count} images that were decoded are damaged, as {broken[0]}')
 
 
 def check_unread(
     place: str, folder: str, suffixes: Sequence[str], option: str, ignore_case: bool = False
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Images of a folder that a data set passes over because of their suffix."""
     others: dict[str, str] = {}
     count = read = 0
@@ -125,11 +124,10 @@ def check_unread(
         else:
             count += 1
             others.setdefault(osp.splitext(name)[1], name)
-    if not count:
-        return []
-    what = f'{count} of {count + read} images in {folder} do not end in {" or ".join(suffixes)} and are never read'
-    examples = enumerate_names(others.values(), 3)
-    return [judge(place, count, count + read, f'{what}, as {examples}: rename or convert them, or set {option}')]
+    if count:
+        what = f'{count} of {count + read} images in {folder} do not end in {" or ".join(suffixes)} and are never read'
+        examples = enumerate_names(others.values(), 3)
+        yield judge(place, count, count + read, f'{what}, as {examples}: rename or convert them, or set {option}')
 
 
 def walk_images(folder: str) -> Iterator[str]:
@@ -140,7 +138,7 @@ def walk_images(folder: str) -> Iterator[str]:
                 yield osp.relpath(osp.join(where, name), folder)
 
 
-def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_place: str) -> list[Finding]:
+def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_place: str) -> Iterator[Finding]:
     """Images of a data set that are in the one that is trained on, too, by content: files of equal size are read."""
     known = set(map(osp.realpath, others))
     by_size: dict[int, list[str]] = {}
@@ -152,12 +150,9 @@ def find_shared(place: str, paths: Sequence[str], others: Sequence[str], other_p
         same = osp.realpath(path) in known
         if same or any(digest(each) == digest(path) for each in by_size.get(osp.getsize(path), ())):
             shared.append(path)
-    if not shared:
-        return []
-    message = (
-        f'{len(shared)} of {count} images are in {other_place} as well, as {shared[0]}: the metrics will be too good'
-    )
-    return [warning(place, message)]
+    if shared:
+        message = f'{len(shared)} of {count} images are in {other_place} as well, as {shared[0]}'
+        yield warning(place, f'{message}: the metrics will be too good')
 
 
 def digest(path: str) -> bytes:

@@ -54,18 +54,22 @@ def _find_metrics(config: Config, part: str) -> Iterator[tuple[str, str, Mapping
             yield place, path, metric
 
 
-def _inspect_source(source: Source) -> list[Finding]:
+def _inspect_source(source: Source) -> Iterator[Finding]:
     """The content of the files of a data set that a library's own code reads."""
     wrong = check_names(source)
-    if wrong or not source.is_known:
-        return [wrong] if wrong else []
-    if coco.is_coco(source):
-        return coco.check_file(source)
-    if source.is_a('mmdet', 'XMLDataset'):
-        return voc.check_before(source)
-    if source.is_a('mmseg', 'BaseSegDataset'):
-        return [*masks.check_names(source), *_check_suffix(source)]
-    return folders.check_before(source) if folders.is_folders(source.kind) else []
+    if wrong:
+        yield wrong
+    elif not source.is_known:
+        return
+    elif coco.is_coco(source):
+        yield from coco.check_file(source)
+    elif source.is_a('mmdet', 'XMLDataset'):
+        yield from voc.check_before(source)
+    elif source.is_a('mmseg', 'BaseSegDataset'):
+        yield from masks.check_names(source)
+        yield from _check_suffix(source)
+    elif folders.is_folders(source.kind):
+        yield from folders.check_before(source)
 
 
 def _find_missing(source: Source, config: Config) -> Iterator[Finding]:
@@ -173,20 +177,15 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, config: Conf
     return findings
 
 
-def _try_pipeline(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
+def _try_pipeline(place: str, dataset: Any, entries: Sequence[Mapping]) -> Iterator[Finding]:
     """Sends some entries through the whole pipeline; the random numbers of the training stay as they are."""
     step = max(1, len(entries) // TRIED)
     for entry in Budget(0.7).within(entries[::step][:TRIED], least=1):
         try:
             apply(transforms_of(dataset), entry)
         except Exception as problem:  # whatever the libraries and the user's own transforms raise
-            name = entry.get('img_path', 'an entry')
-            return [
-                error(
-                    place, f'the pipeline fails on {name}: {type(problem).__name__}: {" ".join(str(problem).split())}'
-                )
-            ]
-    return []
+            yield error(place, f'the pipeline fails on {entry.get("img_path", "an entry")}: {_all_of(problem)}')
+            return
 
 
 def inspect_together(built: Mapping[str, Any]) -> list[Finding]:
@@ -245,4 +244,9 @@ def describe_failure(place: str, problem: BaseException) -> Finding:
     """A finding for an error that came up while a data set was built."""
     if isinstance(problem, ValueError) and 'at least one array' in str(problem):
         return error(place, 'no image remains: no object of the classes, or all images are below filter_cfg.min_size')
-    return error(place, f'it cannot be built: {type(problem).__name__}: {" ".join(str(problem).split())}')
+    return error(place, f'it cannot be built: {_all_of(problem)}')
+
+
+def _all_of(problem: BaseException) -> str:
+    """An error with its whole message in one line."""
+    return f'{type(problem).__name__}: {" ".join(str(problem).split())}'

@@ -60,39 +60,36 @@ def check_names(source: Source) -> Iterator[Finding]:
         )
 
 
-def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> list[Finding]:
+def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> Iterator[Finding]:
     """Compares label images with what the built data set makes of them, given its entries or a sample of them."""
+    yield from find_unread(place, dataset)
     load = find_transform(dataset, 'LoadAnnotations')
-    findings = find_unread(place, dataset)
     labelled = [entry for entry in entries if entry.get('seg_map_path')]
     if load is None or not labelled:
-        return findings
+        return
     wanted = getattr(load, 'reduce_zero_label', None)
     if wanted is not None and wanted != dataset.reduce_zero_label:
-        return [
-            *findings,
-            error(
-                place,
-                f'reduce_zero_label is {dataset.reduce_zero_label} in the data set and {wanted} in '
-                'LoadAnnotations: set both alike, True only where the label 0 means nothing',
-            ),
-        ]
+        yield error(
+            place,
+            f'reduce_zero_label is {dataset.reduce_zero_label} in the data set and {wanted} in LoadAnnotations: '
+            'set both alike, True only where the label 0 means nothing',
+        )
+        return
     missing = [entry['seg_map_path'] for entry in labelled if not osp.exists(entry['seg_map_path'])]
     if missing:
-        return [*findings, error(place, describe_missing('label images', missing, len(labelled)))]
-    findings += find_other_sizes(place, labelled)
-    looked = [labelled[i] for i in choose_indices(len(labelled), MOST_LABELS)]
-    values = read_values(load, looked)
-    whole = values.files == len(dataset)
-    return [*findings, *judge_values(place, dataset, values, whole, training)]
+        yield error(place, describe_missing('label images', missing, len(labelled)))
+        return
+    yield from find_other_sizes(place, labelled)
+    values = read_values(load, [labelled[i] for i in choose_indices(len(labelled), MOST_LABELS)])
+    yield from judge_values(place, dataset, values, training)
 
 
-def find_unread(place: str, dataset: Any) -> list[Finding]:
+def find_unread(place: str, dataset: Any) -> Iterator[Finding]:
     """Images of another suffix, and labels without an image, in folders that are read as a whole."""
     images, labels = dataset.data_prefix.get('img_path'), dataset.data_prefix.get('seg_map_path')
     if dataset.ann_file or not images or not osp.isdir(images):
-        return []
-    findings = check_unread(place, images, [dataset.img_suffix], 'img_suffix')
+        return
+    yield from check_unread(place, images, [dataset.img_suffix], 'img_suffix')
     if labels and osp.isdir(labels) and osp.realpath(labels) != osp.realpath(images):
         stems = {name[: -len(dataset.img_suffix)] for name in walk_images(images) if name.endswith(dataset.img_suffix)}
         suffix = dataset.seg_map_suffix
@@ -100,8 +97,7 @@ def find_unread(place: str, dataset: Any) -> list[Finding]:
         single = [name for name in found if name[: -len(suffix)] not in stems]
         if single and len(single) < len(found):  # all of them: another suffix, which the missing labels tell
             message = f'{len(single)} of {len(found)} labels in {labels} have no image in {images}, as {single[0]}'
-            findings.append(warning(place, f'{message}: they are never read'))
-    return findings
+            yield warning(place, f'{message}: they are never read')
 
 
 def find_other_sizes(place: str, entries: Sequence[Mapping]) -> Iterator[Finding]:
@@ -153,89 +149,85 @@ def read_values(load: Any, entries: Sequence[Mapping]) -> Values:
     return values
 
 
-def judge_values(place: str, dataset: Any, values: Values, whole: bool, training: bool) -> list[Finding]:
+def judge_values(place: str, dataset: Any, values: Values, training: bool) -> Iterator[Finding]:
     """What the values of the label images mean for the training."""
+    classes = dataset.metainfo['classes']
     if values.unreadable:
         path, problem = values.unreadable[0]
-        return [
-            error(place, f'{len(values.unreadable)} of {values.files} labels cannot be read, as {path} ({problem})')
-        ]
+        yield error(place, f'{len(values.unreadable)} of {values.files} labels cannot be read, as {path} ({problem})')
+        return
     if values.shapes:
         path, shape = values.shapes[0]
-        return [
-            error(
-                place,
-                f'{len(values.shapes)} of {values.files} labels are colour images, as {path} of shape {shape}: a label '
-                f'has one channel, the number of the class, 0 to {len(dataset.metainfo["classes"]) - 1}',
-            )
-        ]
-    classes = dataset.metainfo['classes']
+        yield error(
+            place,
+            f'{len(values.shapes)} of {values.files} labels are colour images, as {path} of shape {shape}: a label '
+            f'has one channel, the number of the class, 0 to {len(classes) - 1}',
+        )
+        return
+    whole = values.files == len(dataset)
     checks = (_judge_large, _judge_black_and_white, _judge_zero, _judge_ignored, _judge_beyond)
-    findings = next(filter(None, (check(place, dataset, values, whole) for check in checks)), [])
-    if has_errors(findings):
-        return findings
+    found = next(filter(None, (list(check(place, dataset, values, whole)) for check in checks)), [])
+    yield from found
+    if has_errors(found):
+        return
     unseen = [name for number, name in enumerate(classes) if number not in values.loaded]
     own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))  # of a part of a stock set, few are seen
     if training and whole and unseen and own:
         message = f'{len(unseen)} of {len(classes)} classes have no pixel in {values.files} labels, as {unseen[0]!r}'
-        findings.append(warning(place, f'{message}: they are never learnt'))
-    return findings
+        yield warning(place, f'{message}: they are never learnt')
 
 
-def _judge_large(place: str, dataset: Any, values: Values, whole: bool) -> list[Finding]:
-    large = [value for value in values.stored if value > IGNORED]
-    if not large:
-        return []
-    message = f'{values.stored[large[0]]} has the value {large[0]}: MMSegmentation reads labels as 8 bits'
-    return [error(place, f'{message}, {large[0]} becomes {large[0] % 256}; use values of 0 to 255')]
+def _judge_large(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
+    large = next((value for value in values.stored if value > IGNORED), None)
+    if large is not None:
+        message = f'{values.stored[large]} has the value {large}: MMSegmentation reads labels as 8 bits'
+        yield error(place, f'{message}, {large} becomes {large % 256}; use values of 0 to 255')
 
 
-def _judge_black_and_white(place: str, dataset: Any, values: Values, whole: bool) -> list[Finding]:
+def _judge_black_and_white(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
     """Masks as image editors write them: black and white for two classes, of which white would be ignored."""
     if set(values.stored) != {0, IGNORED} or len(dataset.metainfo['classes']) > 2:
-        return []
+        return
     folder = dataset.data_prefix.get('seg_map_path')
     command = (
         "python -c \"from pathlib import Path; from PIL import Image; out = Path('labels'); out.mkdir(); "
         "[Image.open(path).convert('L').point(lambda value: value // 255).save(out / path.name) for path in "
         f"Path({str(folder)!r}).glob('*{dataset.seg_map_suffix}')]\""
     )
-    return [
-        error(
-            place,
-            f'the labels have the values 0 and 255 only, as {values.stored[IGNORED]}; expected are 0 and 1, 255 is '
-            f'ignored: map 255 to 1 with {command} and set data_prefix.seg_map_path to its output, with two classes',
-        )
-    ]
+    yield error(
+        place,
+        f'the labels have the values 0 and 255 only, as {values.stored[IGNORED]}; expected are 0 and 1, 255 is '
+        f'ignored: map 255 to 1 with {command} and set data_prefix.seg_map_path to its output, with two classes',
+    )
 
 
-def _judge_zero(place: str, dataset: Any, values: Values, whole: bool) -> list[Finding]:
+def _judge_zero(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
     """Whether reduce_zero_label drops a class of the user's own."""
     classes = dataset.metainfo['classes']
     own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))
     if not dataset.reduce_zero_label or dataset.label_map is not None or not own or 0 not in values.stored:
-        return []
+        return
     share = f'{values.zeros:.0%} of the pixels'
     if whole and len(classes) not in values.stored:
-        return [
-            error(
-                place,
-                f'reduce_zero_label=True ignores the label 0, {share}, and makes 1 the first class of {len(classes)}, '
-                f'but the labels have the values {_list(values.stored)}: set reduce_zero_label=False in the data set '
-                'and in LoadAnnotations',
-            )
-        ]
+        yield error(
+            place,
+            f'reduce_zero_label=True ignores the label 0, {share}, and makes 1 the first class of {len(classes)}, but '
+            f'the labels have the values {_list(values.stored)}: set reduce_zero_label=False in the data set and in '
+            'LoadAnnotations',
+        )
+        return
     message = f'reduce_zero_label=True: the label 0, {share}, as in {values.stored[0]}, means nothing and is ignored'
-    return [warning(place, f'{message}; set it to False if 0 is your first class')]
+    yield warning(place, f'{message}; set it to False if 0 is your first class')
 
 
-def _judge_ignored(place: str, dataset: Any, values: Values, whole: bool) -> list[Finding]:
+def _judge_ignored(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
     count, found = len(values.ignored), _list(values.stored)
     if count <= MANY * values.files:
-        return []
+        return
     message = f'{count} of {values.files} labels hold nothing but ignored pixels, as {values.ignored[0]}'
     if count < values.files:
-        return [warning(place, message)]
+        yield warning(place, message)
+        return
     if dataset.label_map is not None:
         known = len(type(dataset).METAINFO['classes'])
         message += (
@@ -244,24 +236,21 @@ def _judge_ignored(place: str, dataset: Any, values: Values, whole: bool) -> lis
         )
     else:
         message += f': the files have the values {found}, of which none is a class'
-    return [error(place, message)]
+    yield error(place, message)
 
 
-def _judge_beyond(place: str, dataset: Any, values: Values, whole: bool) -> list[Finding]:
+def _judge_beyond(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
     classes = dataset.metainfo['classes']
     beyond = sorted(value for value in values.loaded if value >= len(classes) and value != IGNORED)
-    if not beyond:
-        return []
-    shift = 1 if dataset.reduce_zero_label else 0
-    expected = f'{shift} to {len(classes) - 1 + shift}, and {"0" if shift else "255"} for nothing'
-    return [
-        error(
+    if beyond:
+        shift = 1 if dataset.reduce_zero_label else 0
+        expected = f'{shift} to {len(classes) - 1 + shift}, and {"0" if shift else "255"} for nothing'
+        yield error(
             place,
             f'{values.loaded[beyond[0]]} has the value {beyond[0] + shift}, which is not a class: found '
-            f'{_list(values.stored)}, expected {expected}, for {len(classes)} classes; add '
-            'names to metainfo.classes, or map the values',
+            f'{_list(values.stored)}, expected {expected}, for {len(classes)} classes; add names to metainfo.classes, '
+            'or map the values',
         )
-    ]
 
 
 def _list(values: Mapping[int, str]) -> str:

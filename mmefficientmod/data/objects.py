@@ -15,21 +15,21 @@ FEW = 0.001  # share below which lost objects are not told: COCO itself has two 
 SMALLEST = 4.0  # pixels: an object with shorter sides at the network's input can hardly be learnt
 
 
-def compare(place: str, dataset: Any, entries: Sequence[Mapping], content: Mapping | None, path: str) -> list[Finding]:
+def compare(
+    place: str, dataset: Any, entries: Sequence[Mapping], content: Mapping | None, path: str
+) -> Iterator[Finding]:
     """Compares the objects of a COCO file with those of the data set that was built from it.
 
     The content of a large file is None: it is judged by the entries.
     """
-    findings: list[Finding] = []
     if content is not None:
-        findings += find_lost_images(place, dataset, entries, content, path)
-        findings += find_lost_objects(place, entries, content, path, dataset)
+        yield from find_lost_images(place, dataset, entries, content, path)
+        yield from find_lost_objects(place, entries, content, path, dataset)
     else:
-        findings += find_lost_share(place, dataset, entries, path)
-    findings += judge_crowds(place, entries, path)
-    findings += judge_boxes(place, entries, path)
-    findings += judge_masks(place, dataset, entries, path)
-    return findings
+        yield from find_lost_share(place, dataset, entries, path)
+    yield from judge_crowds(place, entries, path)
+    yield from judge_boxes(place, entries, path)
+    yield from judge_masks(place, dataset, entries, path)
 
 
 def find_lost_images(

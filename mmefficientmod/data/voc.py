@@ -18,34 +18,34 @@ from .sources import Source
 MOST_FILES = 2000  # XML files that are read before the start
 
 
-def check_before(source: Source) -> list[Finding]:
+def check_before(source: Source) -> Iterator[Finding]:
     """Checks that each line of the list has its XML file, and what MMDetection reads of these."""
     listed, place = source.path('ann_file'), source.place
     if not listed or not osp.isfile(listed):
-        return []
+        return
     try:
         names = list_from_file(listed)
     except (OSError, ValueError) as problem:
-        return [error(place, f'{listed} cannot be read ({problem})')]
+        yield error(place, f'{listed} cannot be read ({problem})')
+        return
     if not names:
-        return [error(place, f'{listed} lists no images')]
+        yield error(place, f'{listed} lists no images')
+        return
     folder = osp.join(source.path('data_prefix.sub_data_root') or '', source.option('ann_subdir') or '')
     paths = [osp.join(folder, f'{name}.xml') for name in names]
     missing = [path for path in paths if not osp.isfile(path)]
     if missing:
-        hint = (
-            'write names without a suffix, one a line'
-            if osp.splitext(names[0])[1]
-            else 'correct the list or ann_subdir'
-        )
+        suffixed = osp.splitext(names[0])[1]
+        hint = 'write names without a suffix, one a line' if suffixed else 'correct the list or ann_subdir'
         message = f'{len(missing)} of {len(paths)} annotations that {listed} lists do not exist, as {missing[0]}'
-        return [error(place, f'{message}: {hint}')]
+        yield error(place, f'{message}: {hint}')
+        return
     tally = Tally()
     looked = list(Budget(1.0).within(paths[:MOST_FILES]))
     for path in looked:
         for fault in find_faults(path):
             tally.add(fault, path)
-    return tally.errors(place, len(looked), 'files')
+    yield from tally.errors(place, len(looked), 'files')
 
 
 def find_faults(path: str) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> list[Finding]:
+def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool) -> Iterator[Finding]:
     """Compares the objects of the XML files with those of the built data set."""
     classes = list(dataset.metainfo['classes'])
     in_files: Counter = Counter()
@@ -87,25 +87,21 @@ def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool
     used = [name for name in classes if in_files[name]]
     names = enumerate_names(sorted(map(str, in_files)), 10)
     if total and not used:
-        return [
-            error(
-                place, f'none of the classes {enumerate_names(classes)} is in the files of {source}, which have {names}'
-            )
-        ]
+        message = f'none of the classes {enumerate_names(classes)} is in the files of {source}, which have {names}'
+        yield error(place, message)
+        return
     others = {name: nearest_name(name, classes) for name in in_files if name not in classes}
     meant = [(name, near) for name, near in others.items() if near and not in_files[near]]
-    findings: list[Finding] = []
     if meant:
         name, near = meant[0]
         message = f'{in_files[name]} of {total} objects are named {name!r}, which is not a class, and none {near!r}'
-        findings.append(error(place, f'{message}: correct metainfo.classes; the files of {source} have {names}'))
+        yield error(place, f'{message}: correct metainfo.classes; the files of {source} have {names}')
     lost = sum(in_files[name] for name in classes) - kept
     if lost > 0:
         message = f'{lost} of {total} objects of the files of {source} are dropped by MMDetection'
-        findings.append(judge(place, lost, total, message))
+        yield judge(place, lost, total, message)
     if training and count == len(dataset) and len(used) < len(classes) and not meant:
         empty = [name for name in classes if name not in used]
         if list(type(dataset).METAINFO.get('classes', ())) != classes:
             message = f'{len(empty)} of {len(classes)} classes have no object in the files of {source}, as {empty[0]!r}'
-            findings.append(warning(place, f'{message}: they are never learnt'))
-    return findings
+            yield warning(place, f'{message}: they are never learnt')
