@@ -44,14 +44,14 @@ class Builder:
         self.tree, self.what = tree, what  # the files, and what the findings are about, as 'YOLO train'
         self.images: list[dict] = []
         self.objects: list[tuple[str | int, dict]] = []
-        self.tally = Tally()
+        self.notes, self.image_faults, self.object_faults = Tally(), Tally(), Tally()  # no fault is in the notes
 
     def add_image(self, path: str) -> tuple[int, int] | None:
         """Adds an image, relative to the root; its width and height, None where it cannot be read."""
         try:
             width, height = read_size(self.tree.root / path)
         except UserError as problem:
-            self.tally.add('images cannot be read: remove or replace them', problem)
+            self.image_faults.add('images cannot be read: remove or replace them', problem)
             return None
         self.images.append(dict(id=len(self.images) + 1, file_name=path, width=width, height=height))
         return width, height
@@ -62,7 +62,7 @@ class Builder:
         left, top, right, bottom = (round(float(value), 2) for value in box)
         if max(-left, -top, right - image['width'], bottom - image['height']) > TOLERANCE:
             example = f'{image["file_name"]}: {[left, top, right, bottom]}'
-            self.tally.add('boxes reach over the edge of their image', example)
+            self.object_faults.add('boxes reach over the edge of their image', example)
         width, height = round(right - left, 2), round(bottom - top, 2)
         entry = dict(image_id=image['id'], bbox=[left, top, width, height], area=width * height, iscrowd=0)
         if polygons:
@@ -80,20 +80,15 @@ class Builder:
                 annotations.append(dict(id=len(annotations) + 1, category_id=numbers[label], **entry))
             else:
                 name = self.images[entry['image_id'] - 1]['file_name']
-                self.tally.add(f'objects are of a class beyond the {len(classes)} names: name it', f'{name}: {label}')
+                kind = f'objects are of a class beyond the {len(classes)} names: name it'
+                self.object_faults.add(kind, f'{name}: {label}')
         categories = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
-        return Boxes(self.tree.root, self.images, annotations, categories), self._findings()
-
-    def _findings(self) -> list[Finding]:
-        found = []
-        for kind, count, example in self.tally:
-            message = f'{count} {kind}, as {example}'
-            total = len(self.objects) if 'object' in kind or 'boxes' in kind else len(self.images)
-            lossless = 'taken as images without objects' in kind
-            found.append(
-                warning(self.what, message) if lossless else judge(self.what, min(count, total), total, message)
-            )
-        return found
+        findings = [
+            *self.notes.warnings(self.what),
+            *self.image_faults.judged(self.what, len(self.images)),
+            *self.object_faults.judged(self.what, len(self.objects)),
+        ]
+        return Boxes(self.tree.root, self.images, annotations, categories), findings
 
 
 def load_library(format: str, module: str) -> Any:
@@ -141,7 +136,7 @@ def _add_yolo(builder: Builder, path: str, labels: Path, library: Any, pose: int
     if size is None:
         return
     if not labels.is_file():
-        builder.tally.add('images have no label file: they are taken as images without objects', path)
+        builder.notes.add('images have no label file: they are taken as images without objects', path)
         return
     for line in read_lines(labels):
         values = line.split()
@@ -150,14 +145,13 @@ def _add_yolo(builder: Builder, path: str, labels: Path, library: Any, pose: int
         try:
             found = library.yolo_annotations_to_detections([' '.join(values)], size, with_masks=False)
         except ValueError as problem:
-            builder.tally.add('label lines cannot be read', f'{labels}: {first_line(problem)}')
+            builder.image_faults.add('label lines cannot be read', f'{labels}: {first_line(problem)}')
             continue
         points = [float(value) for value in values[1 : len(values) - (len(values) + 1) % 2]] if len(values) > 6 else []
         outline = [np.reshape(points, (-1, 2)) * size] if points else []
         if max(map(abs, map(float, values[1:5]))) > 1.5:
-            builder.tally.add(
-                'objects are in pixels, YOLO has shares of the size from 0 to 1', f'{labels}: {line[:60]}'
-            )
+            kind = 'objects are in pixels, YOLO has shares of the size from 0 to 1'
+            builder.object_faults.add(kind, f'{labels}: {line[:60]}')
         builder.add(int(found.class_id[0]), found.xyxy[0], outline)
 
 
@@ -335,9 +329,8 @@ def _voc_image(path: str, root: Any, images: Mapping[str, list[str]]) -> str | N
 def _add_voc(builder: Builder, path: str, root: Any, size: tuple[int, int], library: Any) -> None:
     noted = tuple(root.findtext(f'size/{side}') for side in ('width', 'height'))
     if all(noted) and noted != tuple(map(str, size)):
-        builder.tally.add(
-            'images have another size than their XML notes', f'{path}: {"x".join(noted)}, {size[0]}x{size[1]}'
-        )
+        example = f'{path}: {"x".join(noted)}, {size[0]}x{size[1]}'
+        builder.image_faults.add('images have another size than their XML notes', example)
     for element in root.findall('object'):
         alone = type(root)('annotation')
         alone.append(element)
@@ -345,11 +338,11 @@ def _add_voc(builder: Builder, path: str, root: Any, size: tuple[int, int], libr
             found, (name,) = library.detections_from_xml_obj(alone, [], (1, 1))
             outlines = [library.parse_polygon_points(each) - 1 for each in element.findall('polygon')]
         except ValueError as problem:
-            builder.tally.add('objects cannot be read', f'{path}: {first_line(problem)}')
+            builder.object_faults.add('objects cannot be read', f'{path}: {first_line(problem)}')
             continue
         difficult = element.findtext('difficult') == '1'
         if difficult:
-            builder.tally.add('objects are marked as difficult and count for nothing', path)
+            builder.object_faults.add('objects are marked as difficult and count for nothing', path)
         builder.add(name, found.xyxy[0], outlines, **(dict(iscrowd=1) if difficult else {}))
 
 
@@ -384,7 +377,8 @@ def _add_labelme(builder: Builder, path: str, shapes: Sequence[Any], library: An
     for shape in shapes:
         if shape not in usable:
             kind = shape.get('shape_type') if isinstance(shape, Mapping) else shape
-            builder.tally.add('shapes are neither rectangles nor polygons and count for nothing', f'{path}: {kind}')
+            fault = 'shapes are neither rectangles nor polygons and count for nothing'
+            builder.image_faults.add(fault, f'{path}: {kind}')
     numbered = list(enumerate(usable))
     members = group(numbered, lambda item: (item[1].get('label'), item[1].get('group_id', None) or f'single {item[0]}'))
     for (label, _), pairs in members.items():
@@ -392,7 +386,7 @@ def _add_labelme(builder: Builder, path: str, shapes: Sequence[Any], library: An
         try:
             found = library.labelme_shapes_to_detections(together, {label: 0}, (1, 1), with_masks=False)
         except (ValueError, TypeError) as problem:
-            builder.tally.add('objects cannot be read', f'{path}: {first_line(problem)}')
+            builder.object_faults.add('objects cannot be read', f'{path}: {first_line(problem)}')
             continue
         outlines = [np.array(shape['points'], float) for shape in together if shape['shape_type'] == 'polygon']
         builder.add(str(label), found.xyxy[0], outlines if len(outlines) == len(together) else [])

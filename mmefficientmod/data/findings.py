@@ -100,6 +100,11 @@ class Tally:
         """An error for each kind: how many of ``total`` things, called ``what``, have it."""
         return [error(place, f'{count} of {total} {what}, as {example}, {kind}') for kind, count, example in self]
 
+    def judged(self, place: str, total: int) -> list[Finding]:
+        """As :meth:`warnings`, an error where all of ``total`` have the fault."""
+        found = [(count, f'{count} {kind}, as {example}') for kind, count, example in self]
+        return [judge(place, min(count, total), total, message) for count, message in found]
+
     def warnings(self, place: str) -> list[Finding]:
         """A warning for each kind, which begins with what has the fault."""
         return [warning(place, f'{count} {kind}, as {example}') for kind, count, example in self]
