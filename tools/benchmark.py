@@ -57,8 +57,10 @@ modes:
   reference-compiled the same with torch.compile
   onnx, openvino, pt2  the deploy form as a file in ONNX Runtime, OpenVINO, AOTInductor (backbones, classifiers; CPU)
   onnx-int8, openvino-int8  the same in INT8 with NNCF
+  openvino-bf16, pt2-bf16  the same in bfloat16, on a CPU that has it
   reference-onnx, reference-openvino, ...  the reference as such a file
-  all, exported      all modes without files, all modes with files
+  eager-bf16, deploy-compiled-bf16, ...  a mode of torch under autocast in bfloat16, next to float32 in one table
+  all, exported, bf16  all float32 modes without files, all modes with files, all modes in bfloat16
 
 examples:
   python tools/benchmark.py --backbones efficientmod --parts backbone --modes all
@@ -176,8 +178,8 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     device = check_device(args.device)
     if device.type not in ('cpu', 'cuda'):
         raise UserError(f'--device {args.device} cannot be timed: choose cpu, cuda or cuda:N')
-    compiled = args.compile_backend == 'inductor' and any(mode.endswith('compiled') for mode in args.modes)
-    if compiled or any(mode.endswith('pt2') for mode in args.modes):
+    compiled = args.compile_backend == 'inductor' and any('compiled' in mode for mode in args.modes)
+    if compiled or any('pt2' in mode for mode in args.modes):
         try:
             latency.check_compiler()
         except RuntimeError as error:

@@ -15,7 +15,7 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone is enough for the list of formats
 
 from mmefficientmod.export.description import Description
-from mmefficientmod.export.formats import FORMATS, OPSET
+from mmefficientmod.export.formats import FORMATS, OPSET, OPSETS
 from mmefficientmod.export.supported import describe
 from mmefficientmod.utils import (
     LARGEST_SIDE,
@@ -35,7 +35,8 @@ tools/predict.py predicts with the file against the library's own inferencer:
   segmentation    99.99 % of the pixels of the same class
   classification  each probability within 1e-4
   detection       each detection matched: label, IoU >= 0.99, score within 1e-3, IoU of masks >= 0.99
-A check that fails leaves no file. ONNX files are of opset {OPSET}."""
+A check that fails leaves no file. What bf16, fp16-weights and INT8 change on the check images is measured and
+printed. ONNX files are of opset {OPSET}, or of the one given with --opset."""
 
 EXAMPLES = """examples:
   python tools/export.py my_config.py work_dirs/my_config/epoch_12.pth exported --format onnx openvino
@@ -52,6 +53,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('out', nargs='?', type=parse_path, help='folder to make (default: the checkpoint + "-export")')
     parser.add_argument(
         '--format', nargs='+', choices=list(FORMATS), default=['onnx'], help='formats to write (default: onnx)'
+    )
+    parser.add_argument(
+        '--precision',
+        nargs='+',
+        choices=['fp32', 'bf16', 'fp16-weights'],
+        default=['fp32'],
+        metavar='PRECISION',
+        help='of each format, the preferred one first: fp32 (default), bf16 (openvino and torch, on a CPU that has it; '
+        'with fp32 as well, other CPUs take that), fp16-weights (onnx, openvino: half the size, computed in float32)',
+    )
+    parser.add_argument(
+        '--opset',
+        type=int,
+        choices=list(OPSETS),
+        default=OPSET,
+        metavar='N',
+        help=f'of ONNX files, from {min(OPSETS)} to {max(OPSETS)} (default: {OPSET}); older runtimes need a lower one',
     )
     parser.add_argument('--part', choices=['model', 'backbone'], default='model', help='default: model')
     side = partial(parse_whole, least=32, most=LARGEST_SIDE)
@@ -120,6 +138,8 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
         dynamic=args.dynamic,
         batch=args.batch,
         check_images=find_images(args.check, '--check'),
+        precisions=args.precision,
+        opset=args.opset,
         int8_images=find_images(args.int8, '--int8'),
         names=dict(config=str(args.config), checkpoint=Path(args.checkpoint).name),
         log=partial(print, flush=True),

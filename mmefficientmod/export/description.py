@@ -44,7 +44,18 @@ OUTPUTS = {  # that each task needs
     'classification': ('scores',),
     'backbone': (),
 }
-FORMATS = ('onnx', 'openvino', 'torch', 'onnx-int8', 'openvino-int8')
+FORMATS = (  # keys of `files`
+    'onnx',
+    'openvino',
+    'torch',
+    'openvino-bf16',  # the float32 file, which OpenVINO computes in bfloat16
+    'torch-bf16',
+    'onnx-fp16-weights',  # half the size, computed in float32
+    'openvino-fp16-weights',
+    'onnx-int8',
+    'openvino-int8',
+)
+OPSET_BOUNDS = (17, 21)  # of ONNX files
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'box', 'lanczos', 'hamming')
 BACKENDS = {  # which of them each library has
     'cv2': ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos'),
@@ -167,7 +178,8 @@ class Description:
     sizes: list[list[int]] = checked(items(_two_sides))  # height, width of each file of a format; empty where free
     batch: int | None = checked(optional(whole(1, 4096)))  # images at once; None where free
     min_size: int = checked(_side)  # the least height and width where free
-    files: dict[str, list[str]] = checked(mapping(items(_file_name, least=1), *FORMATS))  # by format, in that order
+    files: dict[str, list[str]] = checked(mapping(items(_file_name, least=1), *FORMATS))  # the preferred first
+    opset: int = checked(whole(*OPSET_BOUNDS))  # of ONNX files, which says what runtime they need
     input: Input = checked(record(Input))
     size_input: str | None = checked(optional(text('image_size')))  # name of the second input, None without one
     outputs: list[str] = checked(items(text(), least=1))

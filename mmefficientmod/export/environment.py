@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..version import __version__
 
 
 def vector_extensions() -> str:
     """The vector instructions that torch's own CPU kernels use, e.g. ``'AVX2'`` or ``'AVX512'``."""
+    import torch
+
     if hasattr(torch.backends, 'cpu'):
         return torch.backends.cpu.get_cpu_capability()
     found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-
-from .formats import MADE_FROM, file_name, write_form
-from .quantize import write_int8
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the files of a form are made of.
-
-    Attributes:
-        form (nn.Module): In evaluation mode; ``output_names`` are the names of its outputs.
-        inputs (tuple[Tensor]): Examples. For dynamic sizes, a batch of 2 or more.
-        names (list[str]): Of the inputs.
-        dynamic (bool): Whether batch, height and width of the first input are free.
-        metadata (Mapping[str, str]): Written into the files.
-        calibration (Sequence): What INT8 files are calibrated with.
-        feeds (Callable): Makes inputs by name of one of these.
-    """
-
-    form: nn.Module
-    inputs: tuple
-    names: list[str]
-    dynamic: bool = False
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    calibration: Sequence = ()
-    feeds: Callable[[Any], Mapping] = dict
+from ..utils import quiet
+from .formats import MADE_FROM, Job, file_name, one_line, write_onnx, write_openvino, write_torch
+from .precisions import InBf16, halve_weights, write_half_weights
+from .quantize import quantize
 
 
 def write_file(name: str, job: Job, folder: Path) -> Path:
@@ -45,14 +19,23 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
         folder (Path): The folder.
 
     Raises:
-        UserError: In one line, if it cannot be written.
+        UserError: In one line, if a package is missing or the exporter fails.
     """
     path = folder / file_name(name)
     if path.exists():
         return path
-    if name in MADE_FROM:
-        write_file(MADE_FROM[name], job, folder)
-    kind, _, int8 = name.partition('-')
-    if int8:
-        return write_int8(kind, folder, job.calibration, job.feeds, job.metadata)
-    return write_form(kind, job.form, job.inputs, job.names, folder, job.dynamic, job.metadata)
+    origin = MADE_FROM.get(name)
+    source = write_file(origin, job, folder) if origin else path
+    kind, _, precision = name.partition('-')
+    with one_line(f'{name}: this model cannot be written'), quiet():
+        if kind == 'torch':
+            write_torch(InBf16(job.form) if precision else job.form, job, path)
+        elif kind == 'openvino':
+            write_openvino(source, path, job.metadata, halve_weights if precision == 'fp16-weights' else None)
+        elif precision == 'int8':
+            quantize(source, path, job.calibration, job.feeds)
+        elif precision == 'fp16-weights':
+            write_half_weights(source, path)
+        else:
+            write_onnx(job, path)
+    return path

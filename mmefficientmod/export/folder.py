@@ -17,6 +17,7 @@ from torch import nn
 
 from ..utils import UserError
 from ..version import __version__
+from .changes import measure_change
 from .check import (
     ImageSamples,
     Run,
@@ -33,13 +34,13 @@ from .check import (
 )
 from .description import Description
 from .environment import time_passes
-from .files import Job, write_file
-from .formats import INPUT, SIZE_INPUT, file_name, open_file, usable_cpus
+from .files import write_file
+from .formats import INPUT, SIZE_INPUT, Job, file_name, open_file, usable_cpus
 from .inputs import Size
 from .library import LibraryModel
 from .model import ExportedModel
 from .plan import ExportOptions, check_options, make_form, plan
-from .quantize import compare_int8, has_int8_instructions
+from .quantize import has_int8_instructions
 from .sharing import share_weights
 from .source import Source
 
@@ -55,6 +56,8 @@ def export(source: Source, options: ExportOptions) -> Description:
         UserError: If something cannot be exported, or a check fails; nothing is left then.
     """
     check_options(options)
+    for name, problem in options.left_out.items():
+        options.log(f'no {name}, float32 takes its place: {problem}')
     description = plan(source, options)
     images = ImageSamples(options.check_images, description, '--check')
     calibration = ImageSamples(options.int8_images, description, '--int8')
@@ -196,16 +199,19 @@ class Work:
             essentials(description, self.size),
             self.calibration,
             partial(feeds, description),
+            self.options.opset,
         )
         for name in self.options.files:
             note = f', calibrated with {len(self.calibration)} images' if 'int8' in name else ''
             self.options.log(f'writing {name}{note}')
             path = write_file(name, job, folder)
             run = self.runners[name] = open_file(path, name, description.outputs)
-            if 'int8' in name:
-                self._compare_int8(name, run)
-            else:
+            if '-' not in name:
                 self._check_file(name, run)
+                continue
+            if name == 'openvino-bf16' and 'openvino' not in self.options.files:
+                self._check_file('openvino', open_file(path, 'openvino', description.outputs))
+            self._measure_change(name, run)
         for name in self.options.files:
             self._keep(folder, name, draft)
         shutil.rmtree(folder)
@@ -242,10 +248,10 @@ class Work:
             checks += [dict(check, form=name, sample=sample.name) for check in made]
         return checks
 
-    def _compare_int8(self, name: str, run: Run) -> None:
+    def _measure_change(self, name: str, run: Run) -> None:
         description = self.description
         changed = [run(feeds(description, sample)) for sample in self.samples]
-        change = dict(compare_int8(description.task, self.expected, changed, self.samples), form=name, limit=None)
+        change = dict(measure_change(description.task, self.expected, changed, self.samples), form=name, limit=None)
         description.checks.append(dict(change, passed=None, samples=len(self.samples)))
         self.options.log(f'  {name} against float32: {change["name"]}: {change["figure"]:.3g}')
 
@@ -286,9 +292,10 @@ class Work:
         found = description.latency_ms = time_passes(self.runners, feeds(description, example))
         shown = ', '.join(f'{name} {value:.1f}' for name, value in found.items())
         log(f'latency of {" x ".join(map(str, example.image.shape))} in ms ({usable_cpus()} threads): {shown}')
-        for name in (name for name in found if name.endswith('-int8')):
-            gain = found[name.partition('-')[0]] / found[name] if name.partition('-')[0] in found else 1.0
-            note_cpu = '' if has_int8_instructions() else '; this CPU lacks VNNI: no gain is to be expected on it'
+        for name in (name for name in found if name.partition('-')[0] in set(found) - {name}):
+            gain = found[name.partition('-')[0]] / found[name]
+            lacks = name.endswith('-int8') and not has_int8_instructions()
+            note_cpu = '; this CPU lacks VNNI: no gain is to be expected on it' if lacks else ''
             log(f'{name} is {gain:.2f} times as fast as float32 on this CPU{note_cpu}')
 
 

@@ -9,22 +9,40 @@ import ast
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils import UserError, describe_error, quiet
+from ..utils import UserError, describe_error
 from .description import Description, read_description
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
+
+
+@dataclass(frozen=True)
+class Opset:
+    """A version of ONNX's operators, with the version of the file that came with it and the runtime that has both."""
+
+    ir: int
+    runtime: str  # the first ONNX Runtime
+
+
+OPSETS = {
+    17: Opset(8, '1.12'),
+    18: Opset(8, '1.14'),
+    19: Opset(9, '1.15'),
+    20: Opset(9, '1.17'),
+    21: Opset(10, '1.18'),
+}
 INPUT, SIZE_INPUT = 'image', 'image_size'
 IN_MODULE = '/'  # in names of ONNX nodes, between a module and its operation; a form's own work has no module
 
@@ -48,7 +66,7 @@ FORMATS = {
             'model.onnx',
             ('onnx', 'onnxscript', 'onnxruntime'),
             'onnxruntime',
-            f'one ONNX file, opset {OPSET}, for ONNX Runtime and whatever reads ONNX',
+            f'one ONNX file, opset {OPSET} or as --opset says, for ONNX Runtime and whatever reads ONNX',
         ),
         Format(
             'openvino',
@@ -66,15 +84,53 @@ FORMATS = {
         ),
     )
 }
-INT8 = {'onnx': 'model-int8.onnx', 'openvino': 'model-int8.xml'}
-MADE_FROM = {'openvino': 'onnx', 'onnx-int8': 'onnx', 'openvino-int8': 'onnx-int8'}  # what a file is made from
+# What is computed or stored otherwise than in float32 -> the formats that have it.
+PRECISIONS = {'bf16': ('openvino', 'torch'), 'fp16-weights': ('onnx', 'openvino'), 'int8': ('onnx', 'openvino')}
+MADE_FROM = {  # what a file is made from
+    'openvino': 'onnx',
+    'openvino-bf16': 'onnx',
+    'onnx-fp16-weights': 'onnx',
+    'openvino-fp16-weights': 'onnx',
+    'onnx-int8': 'onnx',
+    'openvino-int8': 'onnx-int8',
+}
+BF16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 EXTRA = 'pip install "mmefficientmod[export]"'
 
 
 def file_name(name: str) -> str:
-    """The name of a file: of a format or, with ``-int8``, of its INT8 form."""
-    kind, _, int8 = name.partition('-')
-    return INT8[kind] if int8 else FORMATS[kind].file
+    """The name of a file: of a format or, with ``-int8`` and so on, of its form in that precision.
+
+    OpenVINO computes the float32 file in bfloat16.
+    """
+    kind, _, precision = name.partition('-')
+    file = Path(FORMATS[kind].file)
+    return file.name if not precision or name == 'openvino-bf16' else f'{file.stem}-{precision}{file.suffix}'
+
+
+def precision_problem(name: str) -> str | None:
+    """Why a format cannot be had in a precision on this CPU; None if it can.
+
+    Args:
+        name (str): Such as ``'openvino-bf16'``.
+    """
+    kind, _, precision = name.partition('-')
+    if precision == 'bf16' and kind == 'onnx':
+        return 'ONNX Runtime computes in bfloat16 on Arm CPUs only: take openvino or torch'
+    if precision == 'fp16-weights' and kind == 'torch':
+        return 'a compiled file holds its weights as the kernels take them: take onnx or openvino'
+    if precision == 'bf16' and not _has_bf16(kind):
+        return 'this CPU has no instructions for bfloat16'
+    return None
+
+
+def _has_bf16(kind: str) -> bool:
+    """Whether this CPU has instructions for bfloat16: as OpenVINO says, or, for torch, as Linux says."""
+    if kind == 'openvino':
+        return 'BF16' in _openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    from .environment import read_cpu
+
+    return not BF16_FLAGS.isdisjoint(read_cpu().flags)
 
 
 def require(packages: tuple[str, ...], what: str) -> None:
@@ -87,38 +143,6 @@ def require(packages: tuple[str, ...], what: str) -> None:
             missing.append(name)
     if missing:
         raise UserError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all by {EXTRA})')
-
-
-def write_form(
-    name: str,
-    form: nn.Module,
-    inputs: tuple,
-    names: list[str],
-    folder: Path,
-    dynamic: bool = False,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Writes a form in one format; the arguments are those of :func:`write_onnx`.
-
-    Args:
-        name (str): Of :data:`FORMATS`. OpenVINO's is made from the ONNX file, which is in the folder then.
-
-    Returns:
-        Path: The file.
-
-    Raises:
-        UserError: In one line, if a package is missing or the exporter fails.
-    """
-    path = folder / FORMATS[name].file
-    metadata = metadata or {}
-    with one_line(f'{name}: this model cannot be written'), quiet():
-        if name == 'onnx':
-            write_onnx(form, inputs, names, path, dynamic, metadata)
-        elif name == 'openvino':
-            write_openvino(folder / FORMATS['onnx'].file, path, metadata)
-        else:
-            write_torch(form, inputs, path, metadata)
-    return path
 
 
 @contextmanager
@@ -135,34 +159,53 @@ def one_line(problem: str) -> Iterator[None]:
         raise UserError(f'{problem} ({describe_error(cause)})') from error
 
 
-def write_onnx(
-    form: nn.Module, inputs: tuple, names: list[str], path: Path, dynamic: bool, metadata: Mapping[str, str]
-) -> None:
-    """Writes a form as one ONNX file.
+@dataclass(frozen=True)
+class Job:
+    """What the files of a form are made of.
 
-    Args:
+    Attributes:
         form (nn.Module): In evaluation mode; ``output_names`` are the names of its outputs.
         inputs (tuple[Tensor]): Examples. For dynamic sizes, a batch of 2 or more.
         names (list[str]): Of the inputs.
-        path (Path): The file.
         dynamic (bool): Whether batch, height and width of the first input are free.
-        metadata (Mapping[str, str]): Written into the file.
+        metadata (Mapping[str, str]): Written into the files.
+        calibration (Sequence): What INT8 files are calibrated with.
+        feeds (Callable): Makes inputs by name of one of these.
+        opset (int): Of ONNX files, one of :data:`OPSETS`.
     """
+
+    form: nn.Module
+    inputs: tuple
+    names: list[str]
+    dynamic: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    calibration: Sequence = ()
+    feeds: Callable[[Any], Mapping] = dict
+    opset: int = OPSET
+
+
+def write_onnx(job: Job, path: Path) -> None:
+    """Writes a form as one ONNX file."""
     require(FORMATS['onnx'].packages, 'the onnx format')
     import torch
 
     program = torch.onnx.export(
-        form,
-        inputs,
+        job.form,
+        job.inputs,
         dynamo=True,
-        opset_version=OPSET,
-        input_names=names,
-        output_names=form.output_names,
-        dynamic_shapes=dynamic_shapes(names, dynamic),
+        opset_version=job.opset,
+        input_names=job.names,
+        output_names=job.form.output_names,
+        dynamic_shapes=dynamic_shapes(job.names, job.dynamic),
         external_data=False,
         verbose=False,
     )
-    program.model.metadata_props.update(metadata)
+    opset = program.model.opset_imports['']
+    if opset != job.opset:  # the exporter keeps its own where it cannot convert
+        raise UserError(f'this model cannot be written in opset {job.opset}: give --opset {opset}')
+    # The exporter writes its newest version of the file itself, which older runtimes refuse.
+    program.model.ir_version = OPSETS[opset].ir
+    program.model.metadata_props.update(job.metadata)
     # The exporter notes much of each node, paths of this machine among it; the module that it belongs to is of use.
     for node in program.model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get('pkg.torch.onnx.name_scopes', '[]'))  # '', modules, operation
@@ -182,19 +225,23 @@ def dynamic_shapes(names: list[str], dynamic: bool) -> tuple | None:
     return (free, *({} for _ in names[1:]))
 
 
-def write_openvino(onnx_file: Path, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes OpenVINO's two files from an ONNX file, in float32."""
+def write_openvino(
+    onnx_file: Path, path: Path, metadata: Mapping[str, str], change: Callable[[Any], None] | None = None
+) -> None:
+    """Writes OpenVINO's two files from an ONNX file, after a change of OpenVINO's model if one is given."""
     require(FORMATS['openvino'].packages, 'the openvino format')
     import openvino
 
     model = openvino.convert_model(onnx_file)
     for key, value in metadata.items():
         model.set_rt_info(value, ['mmefficientmod', key])
+    if change:
+        change(model)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a form compiled with AOTInductor for this CPU and the size of the inputs."""
+def write_torch(form: nn.Module, job: Job, path: Path) -> None:
+    """Writes a form compiled with AOTInductor for this CPU and the size of the job's inputs."""
     import torch
 
     inductor = importlib.import_module('torch._inductor')
@@ -203,9 +250,9 @@ def write_torch(form: nn.Module, inputs: tuple, path: Path, metadata: Mapping[st
     from torch._inductor.utils import fresh_inductor_cache
 
     # Frozen weights are laid out for the kernels once. The cache would keep a copy of the weights for each file.
-    settings = {'aot_inductor.metadata': dict(metadata), 'freezing': True}
+    settings = {'aot_inductor.metadata': dict(job.metadata), 'freezing': True}
     with torch.no_grad(), fresh_inductor_cache():
-        program = torch.export.export(form, inputs, strict=False)
+        program = torch.export.export(form, job.inputs, strict=False)
         inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
 
@@ -219,14 +266,15 @@ class Session:
 
     Attributes:
         paths (list[Path]): Its files, one for each of the description's sizes; all but the first are opened when used.
+        notes (list[str]): What a user should know of the choice of the format.
 
     Raises:
-        UserError: If the folder, the format or its runtime is missing.
+        UserError: If the folder, the format or its runtime is missing, or this CPU lacks the format's precision.
     """
 
     def __init__(self, folder: str | Path, format: str | None = None, threads: int | None = None) -> None:
         self.description = read_description(folder)
-        self.format = format or choose_format(self.description)
+        self.format, self.notes = (format, []) if format else choose_format(self.description)
         if self.format not in self.description.files:
             raise UserError(f'{folder} has no {self.format} file; it has {", ".join(self.description.files)}')
         self.paths = [Path(folder, name) for name in self.description.files[self.format]]
@@ -236,7 +284,8 @@ class Session:
 
     def _open(self, path: Path) -> Any:
         if path not in self._runners:
-            self._runners[path] = open_file(path, self.format, self.description.outputs, self._threads)
+            needed = needed_version(self.format, self.description)
+            self._runners[path] = open_file(path, self.format, self.description.outputs, self._threads, needed)
         return self._runners[path]
 
     def run(self, image: np.ndarray, image_size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
@@ -265,29 +314,75 @@ class Session:
             return run(feeds)
 
 
-def choose_format(description: Description) -> str:
-    """The first format of a folder whose runtime is installed."""
-    for name in description.files:
-        runtime = FORMATS[name.partition('-')[0]].runtime
-        if importlib.util.find_spec(runtime):
-            return name
+def choose_format(description: Description) -> tuple[str, list[str]]:
+    """The first format of a folder whose runtime is installed and whose precision this CPU has; and notes.
+
+    Raises:
+        UserError: If there is none.
+    """
     runtimes = [FORMATS[name.partition('-')[0]].runtime for name in description.files]
-    raise UserError(f'none of {", ".join(runtimes)} is installed: pip install {runtimes[0]}')
+    installed = [name for name, runtime in zip(description.files, runtimes) if importlib.util.find_spec(runtime)]
+    if not installed:
+        raise UserError(f'none of {", ".join(dict.fromkeys(runtimes))} is installed: pip install {runtimes[0]}')
+    problems: list[str] = []
+    for name in installed:
+        problem = precision_problem(name)
+        if not problem:
+            return name, [f'{each}, so {name} is used' for each in problems]
+        problems.append(f'{name} cannot be used: {problem}')
+    raise UserError(f'{problems[0]}; export with --precision bf16 fp32 for a folder that runs in float32 on such a CPU')
 
 
-def open_file(path: Path, format: str, outputs: list[str], threads: int | None = None) -> Any:
+def needed_version(format: str, description: Description) -> str | None:
+    """The first version of the format's runtime that reads its files; None where that is not known."""
+    kind = format.partition('-')[0]
+    if kind == 'onnx':
+        return OPSETS[description.opset].runtime
+    return description.versions.get(FORMATS[kind].runtime, '').partition('+')[0] or None
+
+
+def open_file(
+    path: Path, format: str, outputs: list[str], threads: int | None = None, needed: str | None = None
+) -> Any:
     """Loads a model file.
+
+    Args:
+        path (Path): The file.
+        format (str): One of ``FORMATS`` of :mod:`mmefficientmod.export.description`.
+        outputs (list[str]): Names of its outputs.
+        threads (int, optional): Threads of a pass. Defaults to the CPUs that this process may use.
+        needed (str, optional): The version of the runtime that is known to read the file.
 
     Returns:
         Callable: Takes the inputs by name, in order, and returns the outputs by name.
 
     Raises:
-        UserError: If the runtime is missing or refuses the file.
+        UserError: If the runtime is missing or refuses the file, or this CPU lacks the precision.
     """
-    kind = format.partition('-')[0]
-    require((FORMATS[kind].runtime,), f'running {path.name}')
-    with one_line(f'{path} cannot be opened: export again'):
-        return {'onnx': _open_onnx, 'openvino': _open_openvino, 'torch': _open_torch}[kind](path, outputs, threads)
+    kind, _, precision = format.partition('-')
+    runtime = FORMATS[kind].runtime
+    require((runtime,), f'running {path.name}')
+    if problem := precision_problem(format):
+        raise UserError(f'{format} cannot be used: {problem}')
+    with one_line(f'{path} cannot be opened: {_advice(runtime, needed)}'):
+        if kind == 'onnx':
+            return _open_onnx(path, outputs, threads)
+        if kind == 'openvino':
+            return _open_openvino(path, outputs, threads, precision)
+        return _open_torch(path, outputs, threads)
+
+
+def _advice(runtime: str, needed: str | None) -> str:
+    """What to do about a file that a runtime refuses."""
+    installed = importlib.import_module(runtime).__version__
+    if needed and _numbers(installed) < _numbers(needed):
+        return f'it needs {runtime}>={needed}, and {installed} is installed'
+    return 'export again'
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (1, 16, 3) of ``'1.16.3'``."""
+    return tuple(int(number) for number in re.findall(r'\d+', version.partition('+')[0].partition('-')[0]))
 
 
 def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Any:
@@ -299,9 +394,10 @@ def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Any:
     return lambda feeds: dict(zip(outputs, session.run(outputs, feeds)))
 
 
-def _open_openvino(path: Path, outputs: list[str], threads: int | None) -> Any:
+def _open_openvino(path: Path, outputs: list[str], threads: int | None, precision: str) -> Any:
     # On a CPU with bfloat16 instructions OpenVINO computes in bfloat16 unless told not to.
-    settings = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    hint = 'bf16' if precision == 'bf16' else 'f32'
+    settings = {'INFERENCE_PRECISION_HINT': hint, 'PERFORMANCE_HINT': 'LATENCY'}
     settings['INFERENCE_NUM_THREADS'] = str(threads or usable_cpus())
     request = _openvino_core().compile_model(path, 'CPU', settings).create_infer_request()
 

@@ -41,6 +41,7 @@ class ExportedModel:
         self.description, self._run, self.score_thr = description, run, score_thr
         self.max_per_img = max_per_img or description.max_per_img
         self._reduced = self._padded = 0
+        self._chosen: list[str] = []
         self.task, self.classes, self.palette = description.task, description.classes, description.palette
         if self.task == 'backbone':
             raise UserError('the folder holds a backbone, which predicts nothing: export the whole model')
@@ -66,12 +67,15 @@ class ExportedModel:
             UserError: With one line, if it cannot be used.
         """
         session = Session(folder.parent if folder.name == 'export.json' else folder, format)
-        return cls(session.description, session.run, score_thr, max_per_img)
+        model = cls(session.description, session.run, score_thr, max_per_img)
+        model._chosen = session.notes
+        return model
 
     @property
     def notes(self) -> list[str]:
         """What a user should know of the predictions so far."""
         sizes, found = ' and '.join(f'{height} x {width}' for height, width in self.description.sizes), []
+        found += self._chosen
         if self._reduced:
             found.append(
                 f'{self._reduced} images were made smaller than the test pipeline makes them, to fit into {sizes}: '

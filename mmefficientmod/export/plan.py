@@ -10,10 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from ..utils import UserError, check_output_folder
-from .description import FORMATS as FILES
 from .description import Description, Input, Slide
 from .environment import read_cpu, vector_extensions, versions
-from .formats import FORMATS, INPUT, INT8, SIZE_INPUT, require
+from .formats import FORMATS, INPUT, OPSET, PRECISIONS, SIZE_INPUT, precision_problem, require
 from .forms import BackboneForm, ClassifierForm, SegmentorForm
 from .inputs import Size
 from .pipeline import natural_sizes, read_steps
@@ -36,6 +35,9 @@ class ExportOptions:
         dynamic (bool): Batch, height and width are free. Defaults to False.
         batch (int): Images at once, where sizes are fixed. Defaults to 1.
         check_images (Sequence[Path]): Files to check with. Defaults to made-up images.
+        precisions (Sequence[str]): ``'fp32'`` and those of :data:`PRECISIONS`, the preferred one first; INT8 is chosen
+            by its images. Defaults to float32.
+        opset (int): Of ONNX files. Defaults to :data:`OPSET`.
         int8_images (Sequence[Path]): Images to calibrate INT8 files with. Defaults to none: no such files.
         names (Mapping[str, str]): ``source`` of the description.
         log (Callable): Takes each line of the report. Defaults to printing.
@@ -48,15 +50,34 @@ class ExportOptions:
     dynamic: bool = False
     batch: int = 1
     check_images: Sequence[Path] = ()
+    precisions: Sequence[str] = ('fp32',)
+    opset: int = OPSET
     int8_images: Sequence[Path] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     log: Callable[[str], None] = print
 
     @property
     def files(self) -> list[str]:
-        """The files of a size that are asked for, in the order in which they are written."""
-        wanted = {*self.formats, *(f'{name}-int8' for name in self.formats if self.int8_images and name in INT8)}
-        return [name for name in FILES if name in wanted]
+        """The files of a size, in the order of preference."""
+        left_out = self.left_out
+        int8 = [f'{name}-int8' for name in self.formats if self.int8_images and name in PRECISIONS['int8']]
+        return [name for name in self._asked if name not in left_out] + int8
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The files that this CPU or the format cannot have -> why."""
+        problems = {name: precision_problem(name) for name in self._asked}
+        return {name: problem for name, problem in problems.items() if problem}
+
+    @property
+    def _asked(self) -> list[str]:
+        return list(
+            dict.fromkeys(
+                name if precision == 'fp32' else f'{name}-{precision}'
+                for precision in self.precisions
+                for name in self.formats
+            )
+        )
 
 
 def check_options(options: ExportOptions) -> None:
@@ -69,7 +90,10 @@ def check_options(options: ExportOptions) -> None:
         require(PACKAGES, '--int8')
     if options.sizes and options.dynamic:
         raise UserError('--size and --dynamic exclude each other')
-    if options.int8_images and not set(options.formats) & set(INT8):
+    for name, problem in options.left_out.items():
+        if 'fp32' not in options.precisions:
+            raise UserError(f'--precision: no {name}, because {problem}; with fp32 as well, float32 takes its place')
+    if options.int8_images and not set(options.formats) & set(PRECISIONS['int8']):
         raise UserError('--int8 is for the formats onnx and openvino')
     check_output_folder(options.out, 'OUT')
 
@@ -98,6 +122,7 @@ def plan(source: Source, options: ExportOptions) -> Description:
         batch=options.batch if sizes else None,
         min_size=LEAST_SIDE,
         files={},
+        opset=options.opset,
         input=entry,
         size_input=SIZE_INPUT if task == 'detection' else None,
         outputs=[],

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..export import formats
 from ..export.environment import versions
-from ..export.files import Job, write_file
-from ..export.formats import FORMATS, INPUT
+from ..export.files import write_file
+from ..export.formats import FORMATS, INPUT, Job
 from ..export.quantize import PACKAGES
+from ..utils import UserError
 from .records import FILES, Case
 
 
@@ -62,17 +63,19 @@ def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Cal
 
 def packages(mode: str) -> tuple[str, ...]:
     """Import names of what an exported mode needs."""
-    kind, _, int8 = FILES[mode.rpartition('reference-')[2]].partition('-')
-    return FORMATS[kind].packages + (PACKAGES if int8 else ())
+    kind, _, precision = FILES[mode.rpartition('reference-')[2]].partition('-')
+    return FORMATS[kind].packages + (PACKAGES if precision == 'int8' else ())
 
 
 def check_packages(modes: Iterable[str]) -> dict[str, str]:
     """The versions of what these exported modes need.
 
     Raises:
-        UserError: If a package is missing, with the pip command.
+        UserError: If a package is missing, with the pip command, or the CPU lacks bfloat16.
     """
     for mode in modes:
         formats.require(packages(mode), f'--modes {mode}')
+        if problem := formats.precision_problem(FILES[mode.rpartition('reference-')[2]]):
+            raise UserError(f'--modes {mode}: {problem}')
     needed = {name for mode in modes for name in packages(mode)}
     return {name: version for name, version in versions().items() if name in needed}

@@ -209,9 +209,11 @@ def eager_outputs(model: nn.Module, case: Case, device: torch.device) -> list[Te
 def has_mode(model: nn.Module, case: Case) -> bool:
     """Whether there is such a mode. Only EfficientMod has a reference, and a training has no deploy form.
 
-    Files are made from backbones and classifiers, in float32 and INT8.
+    Files are made from backbones and classifiers. They have a precision of their own, as modes in bfloat16 have.
     """
-    if case.file and (case.part not in ('backbone', 'classifier') or case.precision != 'fp32'):
+    if case.file and case.part not in ('backbone', 'classifier'):
+        return False
+    if (case.file or case.bf16) and case.precision != 'fp32':
         return False
     if case.is_reference:
         return isinstance(getattr(model, 'backbone', model), EfficientMod)
@@ -293,12 +295,12 @@ def tolerance(case: Case, device: torch.device) -> float:
     """Largest difference of an output: of rounding, more in TensorFloat-32 and in files, any finite one in INT8."""
     if case.int8:
         return sys.float_info.max
-    if case.file:
+    if case.file and not case.bf16:
         return FILE_LIMIT
     training = case.part == 'training'  # gradients add up the differences of the levels
-    if case.precision == 'fp32' and device.type == 'cuda' and torch.backends.cudnn.allow_tf32:
+    if case.computed_in == 'fp32' and device.type == 'cuda' and torch.backends.cudnn.allow_tf32:
         return 1e-1 if training else 1e-2
-    return TOLERANCE[case.precision][training]
+    return TOLERANCE[case.computed_in][training]
 
 
 def check_compiler(backend: str = 'inductor') -> None:
@@ -324,7 +326,7 @@ def describe(error: Exception) -> str:
 
 
 def _autocast(case: Case, device: torch.device) -> torch.autocast:
-    dtype = DTYPES[case.precision]
+    dtype = DTYPES[case.computed_in]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

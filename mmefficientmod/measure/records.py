@@ -20,18 +20,25 @@ PARTS = {
     'training': 'detection',
 }
 IN_TORCH = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
+IN_TORCH_BF16 = tuple(f'{mode}-bf16' for mode in IN_TORCH)  # the same under autocast
 # Mode that runs an exported file -> its format in mmefficientmod/export. The file holds the deploy form, or, where the
 # mode begins with "reference-", the reference.
 FILES = {
     'onnx': 'onnx',
     'openvino': 'openvino',
     'pt2': 'torch',
+    'openvino-bf16': 'openvino-bf16',
+    'pt2-bf16': 'torch-bf16',
     'onnx-int8': 'onnx-int8',
     'openvino-int8': 'openvino-int8',
 }
 EXPORTED = tuple(f'{form}{file}' for file in FILES for form in ('reference-', ''))
-MODES = IN_TORCH + EXPORTED
-MODE_GROUPS = {'all': IN_TORCH, 'exported': EXPORTED}  # on the command line
+MODES = IN_TORCH + IN_TORCH_BF16 + EXPORTED
+MODE_GROUPS = {  # on the command line
+    'all': IN_TORCH,
+    'exported': EXPORTED,
+    'bf16': tuple(mode for mode in MODES if mode.endswith('-bf16')),
+}
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 SIZE_DIVISOR = 32  # detectors and segmentors pad or resize to multiples of it
 # The sizes of the paper's Tables 11 and 1. In Table 1 each backbone has one of the two.
@@ -57,7 +64,7 @@ class Case:
     @property
     def compiled(self) -> bool:
         """Whether ``torch.compile`` is used."""
-        return self.mode.endswith('compiled')
+        return self.mode.endswith(('compiled', 'compiled-bf16'))
 
     @property
     def is_reference(self) -> bool:
@@ -76,9 +83,19 @@ class Case:
         return self.mode.endswith('int8')
 
     @property
+    def bf16(self) -> bool:
+        """Whether the mode computes in bfloat16: outputs are then not those of float32."""
+        return self.mode.endswith('-bf16')
+
+    @property
+    def computed_in(self) -> str:
+        """The precision that torch computes in: that of the mode, else of the setting."""
+        return 'bf16' if self.bf16 else self.precision
+
+    @property
     def like(self) -> Case:
         """The reference that it is compared with, run in the same way: eager, compiled, or from such a file."""
-        how = self.file or ('compiled' if self.compiled else None)
+        how = self.file or f'{"compiled" * self.compiled}{"-bf16" * self.bf16}'.strip('-')
         return replace(self, mode=f'reference-{how}' if how else 'reference')
 
     @property

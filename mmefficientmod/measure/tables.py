@@ -91,9 +91,12 @@ def _share_of_peak(measured: Mapping[Case, Measurement], peak: float | None) -> 
 
 def _differences(measured: Mapping[Case, Measurement]) -> dict[str, str]:
     exact = [m.difference for m in _in_float(measured).values() if m.difference is not None]
-    int8 = [m.difference for case, m in measured.items() if case.int8 and m.difference is not None]
+    known = {case: m.difference for case, m in measured.items() if m.difference is not None}
+    bf16 = [difference for case, difference in known.items() if case.bf16]
+    int8 = [difference for case, difference in known.items() if case.int8]
     return {
         **({'largest difference': f'{max(exact):.0e}'} if exact else {}),
+        **({'largest difference of bf16': f'{max(bf16):.1%}'} if bf16 else {}),
         **({'largest difference of INT8': f'{max(int8):.1%}'} if int8 else {}),
     }
 
@@ -111,8 +114,8 @@ def _published_accuracy(measured: Mapping[Case, Measurement]) -> dict[str, str]:
 
 
 def _in_float(measured: Mapping[Case, Measurement]) -> dict[Case, Measurement]:
-    """The measurements that did not fail, without INT8."""
-    return {case: m for case, m in measured.items() if not (m.error or case.int8)}
+    """The measurements that did not fail, without modes in INT8 and bfloat16."""
+    return {case: m for case, m in measured.items() if not (m.error or case.int8 or case.bf16)}
 
 
 def failures(results: Results) -> list[str]:

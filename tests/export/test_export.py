@@ -14,7 +14,8 @@ import torch
 from mmefficientmod.export import check
 from mmefficientmod.export.check import Sample, compare, library_result
 from mmefficientmod.export.description import Resize, read_description
-from mmefficientmod.export.formats import Session, write_form
+from mmefficientmod.export.files import write_file
+from mmefficientmod.export.formats import Job, Session
 from mmefficientmod.export.inputs import pad_to
 from mmefficientmod.utils import UserError
 
@@ -219,7 +220,7 @@ class DependsOnValues(torch.nn.Module):
 @pytest.mark.parametrize('name', ['onnx', 'torch'])
 def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
     with pytest.raises(UserError) as caught:
-        write_form(name, DependsOnValues().eval(), (torch.rand(1, 3, 32, 32),), ['image'], tmp_path)
+        write_file(name, Job(DependsOnValues().eval(), (torch.rand(1, 3, 32, 32),), ['image']), tmp_path)
     message = str(caught.value)
     assert message.startswith(f'{name}: this model cannot be written (')
     assert 'data-dependent' in message  # the reason, not the step of the exporter

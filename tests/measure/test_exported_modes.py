@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import REPO, load_tool
+from mmefficientmod.export import formats
 from mmefficientmod.measure import latency, tables
 from mmefficientmod.measure.models import build_part
 from mmefficientmod.measure.records import EXPORTED, IN_TORCH, MODES, Case, Measurement
@@ -49,9 +50,11 @@ def measure(tmp_path, monkeypatch):
 
 def test_every_mode_is_compared_with_the_reference_run_the_same_way():
     likes = {mode: Case('backbone', (64, 64), mode=mode).like.mode for mode in MODES}
-    assert len(likes) == len(IN_TORCH) + len(EXPORTED) == 16
+    assert len(likes) == 2 * len(IN_TORCH) + len(EXPORTED) == 26  # those of torch in bfloat16 as well
     assert likes['eager'] == likes['deploy'] == likes['reference'] == 'reference'
     assert likes['compiled'] == likes['deploy-compiled'] == 'reference-compiled'
+    assert likes['eager-bf16'] == likes['deploy-bf16'] == likes['reference-bf16'] == 'reference-bf16'
+    assert likes['compiled-bf16'] == likes['deploy-compiled-bf16'] == 'reference-compiled-bf16'
     for mode in EXPORTED:
         assert likes[mode] == f'reference-{mode.replace("reference-", "")}' and likes[mode] in EXPORTED
 
@@ -67,6 +70,18 @@ def test_files_compute_what_eager_computes(measure):
     expected = found['reference-onnx'].median_ms / found['onnx'].median_ms
     assert found['onnx'].speed_up_over_reference == pytest.approx(expected)
     assert found['openvino'].speed_up_over_reference is None  # its like was not measured
+
+
+@pytest.mark.export
+def test_modes_in_bfloat16_stand_next_to_those_in_float32(measure):
+    if formats.precision_problem('openvino-bf16'):
+        pytest.skip('this CPU has no instructions for bfloat16')
+    found = measure('reference', 'deploy', 'reference-bf16', 'deploy-bf16', 'openvino', 'openvino-bf16')
+    for mode, result in found.items():
+        assert result.error is None and result.median_ms > 0, (mode, result.error)
+        assert 1e-3 < result.difference < 0.1 if mode.endswith('-bf16') else result.difference <= 1e-5
+    expected = found['reference-bf16'].median_ms / found['deploy-bf16'].median_ms
+    assert found['deploy-bf16'].speed_up_over_reference == pytest.approx(expected)
 
 
 @pytest.mark.export
@@ -106,17 +121,27 @@ def test_int8_may_be_off_but_not_without_a_figure():
             subject.check([wrong], [torch.tensor([1.0])], limit)
 
 
-def test_int8_counts_neither_as_difference_nor_for_the_share_of_peak():
+def test_products_keep_the_size_of_their_input():
+    backbone = build_part('efficientmod-xxs', 'backbone')
+    linear = [module for module in backbone.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) > 20
+    for module in linear:
+        assert module.weight.std().item() == pytest.approx(module.in_features**-0.5, rel=0.1)
+
+
+def test_int8_and_bf16_count_neither_as_difference_nor_for_the_share_of_peak():
     def result(milliseconds: float, difference: float) -> list[Measurement]:
         return [Measurement('a', 'A', macs=10**9, median_ms=milliseconds, difference=difference)]
 
     results = {
         Case('backbone', (64, 64), mode='onnx'): result(40.0, 1e-6),
         Case('backbone', (64, 64), mode='onnx-int8'): result(10.0, 0.02),
+        Case('backbone', (64, 64), mode='openvino-bf16'): result(9.0, 0.01),
     }
     row = tables.mode_table(results, peak=100.0).iloc[0]
     assert row['share of peak'] == '50%'
     assert row['largest difference'] == '1e-06' and row['largest difference of INT8'] == '2.0%'
+    assert row['largest difference of bf16'] == '1.0%'
 
 
 def test_files_are_of_backbones_and_classifiers_in_float32_alone():
@@ -125,6 +150,8 @@ def test_files_are_of_backbones_and_classifiers_in_float32_alone():
     assert latency.has_mode(backbone, Case('classifier', (64, 64), mode='onnx'))
     assert not latency.has_mode(backbone, Case('detector', (64, 64), mode='onnx'))
     assert not latency.has_mode(backbone, Case('backbone', (64, 64), precision='bf16', mode='onnx'))
+    assert not latency.has_mode(backbone, Case('backbone', (64, 64), precision='bf16', mode='deploy-bf16'))
+    assert latency.has_mode(backbone, Case('backbone', (64, 64), mode='deploy-bf16'))
     assert not latency.has_mode(backbone, Case('training', (64, 64), mode='onnx'))
     assert not latency.has_mode(build_part('resnet-18', 'backbone'), Case('backbone', (64, 64), mode='reference-onnx'))
 
@@ -160,6 +187,12 @@ def test_a_missing_package_is_named_with_the_pip_command(mode, missing, tmp_path
     message = error.value.code
     assert message.startswith(f'error: --modes {mode} needs onnx, onnxscript, {missing}: pip install ')
     assert '\n' not in message and not list(tmp_path.iterdir())
+
+
+def test_modes_in_bfloat16_are_refused_where_the_cpu_lacks_it(monkeypatch):
+    monkeypatch.setattr(formats, '_has_bf16', lambda kind: False)
+    with pytest.raises(UserError, match=r'^--modes reference-openvino-bf16: this CPU has no instructions'):
+        load_tool('benchmark').find_runtimes(['openvino', 'reference-openvino-bf16'], torch.device('cpu'))
 
 
 def test_files_are_not_for_another_device():
