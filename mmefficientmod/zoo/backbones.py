@@ -22,7 +22,7 @@ CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 TABLE1, TABLE7 = tuple(published('imagenet')), tuple(published('downstream'))
 FURTHER = (
     *('EfficientMod-xxs', 'EfficientMod-xs', 'VAN-B0', 'FocalNet-T-SRF', 'RepViT-M1.1', 'RepViT-M1.5', 'FasterNet-T2'),
-    *('MobileViTv2-1.0', 'MobileNetV2-1.0', 'EdgeViT-S'),
+    *('MobileViTv2-1.0', 'MobileNetV2-1.0', 'EdgeViT-S', 'ResNet-50'),
 )
 NAMES = tuple(dict.fromkeys(TABLE7 + FURTHER + TABLE1))
 TIMM_CLASSIFIERS = Path(__file__).with_name('timm_classifiers.yml')
