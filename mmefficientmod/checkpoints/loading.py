@@ -24,7 +24,7 @@ from .reading import read_checkpoint
 from .weights import COPY, check_values, is_deploy_form, pick_weights
 
 
-def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: str, unexpected: bool = False) -> None:
+def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
     """Loads a state dict into any model, all of it, or says in one line what does not fit.
 
     The names are judged as the model's ``load_state_dict`` judges them: an EfficientMod in it takes released names.
@@ -34,7 +34,6 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: str, unexp
         model (nn.Module): A backbone, classifier, detector or segmentor.
         weights (Mapping[str, Tensor]): All of its weights.
         path (str): Their file, for the message.
-        unexpected (bool): Accept names that the model does not have. Defaults to False.
 
     Raises:
         UserError: If a name is missing or unexpected, or a shape differs. The model may then be loaded in part.
@@ -47,7 +46,7 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: str, unexp
         found = re.findall(r'size mismatch for (\S+):', str(error)) or [' '.join(str(error).split())]
         raise UserError(f'{path} does not fit {type(model).__name__} - {_list_misfits(misshaped=found)}') from None
     missing = [name for name in missing if not name.endswith('num_batches_tracked')]
-    listed = _list_misfits(missing, [] if unexpected else extra)
+    listed = _list_misfits(missing, extra)
     if listed:
         raise UserError(f'{path} does not fit {type(model).__name__} - {listed}')
 

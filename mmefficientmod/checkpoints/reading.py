@@ -89,14 +89,14 @@ def _explain(error: Exception) -> str:
     return f'is refused: it asks for {asked[1]}, which could run code; take a file that holds only weights'
 
 
-def check_archive(path: str, name: str | None = None) -> None:
+def check_archive(path: str, name: str) -> None:
     """Compares a checkpoint's bytes with the check sums of its archive, which torch does not do.
 
     Files in torch's format from before 1.6 are not archives, and have no check sums.
 
     Args:
         path (str): A local file.
-        name (str, optional): Its name in the message, if it is a copy.
+        name (str): Its name in the message.
 
     Raises:
         UserError: If a byte has changed.
@@ -108,10 +108,10 @@ def check_archive(path: str, name: str | None = None) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # a damaged directory may raise anything
-        raise UserError(f'{name or path} is truncated or {NOT_A_CHECKPOINT}') from error
+        raise UserError(f'{name} is truncated or {NOT_A_CHECKPOINT}') from error
     if damaged:
         raise UserError(
-            f'{name or path} is damaged: {damaged} in it does not fit its check sum; download or copy the file again'
+            f'{name} is damaged: {damaged} in it does not fit its check sum; download or copy the file again'
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -15,22 +16,22 @@ WEIGHT_DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 COPY = {False: 'plain copy', True: 'moving average (EMA)'}
 
 
-def find_weights(checkpoint: dict, path: str, ema: bool = False) -> dict[str, Tensor]:
-    """Picks the weights out of a checkpoint and drops a ``module.`` prefix.
+def find_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
+    """Picks the plain weights as :func:`pick_weights` does, or the moving average where there are no others."""
+    return pick_weights(checkpoint, path, ema=False)[0]
+
+
+def pick_weights(checkpoint: dict, path: str, ema: bool) -> tuple[dict[str, Tensor], bool]:
+    """Picks the weights out of a checkpoint, drops a ``module.`` prefix, and tells whether they are a moving average.
 
     Args:
         checkpoint (dict): The content of a file.
         path (str): Its name, for the message.
-        ema (bool): Take the moving average. Defaults to False: the plain copy where there is one.
+        ema (bool): Take the moving average; otherwise the plain copy where there is one.
 
     Raises:
         UserError: If the file holds no weights, keys that are not names, or no moving average though one is wanted.
     """
-    return pick_weights(checkpoint, path, ema)[0]
-
-
-def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[str, Tensor], bool]:
-    """Picks the weights as :func:`find_weights` does, and tells whether they are a moving average."""
     averages = {key for key in WEIGHT_KEYS if key.endswith('_ema')}
     if 'ema_state_dict' in checkpoint:  # MMEngine's EMAHook swaps the two copies when it saves
         averages.add('state_dict')
@@ -40,8 +41,8 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
     weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     nameless = [repr(name) for name in weights if not isinstance(name, str)]
     if nameless:
-        raise UserError(f'{path} holds tensors with keys that are not names: {enumerate_names(nameless)}')
-    weights = {_strip(name, 'module.'): value for name, value in weights.items()}
+        raise UserError(f'{path} holds tensors with keys that are not names: {enumerate_names(nameless, 3)}')
+    weights = {re.sub(r'^module\.', '', name): value for name, value in weights.items()}
     if not weights:
         kind = 'moving average of the weights' if ema else 'weights'
         raise UserError(f'{path} holds no {kind}; its entries are: {enumerate_names(checkpoint, 3)}')
@@ -49,10 +50,6 @@ def pick_weights(checkpoint: dict, path: str, ema: bool = False) -> tuple[dict[s
     if nested:  # they have no shape to compare
         raise UserError(f'{path} holds nested tensors, which cannot be weights: {enumerate_names(nested, 3)}')
     return weights, key in averages
-
-
-def _strip(name: str, prefix: str) -> str:
-    return name[len(prefix) :] if name.startswith(prefix) else name
 
 
 def check_values(weights: dict[str, Tensor]) -> None:

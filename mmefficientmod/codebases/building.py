@@ -14,12 +14,11 @@ from torch import nn
 from ..utils import UserError, first_line
 
 
-def check_device(name: str | None = None, option: str = '--device') -> torch.device:
-    """The device of that name, after a tensor was made and read there.
+def check_device(name: str | None) -> torch.device:
+    """The device that ``--device`` names, after a tensor was made and read there.
 
     Args:
-        name (str, optional): For example ``'cpu'`` or ``'cuda:0'``. Defaults to the best one available.
-        option (str): The option that gave the name, for the message. Defaults to ``'--device'``.
+        name (str, optional): For example ``'cpu'`` or ``'cuda:0'``; None for the best one available.
 
     Raises:
         UserError: If no device has that name, or it cannot be used.
@@ -28,13 +27,13 @@ def check_device(name: str | None = None, option: str = '--device') -> torch.dev
     try:
         device = torch.device(name)
     except (RuntimeError, ValueError):
-        raise UserError(f'{option} {name} is not the name of a device: give cpu or cuda:0, for example') from None
+        raise UserError(f'--device {name} is not the name of a device: give cpu or cuda:0, for example') from None
     try:
         value = torch.zeros(1, device=device)
         value.item()  # the meta device has none
     except Exception as error:  # each backend of torch has its own
         reason = first_line(error).partition('. ')[0]  # some list every backend after it
-        raise UserError(f'{option} {name} is not available ({reason}): use {option} cpu') from error
+        raise UserError(f'--device {name} is not available ({reason}): use --device cpu') from error
     return value.device
 
 

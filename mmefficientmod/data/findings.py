@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ERROR, WARNING = 'error', 'warning'
+MOST_WRITTEN = 30  # names of classes
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def repeated(values: Iterable[Hashable]) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def write_tuple(names: Iterable[str], most: int = 30) -> str:
-    """Names as Python writes a tuple of them, to paste into a config."""
+def write_tuple(names: Iterable[str]) -> str:
+    """Names as Python writes a tuple of them, to paste into a config; the first of very many."""
     shown = [repr(name) for name in names]
-    if len(shown) > most:
-        return f'({", ".join(shown[:most])}, ... {len(shown)} names)'
+    if len(shown) > MOST_WRITTEN:
+        return f'({", ".join(shown[:MOST_WRITTEN])}, ... {len(shown)} names)'
     return f'({", ".join(shown)}{"," if len(shown) == 1 else ""})'
 
 

@@ -40,23 +40,21 @@ def time_layouts(
     device: torch.device,
     precisions: Sequence[str] = tuple(DTYPES),
     batches: Sequence[int] = (1, 32),
-    arch: str = 's',
     size: tuple[int, int] = (512, 512),
     repeats: int = 20,
     warmup: int = 3,
 ) -> Iterator[LayoutTimes]:
-    """Times both layouts in turns, at every stage, in every precision and batch size, forward and in training.
+    """Times both layouts in turns, at every stage of EfficientMod-s, in all precisions and batch sizes.
 
     Args:
         device (torch.device): A CPU or a GPU.
         precisions (Sequence[str]): Keys of ``DTYPES``. Defaults to all.
         batches (Sequence[int]): Images at once. Defaults to 1 and 32.
-        arch (str): Of EfficientMod, whose widths are taken. Defaults to ``'s'``.
         size (tuple[int, int]): Height and width of the images. Defaults to 512 x 512.
         repeats (int): Measured passes. Defaults to 20.
         warmup (int): Passes before. Defaults to 3.
     """
-    for stage, channels in enumerate(EfficientMod(arch).out_channels):
+    for stage, channels in enumerate(EfficientMod('s').out_channels):
         height, width = (side // (4 * 2**stage) for side in size)
         for precision in precisions:
             dtype = DTYPES[precision] or torch.float32

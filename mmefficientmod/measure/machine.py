@@ -129,7 +129,7 @@ def time_once(run: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def product_peaks(repeats: int = 10) -> dict[str, float]:
+def product_peaks() -> dict[str, float]:
     """The CPU's matrix products, float32, in GFLOP/s, with the two libraries behind torch.
 
     Returns:
@@ -144,7 +144,7 @@ def product_peaks(repeats: int = 10) -> dict[str, float]:
         'convolution': (lambda: F.conv2d(maps, weight), 2 * batch * side**2 * channels**2),
     }
     with torch.inference_mode():
-        best = {name: min(time_once(run, CPU) for _ in range(repeats)) for name, (run, _) in work.items()}
+        best = {name: min(time_once(run, CPU) for _ in range(10)) for name, (run, _) in work.items()}
     return {name: flop / best[name] / 1e6 for name, (_, flop) in work.items()}
 
 

@@ -58,11 +58,11 @@ def operators_of(extension: ModuleType) -> Iterator[None]:
             module.ext_module = former  # type: ignore[attr-defined]
 
 
-def steps(model: nn.Module, size: tuple[int, int], batch_size: int = 2) -> dict[str, Callable[[], object]]:
-    """A training iteration without the optimizer, and a test pass, on random images with random objects."""
+def steps(model: nn.Module, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
+    """A training iteration without the optimizer, and a test pass, on two random images with random objects."""
     from mmdet.testing import demo_mm_inputs
 
-    batch = demo_mm_inputs(batch_size, [[3, *size]] * batch_size, num_classes=10, with_mask=True)
+    batch = demo_mm_inputs(2, [[3, *size]] * 2, num_classes=10, with_mask=True)
 
     def train() -> None:
         model.train().zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .context import BlockMaps
 
+WIDTH = 160  # pixels of a tile
 GAP = 4  # pixels between tiles
 LABEL = 18  # pixels for the text above a tile
 WHITE = 255
@@ -30,24 +31,19 @@ def overlay(image: np.ndarray, heat: Tensor, padded: tuple[int, int], alpha: flo
     return Visualizer.draw_featmap(heat.cpu(), image, alpha=alpha)
 
 
-def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: int = 160) -> np.ndarray:
-    """Tiles with their names, row by row, as one RGB image.
-
-    Args:
-        rows (Sequence[Sequence[tuple[str, np.ndarray]]]): Name and RGB image of each tile; all of one size.
-        width (int): Of a tile in pixels. Defaults to 160.
-    """
+def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Tiles, each a name and an RGB image of the same size as the others, row by row, as one RGB image."""
     first = rows[0][0][1]
-    height = max(1, round(width * first.shape[0] / first.shape[1]))
+    height = max(1, round(WIDTH * first.shape[0] / first.shape[1]))
     columns = max(map(len, rows))
-    cell_height, cell_width = LABEL + height + GAP, width + GAP
+    cell_height, cell_width = LABEL + height + GAP, WIDTH + GAP
     canvas = np.full((len(rows) * cell_height + GAP, columns * cell_width + GAP, 3), WHITE, np.uint8)
     for i, row in enumerate(rows):
         for j, (name, tile) in enumerate(row):
             top, left = i * cell_height + GAP, j * cell_width + GAP
             cv2.putText(canvas, name, (left, top + LABEL - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-            tile = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
-            canvas[top + LABEL : top + LABEL + height, left : left + width] = tile
+            tile = cv2.resize(tile, (WIDTH, height), interpolation=cv2.INTER_AREA)
+            canvas[top + LABEL : top + LABEL + height, left : left + WIDTH] = tile
     return canvas
 
 
