@@ -42,6 +42,11 @@ def find_transform(dataset: Any, name: str) -> Any | None:
     return next((each for each in transforms_of(dataset) if type(each).__name__ == name), None)
 
 
+def has_own_classes(dataset: Any) -> bool:
+    """Whether a data set has other classes than its class notes."""
+    return list(dataset.metainfo['classes']) != list(type(dataset).METAINFO.get('classes', ()))
+
+
 def transforms_of(dataset: Any) -> Sequence[Any]:
     """The transforms of a data set's pipeline, outermost only."""
     return getattr(getattr(dataset, 'pipeline', None), 'transforms', [])

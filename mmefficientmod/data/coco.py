@@ -18,6 +18,7 @@ from .findings import (
     Tally,
     check_in_turn,
     error,
+    find_unlearnt,
     judge,
     nearest_name,
     repeated,
@@ -302,12 +303,7 @@ def _check_used(source: Source, path: str, names: Mapping, used: Collection) -> 
             yield warning(place, f'{message}: no metric will have a value')
     elif source.training and source.named_classes is not None:
         empty = [name for number, name in names.items() if name in classes and number not in used]
-        if empty:
-            yield warning(
-                place,
-                f'{len(empty)} of {len(classes)} classes, as {empty[0]!r}, have no object in {path}: they are '
-                'never learnt',
-            )
+        yield from find_unlearnt(place, empty, len(classes), f'object in {path}')
 
 
 def find_faults(annotation: Mapping, categories: Mapping) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,13 @@ def check_in_turn(checks: Iterable[Iterable[Finding]]) -> list[Finding]:
         if has_errors(findings):
             break
     return findings
+
+
+def find_unlearnt(place: str, unseen: Sequence[str], total: int, lacking: str) -> Iterator[Finding]:
+    """A warning of classes that training data do not show: how many of ``total``, and what they have none of."""
+    if unseen:
+        message = f'{len(unseen)} of {total} classes have no {lacking}, as {unseen[0]!r}'
+        yield warning(place, f'{message}: they are never learnt')
 
 
 def repeated(values: Iterable[Hashable]) -> list:

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.fileio import list_from_file
 
 from ..utils import enumerate_names
-from .findings import Finding, error, nearest_name, warning, write_tuple
+from .findings import Finding, error, find_unlearnt, nearest_name, warning, write_tuple
 from .images import check_unread
 from .sources import Source
 
@@ -158,10 +158,9 @@ def judge_labels(place: str, dataset: Any, labels: Counter, classes: Sequence[st
             f'classes, as {beyond[-1]}; expected are 0 to {len(classes) - 1}: {hint}',
         )
         return
-    empty = [name for number, name in enumerate(classes) if number not in labels]
-    if whole and empty:
-        message = f'{len(empty)} of {len(classes)} classes have no image in {source}, as {empty[0]!r}'
-        yield warning(place, f'{message}: they are never learnt')
+    if whole:
+        empty = [name for number, name in enumerate(classes) if number not in labels]
+        yield from find_unlearnt(place, empty, len(classes), f'image in {source}')
 
 
 def find_unread(place: str, dataset: Any) -> Iterator[Finding]:

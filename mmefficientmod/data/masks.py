@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..utils import UserError, enumerate_names
-from .built import Budget, apply, choose_indices, find_transform
+from .built import Budget, apply, choose_indices, find_transform, has_own_classes
 from .files import read_header, read_size
-from .findings import Finding, error, has_errors, warning
+from .findings import Finding, error, find_unlearnt, has_errors, warning
 from .images import check_unread, describe_missing, walk_images
 from .sources import Source
 
@@ -170,11 +170,9 @@ def judge_values(place: str, dataset: Any, values: Values, training: bool) -> It
     yield from found
     if has_errors(found):
         return
-    unseen = [name for number, name in enumerate(classes) if number not in values.loaded]
-    own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))  # of a part of a stock set, few are seen
-    if training and whole and unseen and own:
-        message = f'{len(unseen)} of {len(classes)} classes have no pixel in {values.files} labels, as {unseen[0]!r}'
-        yield warning(place, f'{message}: they are never learnt')
+    if training and whole and has_own_classes(dataset):  # of a part of a stock set, few are seen
+        unseen = [name for number, name in enumerate(classes) if number not in values.loaded]
+        yield from find_unlearnt(place, unseen, len(classes), f'pixel in {values.files} labels')
 
 
 def _judge_large(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
@@ -204,8 +202,8 @@ def _judge_black_and_white(place: str, dataset: Any, values: Values, whole: bool
 def _judge_zero(place: str, dataset: Any, values: Values, whole: bool) -> Iterator[Finding]:
     """Whether reduce_zero_label drops a class of the user's own."""
     classes = dataset.metainfo['classes']
-    own = list(classes) != list(type(dataset).METAINFO.get('classes', ()))
-    if not dataset.reduce_zero_label or dataset.label_map is not None or not own or 0 not in values.stored:
+    chosen = dataset.label_map is not None or not has_own_classes(dataset)
+    if not dataset.reduce_zero_label or chosen or 0 not in values.stored:
         return
     share = f'{values.zeros:.0%} of the pixels'
     if whole and len(classes) not in values.stored:

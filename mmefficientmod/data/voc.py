@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.fileio import list_from_file
 
 from ..utils import enumerate_names
-from .built import Budget
-from .findings import Finding, Tally, error, judge, nearest_name, warning
+from .built import Budget, has_own_classes
+from .findings import Finding, Tally, error, find_unlearnt, judge, nearest_name
 from .sources import Source
 
 MOST_FILES = 2000  # XML files that are read before the start
@@ -100,8 +100,6 @@ def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool
     if lost > 0:
         message = f'{lost} of {total} objects of the files of {source} are dropped by MMDetection'
         yield judge(place, lost, total, message)
-    if training and count == len(dataset) and len(used) < len(classes) and not meant:
+    if training and count == len(dataset) and not meant and has_own_classes(dataset):
         empty = [name for name in classes if name not in used]
-        if list(type(dataset).METAINFO.get('classes', ())) != classes:
-            message = f'{len(empty)} of {len(classes)} classes have no object in the files of {source}, as {empty[0]!r}'
-            yield warning(place, f'{message}: they are never learnt')
+        yield from find_unlearnt(place, empty, len(classes), f'object in the files of {source}')
