@@ -95,20 +95,27 @@ def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[in
 
 def dataset_meta(config: Config) -> Mapping:
     """The classes and palette of the config's test data, without opening the data."""
-    from mmengine.registry import DATASETS, DefaultScope
-
     try:
         _, dataset = innermost_dataset(config, 'test')
     except UserError:
         return {}
-    found: dict[str, Any] = {}
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-            kind = DATASETS.get(kind)
-    found.update(getattr(kind, 'METAINFO', {}))  # a config in pure Python names the class itself
-    found.update(dataset.get('metainfo') or {})
+    kind = find_dataset_class(dataset, config.get('default_scope'))
+    found = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     return {**found, 'classes': class_names(dataset) or found.get('classes')}
+
+
+def find_dataset_class(settings: Mapping, scope: str | None) -> type | None:
+    """The class that the settings of a data set name, None where no registry has it."""
+    kind = settings.get('type')
+    if not isinstance(kind, str):  # a config in pure Python names the class itself
+        return kind if isinstance(kind, type) else None
+    from mmengine.registry import DATASETS
+
+    try:
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            return registry.get(kind)
+    except ImportError:
+        return None
 
 
 def find_config(name: str) -> str:

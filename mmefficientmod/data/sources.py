@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..codebases.config import class_names
+from ..codebases.config import class_names, find_dataset_class
 from ..codebases.nodes import KNOWN_PACKAGES, find_datasets, find_dicts, is_local, type_name
 from .findings import Finding, error, repeated
 
@@ -104,21 +104,7 @@ def find_sources(config: Config, part: str) -> Iterator[Source]:
     place = f'{part}_dataloader'
     for where, settings in find_datasets(config.get(place), place):
         if where != place:
-            yield Source(where, part, settings, find_class(settings, config.get('default_scope')))
-
-
-def find_class(settings: Mapping, scope: str | None) -> type | None:
-    """The class that the settings of a data set name, None where no registry has it."""
-    kind = settings.get('type')
-    if not isinstance(kind, str):
-        return kind if isinstance(kind, type) else None
-    from mmengine.registry import DATASETS
-
-    try:
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            return registry.get(kind)
-    except ImportError:
-        return None
+            yield Source(where, part, settings, find_dataset_class(settings, config.get('default_scope')))
 
 
 def check_names(source: Source) -> Finding | None:
