@@ -31,7 +31,7 @@ def class_names(dataset: Mapping) -> Sequence[str] | None:
 
 
 def innermost_dataset(config: Config, split: str) -> tuple[str, ConfigDict]:
-    """The dotted place and the dict of a split's data set, below whatever wraps it; the first one of several.
+    """The dotted path and the dict of a split's data set, below whatever wraps it; the first one of several.
 
     Raises:
         UserError: If the config has no such data set.

@@ -70,8 +70,8 @@ class Launcher:
 class Job:
     """A training and its test, or only a test, in its own folder.
 
-    The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, their output
-    (``train.log``, ``test.log``) and ``state.json``: every command that was started, and the steps that are done.
+    The folder holds the config as it runs, MMEngine's work directories ``train`` and ``test``, and their output,
+    ``train.log`` and ``test.log``. ``state.json`` lists the commands that were started and the steps that are done.
     """
 
     name: str  # its name on the screen

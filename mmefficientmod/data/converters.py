@@ -1,7 +1,7 @@
 """Reads YOLO, Pascal VOC and LabelMe with supervision, into the dicts of COCO's format.
 
-supervision interprets and judges every line, element and shape. Polygons are kept as the file has them, because it
-draws them as masks of whole pixels, with which COCO's small objects keep an IoU of only 0.84.
+supervision interprets and judges every line, element and shape. Polygons are kept as the file has them: as
+masks of whole pixels, which supervision draws, COCO's small objects keep an IoU of only 0.84.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Finding:
     """Something wrong with data."""
 
     level: str  # 'error' for what cannot work or learns the wrong thing, 'warning' for what is lost
-    place: str  # dotted place in the config, as 'train_dataloader.dataset'
+    place: str  # dotted path in the config, as 'train_dataloader.dataset'
     message: str  # one line: what, file, count, one example, and what to change
 
     def __str__(self) -> str:

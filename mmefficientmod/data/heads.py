@@ -65,7 +65,7 @@ def compare_heads(nodes: Iterable[tuple[str, Mapping]], classes: int, origin: st
     """Heads of another number of classes.
 
     Args:
-        nodes (Iterable): Dotted place and settings of each part of the model.
+        nodes (Iterable): Dotted path and settings of each part of the model.
         classes (int): The number in the data.
         origin (str): Who says so, with a verb.
         wide (bool): Whether more classes in a head are worth a warning.

@@ -131,7 +131,7 @@ def inspect_built(place: str, dataset: Any, config: Config) -> list[Finding]:
     """Compares what the files of a data set hold with what the built data set yields.
 
     Args:
-        place (str): Its dotted place in the config, as ``'train_dataloader.dataset'``.
+        place (str): Its dotted path in the config, as ``'train_dataloader.dataset'``.
         dataset (Any): The built data set, which may wrap others.
         config (Config): The config that it was built from.
 

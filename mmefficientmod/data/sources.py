@@ -22,7 +22,7 @@ LOADING = ('__init__', 'full_init', '_join_prefix', 'load_data_list', 'parse_dat
 class Source:
     """One data set of a config, before it is built."""
 
-    place: str  # its dotted place in the config
+    place: str  # its dotted path in the config
     part: str  # 'train', 'val' or 'test'
     settings: Mapping
     kind: Any  # its class; None where no installed library has it

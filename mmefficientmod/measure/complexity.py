@@ -35,8 +35,8 @@ class Complexity:
 def measure_config(config: str | PathLike | Config, size: tuple[int, int] = (512, 512)) -> Complexity:
     """Counts for the model of a config.
 
-    A two-stage detector is counted with as many proposals as its test settings allow (here 1000 boxes and 100 masks),
-    however many a trained one would find. It runs on the CPU. Any other model is only traced, on torch's meta
+    A two-stage detector is counted with as many proposals as its test settings allow, here 1000 boxes and 100 masks;
+    a trained one may find fewer. It runs on the CPU. Any other model is only traced, on torch's meta
     device.
 
     Args:

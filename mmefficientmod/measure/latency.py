@@ -243,8 +243,8 @@ def arrange(model: nn.Module, case: Case, backend: str = 'inductor') -> nn.Modul
 def forward_pass(model: nn.Module, case: Case, device: torch.device) -> Callable[[], Any]:
     """The function to be timed: one pass over a fixed random batch, or a step of a training.
 
-    A detector runs up to the second stage's outputs for the proposals of the first: 1000 for each image, 100 of them
-    through the mask head. A segmentor runs up to the logits. The work after that depends on the weights.
+    A detector runs up to the second stage's outputs for the proposals of the first. These are 1000 for each image, of
+    which 100 pass the mask head. A segmentor runs up to the logits. The work after that depends on the weights.
     """
     images, keywords = make_images(case, device), {}
     arguments = [images]
