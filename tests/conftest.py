@@ -19,6 +19,20 @@ import mmefficientmod  # noqa: F401  (MMCV's operators, where MMCV has no compil
 from helpers import DATA
 
 
+# The groups that take longest begin first, so that no process waits for another one at the end.
+LONG = (
+    'compare/compare',
+    'export/test_export.py',
+    'demo/test_demo.py',
+    'training/training',
+    'export/test_predictions.py',
+    'codebases/test_mm_tools.py',
+    'docs/test_commands.py',
+    'tests/test_packaging.py',
+)
+SHARED = 'work_dir', 'training'  # fixtures of several files, which take long
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--device', default='cpu', help='cuda runs the tests that take the fixture `device` on a GPU')
 
@@ -29,13 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f'--device takes cpu or cuda, not {device}')
     if device == 'cuda' and not torch.cuda.is_available():
         raise pytest.UsageError('--device cuda needs a GPU that torch can use, and there is none: leave it out')
+    config.option.loadscopereorder = False  # pytest-xdist begins with the groups of many tests, not with the long ones
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a GPU, leaves out the tests that take no device.
 
-    Tests that share what a fixture made stay in one process of pytest-xdist: those of a file, and of the comparison.
+    Tests that share what a fixture made stay in one process of pytest-xdist: those of a file, of the comparison, and of
+    the trainings that are resumed.
     """
     if config.getoption('--device') == 'cuda':
         others = [item for item in items if 'device' not in getattr(item, 'fixturenames', ())]
@@ -43,8 +59,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in others]
     for item in items:
         folder = item.path.parent
-        shared = folder.name if 'work_dir' in getattr(item, 'fixturenames', ()) else item.path.name
+        shared = folder.name if {*SHARED} & {*getattr(item, 'fixturenames', ())} else item.path.name
         item.add_marker(pytest.mark.xdist_group(f'{folder.name}/{shared}'))
+    items.sort(key=lambda item: LONG.index(_group(item)) if _group(item) in LONG else len(LONG))
+
+
+def _group(item: pytest.Item) -> str:
+    return next(item.iter_markers('xdist_group')).args[0]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,7 +73,7 @@ def pytest_runtest_makereport(item: pytest.Item):
     """Reports a test under its own name, without the group that pytest-xdist appends: --last-failed looks for it."""
     report = yield
     name, _, group = report.nodeid.rpartition('@')
-    if group == next(item.iter_markers('xdist_group')).args[0]:
+    if group == _group(item):
         report.nodeid = name
     return report
 
