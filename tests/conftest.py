@@ -18,7 +18,6 @@ from mmengine.utils import ManagerMixin
 import mmefficientmod  # noqa: F401  (MMCV's operators, where MMCV has no compiled ones)
 from helpers import DATA
 
-
 # The groups that take longest begin first, so that no process waits for another one at the end.
 LONG = (
     'compare/compare',

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
@@ -99,7 +99,8 @@ def load_model(args: argparse.Namespace, config: Config, device: torch.device) -
         weights, is_average = pick_weights(read_checkpoint(args.checkpoint), args.checkpoint, args.ema)
         check_weights(args.checkpoint, weights, config, training=False)
         for part in (config.model, config.model.backbone):
-            part.pop('init_cfg', None)
+            if isinstance(part, Mapping):  # else the model says what it needs
+                part.pop('init_cfg', None)
         model = build(args.config, config)
         load_state_dict(model, weights, logger='current')
         print(f'{args.checkpoint}: {COPY[is_average]}')

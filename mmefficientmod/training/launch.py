@@ -123,7 +123,8 @@ def _running_as(path: str, argv: Sequence[str]) -> Iterator[None]:
 
 def _is_about_settings(config: Config | None = None, runner: Any = None) -> bool:
     """Whether an error comes from a setting: before the end of the first iteration, without code of the user's own."""
-    return config is not None and not has_own_code(config) and not (runner and runner.message_hub.log_scalars)
+    begun = runner and any(name.endswith('/time') for name in runner.message_hub.log_scalars)  # of an iteration
+    return config is not None and not has_own_code(config) and not begun
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

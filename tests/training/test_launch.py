@@ -281,6 +281,7 @@ def test_a_classifier_goes_on_from_its_work_directory(classification, tmp_path):
         ('model.backbone=3', 'the config cannot be used: TypeError: '),
         ('optim_wrapper.optimizer.type=Nope', r'the config cannot be used: .* \(traceback in .*/traceback\.txt\)$'),
         ('custom_hooks=3', 'the config cannot be used: TypeError: '),
+        ('train_dataloader.dataset.pipeline=[]', 'the config cannot be used: '),
         ('train_cfg.val_interval=0', r'train_cfg\.val_interval is 0: set a whole number above 0'),
         ('default_hooks.checkpoint.interval=abc', r"default_hooks\.checkpoint\.interval is 'abc': set a whole number"),
         ('load_from=', "load_from is '': set it to the path of a checkpoint"),
@@ -491,6 +492,14 @@ def test_wrapped_data_sets_and_evaluators(files):
     own.custom_imports.imports = ['mmpretrain.models']
     with pytest.raises(UserError):
         check_data(own, ['train'])
+
+
+def test_a_metric_that_the_end_of_an_evaluation_would_refuse():
+    metric = dict(type='IoUMetric', iou_metrics=['mIoU', 'mDice'])
+    check_run('train', config_of(val_evaluator=[metric]))
+    metric['iou_metrics'].append('IoU')
+    with pytest.raises(UserError, match=r"^val_evaluator\.iou_metrics has 'IoU', .* choose from mIoU, mDice, mFscore$"):
+        check_run('train', config_of(val_evaluator=[metric]))
 
 
 LEVELS = [32, 64, 144, 312]

@@ -47,6 +47,7 @@ def metric_keys(metric: Mapping) -> list[str] | None:
 
 
 FSCORE = ['mFscore', 'mPrecision', 'mRecall']
+IOU_METRICS = 'mIoU', 'mDice', 'mFscore'
 COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
@@ -84,6 +85,18 @@ def check_best(config: Config) -> None:
             f'default_hooks.checkpoint.save_best={wanted}: {problem} Add --cfg-options '
             'default_hooks.checkpoint.rule=greater, or less'
         ) from problem
+
+
+def check_metrics(config: Config, split: str) -> None:
+    """Raises UserError for a metric of MMSegmentation's that only the end of an evaluation would refuse."""
+    for _, node in find_dicts(config.get(f'{split}_evaluator') or {}):
+        wanted = _listed(node.get('iou_metrics', [])) if type_name(node) == 'IoUMetric' else []
+        unknown = [name for name in wanted if name not in IOU_METRICS]
+        if unknown:
+            raise UserError(
+                f'{split}_evaluator.iou_metrics has {unknown[0]!r}, which IoUMetric does not know: choose from '
+                f'{", ".join(IOU_METRICS)}'
+            )
 
 
 def find_misfits(config: Config, batches: int) -> Iterator[str]:
