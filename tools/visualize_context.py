@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
-from mmengine.visualization import Visualizer
+from mmengine.visualization import LocalVisBackend, Visualizer
 from torch import Tensor, nn
 
 from mmefficientmod.checkpoints.reading import read_checkpoint
@@ -166,10 +166,26 @@ def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer:
     side = inputs.shape[-2], inputs.shape[-1]
     for kind, rows in (('context', context_rows(image, maps, side)), ('products', product_rows(image, maps, side))):
         if rows:
-            visualizer.add_image(f'{name}_{kind}', sheet(rows))
+            add_image(visualizer, f'{name}_{kind}', sheet(rows))
         for i, row in enumerate(rows if single else ()):
             for label, tile in row:
-                visualizer.add_image(f'{name}_{kind}_{i + 1}_{label.replace(" ", "-")}', tile)
+                add_image(visualizer, f'{name}_{kind}_{i + 1}_{label.replace(" ", "-")}', tile)
+
+
+def add_image(visualizer: Visualizer, name: str, image: np.ndarray) -> None:
+    """Gives an RGB image to the visualizer's backends; MMEngine's local one does not notice that a disk is full.
+
+    Raises:
+        UserError: If the file is not whole. It is removed.
+    """
+    visualizer.add_image(name, image)
+    for backend in visualizer._vis_backends.values():
+        if isinstance(backend, LocalVisBackend):
+            path = Path(backend._img_save_dir) / f'{name}_0.png'
+            whole = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+            if not path.is_file() or path.stat().st_size != len(whole):
+                path.unlink(missing_ok=True)
+                raise UserError(f'{path} cannot be written: is the disk full?')
 
 
 def run(args: argparse.Namespace) -> None:

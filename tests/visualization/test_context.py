@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch.testing import assert_close
 
-from helpers import REPO, build_model, load_tool, randomised, trained
+from helpers import REPO, build_model, load_tool, randomised, refused, trained
 from mmefficientmod.models.modulation import product
 from mmefficientmod.visualization.context import context_maps, find_backbone
 from mmefficientmod.visualization.sheets import overlay
@@ -83,6 +83,24 @@ def test_sheets_of_every_kind_of_model(kind, picture, tmp_path, monkeypatch):
     height, width = written['scene_context_0.png'].shape[:2]
     assert width == 7 * 164 + 4 and height > 4 * 22  # the picture and up to six blocks; four stages
     assert all(image.std() > 10 for image in written.values())
+
+
+@pytest.mark.both_stacks
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='only Linux has the full device')
+def test_a_full_disk_leaves_no_half_of_a_sheet(picture, tmp_path):
+    folder = tmp_path / 'out/vis_data/vis_image'
+    folder.mkdir(parents=True)
+    (folder / 'scene_context_0.png').symlink_to('/dev/full')
+    line = refused(
+        load_tool('visualize_context').main,
+        picture,
+        REPO / CONFIGS['classifier'],
+        '--out-dir',
+        tmp_path / 'out',
+        *NO_WEIGHTS,
+    )
+    assert line == f'error: {folder}/scene_context_0.png cannot be written: is the disk full?'
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.both_stacks
