@@ -97,6 +97,7 @@ class Training:
             end = time.monotonic() + 300
             while moment not in (work_dir / 'output').read_text() and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.05)
+            assert process.poll() is None, f'it ended before {moment!r}'
             os.killpg(process.pid, number)
             code = process.wait(timeout=300)
         return code, (work_dir / 'output').read_text()
