@@ -114,6 +114,7 @@ def test_a_moved_folder_is_known_again(moved, capsys):
     assert 'resnet-18: test is done already' in capsys.readouterr().out and snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_moved_run_that_is_not_finished_goes_on_where_it_is(moved):
     """The last checkpoint's note names the old place."""
     arguments, folder = moved

@@ -69,6 +69,7 @@ def test_objects_are_drawn_where_they_are(finished, monkeypatch):
     assert not script.draw_objects(image, instances[:0], meta['palette']).any()
 
 
+@pytest.mark.slow
 @pytest.mark.both_stacks
 def test_a_second_run_does_nothing_twice_and_goes_on_where_one_stopped(finished):
     root, first = finished
@@ -100,6 +101,7 @@ def test_foreign_data_folder_is_refused(tmp_path):
     assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['cat.jpg']
 
 
+@pytest.mark.slow
 def test_a_failed_step_names_its_log(tmp_path):
     root = tmp_path / 'demo'
     train = root / 'segmentation/train'

@@ -206,7 +206,16 @@ def test_commands_and_paths_in_the_text(page: str, clone: Path, monkeypatch):
     assert not wrong
 
 
-@pytest.mark.parametrize('block', [block for block in BLOCKS if block.language == 'shell' and block.run], ids=str)
+LONG = 'CONTRIBUTING.md', 'docs/complexity.md'  # each command there takes a quarter of a minute
+
+
+def to_run(language: str) -> list:
+    """The blocks that a test runs; those that take long are run once a week."""
+    found = [block for block in BLOCKS if block.language == language and block.run]
+    return [pytest.param(block, marks=pytest.mark.slow if block.page in LONG else (), id=str(block)) for block in found]
+
+
+@pytest.mark.parametrize('block', to_run('shell'))
 def test_commands_that_need_nothing_run(block: Block, clone: Path):
     code = re.sub(r'\bCONFIG\b', CONFIGS[0], block.code)
     execute([shutil.which('bash'), '-e', '-u', '-o', 'pipefail', '-c', code], clone, clone)
@@ -256,7 +265,7 @@ def names(node: ast.stmt) -> list[str]:
     return [target.id for target in getattr(node, 'targets', ()) if isinstance(target, ast.Name)]
 
 
-@pytest.mark.parametrize('block', [block for block in BLOCKS if block.language == 'python' and block.run], ids=str)
+@pytest.mark.parametrize('block', to_run('python'))
 def test_python_that_needs_nothing_runs(block: Block, tmp_path: Path):
     (tmp_path / 'block.py').write_text(block.code)
     execute([sys.executable, 'block.py'], tmp_path, REPO)
