@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +60,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--precision',
         nargs='+',
         choices=['fp32', 'bf16', 'fp16-weights'],
-        default=['fp32'],
         metavar='PRECISION',
         help='of each format, the preferred one first: fp32 (default), bf16 (openvino and torch, on a CPU that has it; '
         'with fp32 as well, other CPUs take that), fp16-weights (onnx, openvino: half the size, computed in float32)',
@@ -103,10 +104,37 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='IMAGE',
         help='also write INT8 files, calibrated with these images, folders or patterns',
     )
+    parser.add_argument(
+        '--annotations',
+        type=parse_path,
+        metavar='FILE',
+        help='COCO JSON of the --check images: prints AP of each file',
+    )
+    parser.add_argument(
+        '--within',
+        type=parse_limit,
+        metavar='LIMIT',
+        help='name the fastest of fp32, bf16 and INT8 (with --int8) that loses at most LIMIT: points of AP with '
+        '--annotations, else the share of detections, pixels or images that changes',
+    )
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
     parser.add_argument('--formats', action=ListFormats, help='list the formats and how they are checked')
     parser.add_argument('--list', action=ListModels, help='list the models that can be exported whole')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.precision = args.precision or (['fp32'] if args.within is None else ['fp32', 'bf16'])
+    if args.annotations and not args.check:
+        parser.error('--annotations is for the images of --check: give them')
+    if (args.annotations or args.within is not None) and 'fp32' not in args.precision:
+        parser.error('--within and --annotations compare with float32: add fp32 to --precision')
+    return args
+
+
+def parse_limit(text: str) -> float:
+    """A number from 0 to 100."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 100:
+            return float(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 100')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,6 +153,7 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
     """Exports what the command line asks for."""
     # Here, so that the help and the list of formats need no torch.
     from mmefficientmod.codebases.config import parse_options
+    from mmefficientmod.export.changes import recommend
     from mmefficientmod.export.folder import export
     from mmefficientmod.export.images import find_images
     from mmefficientmod.export.plan import ExportOptions, check_options
@@ -145,7 +174,35 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
         log=partial(print, flush=True),
     )
     check_options(options)
-    return export(read_source(args.config, args.checkpoint, args.part, parse_options(args.cfg_options)), options)
+    source = read_source(args.config, args.checkpoint, args.part, parse_options(args.cfg_options))
+    if args.annotations:
+        from mmefficientmod.predict.accuracy import check_annotations
+
+        if args.part == 'backbone' or source.task != 'detection':
+            raise UserError('--annotations is for detectors')
+        check_annotations(options.check_images, args.annotations, source.classes)
+    description = export(source, options)
+    losses = None
+    if args.annotations:
+        losses = measure_losses(description, out, options.check_images, args.annotations)
+    if args.within is not None:
+        options.log(recommend(description, args.within, losses))
+    return description
+
+
+def measure_losses(description: Description, out: Path, images: Sequence[Path], annotations: Path) -> dict[str, float]:
+    """Prints the AP of each file, notes it in ``export.json``, and returns the points that it loses."""
+    from mmefficientmod.export.model import ExportedModel
+    from mmefficientmod.predict.accuracy import box_ap
+
+    found = {}
+    for name in description.files:
+        found[name] = box_ap(ExportedModel.open(out, 0.0, name), images, annotations)
+        print(f'box AP of {name}: {found[name]:.2f}', flush=True)
+        check = dict(name='box AP', figure=found[name], form=name, limit=None, passed=None)
+        description.checks.append(dict(check, samples=len(images)))
+    description.write(out)
+    return {name: found[name.partition('-')[0]] - ap for name, ap in found.items()}
 
 
 class ListFormats(argparse.Action):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..utils import UserError
 from .check import Sample, box_ious, is_finite, level_difference
+from .description import Description
 
 SCORE, IOU = 0.3, 0.5  # which detections count, and which are the same
 
@@ -54,3 +55,28 @@ def changed_detections(one: Mapping, other: Mapping) -> tuple[int, int]:
             changed += not (box_ious(mine['boxes'][i], same) >= IOU).any()
             total += 1
     return int(changed), total
+
+
+def recommend(description: Description, limit: float, losses: Mapping[str, float] | None = None) -> str:
+    """One line on the fastest file within a limit.
+
+    Args:
+        description (Description): With the times of the files and the changes by each precision.
+        limit (float): The largest change, or loss.
+        losses (Mapping[str, float], optional): Points of AP that each file loses. Defaults to none: the limit holds
+            for the shares that :func:`measure_change` measures, the largest of all sizes.
+
+    Returns:
+        str: The name, and for each file its time and what it changes or loses, by rising time.
+    """
+    if losses is None:
+        found = dict.fromkeys((name for name in description.files if '-' not in name), 0.0)
+        for check in description.checks:
+            if check['form'] in description.files and check['limit'] is None:
+                found[check['form']] = max(found.get(check['form'], 0.0), check['figure'])
+        losses = found
+    times = {name: description.latency_ms[name] for name in description.files}
+    within = [name for name in times if losses[name] <= limit]
+    listed = [f'{name} {times[name]:.1f} ms, {losses[name]:.3g}' for name in sorted(times, key=times.__getitem__)]
+    best = min(within, key=times.__getitem__)  # float32 loses nothing
+    return f'fastest within {limit:g}: {best} ({"; ".join(listed)})'

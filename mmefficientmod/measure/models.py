@@ -14,8 +14,8 @@ from .records import PARTS, Case
 def build_part(key: str, part: str) -> nn.Module:
     """The part of the benchmark of that name with a backbone, with random weights, which do not change the work.
 
-    Every product and convolution keeps the size of its input: with smaller weights, such as those of standard
-    deviation 0.02 that a training starts from, blocks do next to nothing, and no difference is seen.
+    Linear layers keep the size of their input: with smaller weights, such as those of standard deviation 0.02 that a
+    training starts from, blocks do next to nothing, and no difference is seen.
     """
     config = task_backbones(TASKS[PARTS[part]])[key].load_config()
     config.model.backbone.init_cfg = None
@@ -29,8 +29,8 @@ def build_part(key: str, part: str) -> nn.Module:
             if name.endswith('gamma'):  # LayerScale starts at 1e-4, which would hide a wrong branch from the check
                 parameter.fill_(0.5)
         for module in (model.backbone if hasattr(model, 'backbone') else model).modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                module.weight.normal_(std=module.weight[0].numel() ** -0.5)  # 1 / sqrt(fan-in)
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=module.in_features**-0.5)
     return model
 
 

@@ -121,7 +121,7 @@ def test_int8_may_be_off_but_not_without_a_figure():
             subject.check([wrong], [torch.tensor([1.0])], limit)
 
 
-def test_products_keep_the_size_of_their_input():
+def test_linear_layers_keep_the_size_of_their_input():
     backbone = build_part('efficientmod-xxs', 'backbone')
     linear = [module for module in backbone.modules() if isinstance(module, torch.nn.Linear)]
     assert len(linear) > 20
