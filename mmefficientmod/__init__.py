@@ -10,7 +10,7 @@ from .version import __version__, check_dependencies
 if all(map(importlib.util.find_spec, ('torch', 'mmengine'))):
     check_dependencies()
 
-    from .checkpoints.reading import allow_safe_globals
+    from .checkpoints.allowed import allow_safe_globals
     from .codebases.operators import serve
 
     allow_safe_globals()

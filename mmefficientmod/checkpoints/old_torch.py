@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import serialization
 
-from .reading import TORCH_READS_SAFELY, plain_data
+from .allowed import TORCH_READS_SAFELY, plain_data
 
 
 @lru_cache(maxsize=None)
