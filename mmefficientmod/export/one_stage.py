@@ -188,7 +188,7 @@ def sample_shifted(maps: Tensor, offset: Tensor) -> Tensor:
 def dynamic_masks(head: nn.Module, maps: Tensor, kernels: Tensor, priors: Tensor) -> Tensor:
     """What RTMDet-Ins makes of maps (1, C, h, w) by a small network of each object: logits (N, h, w).
 
-    As products of matrices: convolutions whose kernels are no constants are not known to every runtime.
+    As products of matrices: convolutions whose kernels are not constants are not known to every runtime.
 
     Args:
         head (nn.Module): Of MMDetection.
