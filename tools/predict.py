@@ -74,7 +74,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--no-images', action='store_true', help='write predictions.json only, no drawings')
     parser.add_argument('--format', type=parse_text, help='which exported file to use, such as openvino or onnx-int8')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of CONFIG')
+    parser.add_argument(
+        '--cfg-options', nargs='+', type=parse_text, default=[], metavar='KEY=VALUE', help='changes of CONFIG'
+    )
     args = parser.parse_args(argv)
     if args.score_thr is None:
         args.score_thr = 0.0 if args.annotations else 0.3
