@@ -76,10 +76,7 @@ def is_small(path: str) -> bool:
 
 
 def read_categories(path: str) -> list | None:
-    """The categories of an annotation file, without reading the rest of a large one; None if they are not found."""
-    if is_small(path):
-        categories = read_annotations(path).get('categories')
-        return categories if isinstance(categories, list) else None
+    """The categories of a large annotation file, without reading the rest; None if they are not found."""
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = data.rfind(b'"categories"')
         start = data.find(b'[', start) if start >= 0 else -1
@@ -100,28 +97,26 @@ def is_coco(source: Source) -> bool:
     return all(getattr(source.kind, name) is getattr(CocoDataset, name) for name in own)
 
 
-def check_file(source: Source) -> list[Finding]:
+def check_file(source: Source) -> Iterator[Finding]:
     """Checks the annotation file of a data set before MMDetection reads it: format, keys, ids, names of classes."""
     path, place = source.path('ann_file'), source.place
     if isinstance(source.settings.get('ann_file'), (list, tuple)):
-        return [error(place, 'ann_file is a list: give one file, and join data sets with type="ConcatDataset"')]
-    if path is None or not osp.isfile(path):
-        return []
-    try:
-        if not is_small(path):
-            categories = read_categories(path)
-            return list(check_classes(source, path, categories)) if categories else []
-        content = read_annotations(path)
-    except FormatError as problem:
-        return [_wrong_format(place, path, problem)]
-    return check_content(source, path, content)
+        yield error(place, 'ann_file is a list: give one file, and join data sets with type="ConcatDataset"')
+    elif path is not None and osp.isfile(path):
+        try:
+            if is_small(path):
+                yield from check_content(source, path, read_annotations(path))
+            elif categories := read_categories(path):
+                yield from check_classes(source, path, categories)
+        except FormatError as problem:
+            yield _wrong_format(place, path, problem)
 
 
 def _wrong_format(place: str, path: str, problem: object) -> Finding:
     return error(place, f'{path} is not an annotation file in the format of COCO: it {problem}')
 
 
-def check_content(source: Source, path: str, content: dict) -> list[Finding]:
+def check_content(source: Source, path: str, content: dict) -> Iterator[Finding]:
     """Checks the whole content of an annotation file; later checks are left out where earlier ones find errors."""
     place = source.place
     objects = content.get('annotations', None if source.training else [])
@@ -129,16 +124,18 @@ def check_content(source: Source, path: str, content: dict) -> list[Finding]:
     for key, value in lists.items():
         if not isinstance(value, list):
             found = 'has no' if value is None else f'has a {type(value).__name__} as'
-            return [_wrong_format(place, path, f'{found} list of {key}')]
+            yield _wrong_format(place, path, f'{found} list of {key}')
+            return
     if not content['images']:
-        return [error(place, f'{path} lists no images')]
+        yield error(place, f'{path} lists no images')
+        return
     checks = (
         check_categories(place, path, content['categories']),
         check_images(place, path, content['images']),
         check_classes(source, path, content['categories']),
         check_annotations(source, path, content),
     )
-    return check_in_turn(checks)
+    yield from check_in_turn(checks)
 
 
 def check_categories(place: str, path: str, categories: Sequence) -> Iterator[Finding]:
