@@ -22,6 +22,7 @@ from helpers import DATA
 LONG = (
     'compare/compare',
     'export/test_export.py',
+    'predict/test_exported.py',
     'demo/test_demo.py',
     'training/training',
     'export/test_predictions.py',
