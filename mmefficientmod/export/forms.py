@@ -157,5 +157,14 @@ def check_segmentor(model: nn.Module) -> None:
             f'{type(model).__name__} cannot be exported whole: segmentors are {" or ".join(names)}; --part backbone '
             'exports the backbone of any segmentor'
         )
-    if model.decode_head.out_channels == 1:
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    head = model.decode_head
+    known = matches(head, *(name for kind in of_form('mask-segmentor') for name in kind.heads))
+    plain = all(
+        getattr(type(head), name, None) is getattr(BaseDecodeHead, name) for name in ('predict', 'predict_by_feat')
+    )
+    if not known and not plain:
+        raise UserError(f'{type(head).__name__} cannot be exported: it has a prediction of its own; see --list')
+    if head.out_channels == 1:
         raise UserError('a segmentor of one output channel, with a threshold, cannot be exported')

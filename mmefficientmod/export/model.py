@@ -40,7 +40,7 @@ class ExportedModel:
     ) -> None:
         self.description, self._run, self.score_thr = description, run, score_thr
         self.max_per_img = max_per_img or description.max_per_img
-        self._reduced = self._padded = 0
+        self._reduced = self._padded = self._crowded = 0
         self._chosen: list[str] = []
         self.task, self.classes, self.palette = description.task, description.classes, description.palette
         if self.task == 'backbone':
@@ -86,6 +86,8 @@ class ExportedModel:
                 f'{self._padded} images were padded to {sizes}, which changes classes near the padding: export with '
                 'free sizes'
             )
+        if self._crowded:
+            found.append(f'{self._crowded} images have more objects than the file looks at: some may be missing')
         return found
 
     def predict(self, images: list[np.ndarray]) -> list[Result]:
@@ -123,6 +125,7 @@ class ExportedModel:
         """The prediction on an image of a height and width, of the outputs for its prepared form."""
         description = self.description
         if self.task == 'detection':
+            self._crowded += int(outputs.get('left_out', 0)) > 0
             if self.max_per_img:
                 kept = outputs['scores'].argsort(kind='stable')[::-1][: self.max_per_img]
                 outputs = {name: value[kept] if np.ndim(value) else value for name, value in outputs.items()}

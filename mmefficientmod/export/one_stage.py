@@ -228,9 +228,11 @@ def check_one_stage(model: nn.Module) -> Model:
     if getattr(head, 'num_dcn', 0):
         raise UserError(f'{kind.name} with num_dcn={head.num_dcn}: deformable convolutions cannot be exported')
     reading = READINGS[kind.reading]
+    if hasattr(head, 'bbox_coder'):
+        expect(head.bbox_coder, 'box coder', 'DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder')
     if reading.one_label:
-        if 'score_thr' not in cfg:
-            raise UserError('test_cfg.score_thr is missing')
+        if 'score_thr' not in cfg or 'max_per_img' in cfg:
+            raise UserError(f'test_cfg needs score_thr, and no max_per_img, which {kind.name} ignores')
     else:
         if cfg.get('nms_pre', -1) <= 0 or cfg.get('max_per_img', -1) <= 0:
             raise UserError('test_cfg.nms_pre and test_cfg.max_per_img must be numbers above 0')

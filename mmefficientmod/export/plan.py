@@ -236,9 +236,11 @@ def make_form(source: Source, task: str, size: Size | None) -> nn.Module:
         return BackboneForm(source.model).eval()
     if task == 'segmentation':
         from .forms import check_segmentor
+        from .mask_transformer import MaskSegmentorForm
 
         check_segmentor(source.model)
-        return SegmentorForm(source.model).eval()
+        is_mask = hasattr(source.model.decode_head, 'pixel_decoder')
+        return (MaskSegmentorForm if is_mask else SegmentorForm)(source.model).eval()
     if task == 'classification':
         return ClassifierForm(source.model).eval()
     assert size  # chosen before

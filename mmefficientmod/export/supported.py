@@ -21,7 +21,7 @@ class Model:
     Attributes:
         name (str): What people call it.
         library (str): MMDetection, MMSegmentation or MMPreTrain.
-        form (str): Of the exportable forms: dense, two-stage, transformer, segmentor, classifier.
+        form (str): Of the exportable forms: dense, two-stage, transformer, segmentor, mask-segmentor, classifier.
         heads (tuple[str, ...]): The classes of its head; empty for heads of any class.
         reading (str): How a dense head's maps become scores and boxes; a key of
             :data:`mmefficientmod.export.one_stage.READINGS`.
@@ -61,7 +61,12 @@ MODELS = (
     Model('DETR', 'MMDetection', 'transformer', ('DETRHead',), model='DETR'),
     Model('Deformable DETR', 'MMDetection', 'transformer', ('DeformableDETRHead',), model='DeformableDETR'),
     Model('DINO', 'MMDetection', 'transformer', ('DINOHead',), model='DINO'),
-    Model('EncoderDecoder', 'MMSegmentation', 'segmentor', (), model='EncoderDecoder', note='two classes or more'),
+    Model('Semantic FPN', 'MMSegmentation', 'segmentor', ('FPNHead',), model='EncoderDecoder'),
+    Model('UPerNet', 'MMSegmentation', 'segmentor', ('UPerHead',), model='EncoderDecoder'),
+    Model('SegFormer', 'MMSegmentation', 'segmentor', ('SegformerHead',), model='EncoderDecoder'),
+    Model('DeepLabV3+', 'MMSegmentation', 'segmentor', ('DepthwiseSeparableASPPHead',), model='EncoderDecoder'),
+    Model('PSPNet', 'MMSegmentation', 'segmentor', ('PSPHead',), model='EncoderDecoder'),
+    Model('Mask2Former', 'MMSegmentation', 'mask-segmentor', ('Mask2FormerHead',), model='EncoderDecoder'),
     Model('ImageClassifier', 'MMPreTrain', 'classifier', (), model='ImageClassifier', note='one label per image'),
 )
 
@@ -81,6 +86,7 @@ def describe() -> str:
             lines.append(f'  {model.name:34} {heads}{model.note and f" ({model.note})"}')
     for how in dict.fromkeys((model.runtimes, model.checked) for model in MODELS):
         lines.append(f'The tests check with {how[0]}: {how[1]}.')
+    lines.append("MMSegmentation's other heads are taken if they keep the prediction of BaseDecodeHead.")
     lines.append('NMS must be plain, within classes or among all. --part backbone takes the backbone of any model.')
     return '\n'.join(lines)
 
@@ -98,7 +104,7 @@ def expect(part: object, place: str, *names: str) -> None:
     if matches(part, *names):
         return
     raise UserError(
-        f'{type(part).__name__} cannot be exported: the {place} of a detector must be {" or ".join(names)}, without '
+        f'{type(part).__name__} cannot be exported: the {place} must be {" or ".join(names)}, without '
         'methods of its own; --list shows all models, and --part backbone exports the backbone of any'
     )
 

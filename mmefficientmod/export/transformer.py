@@ -147,8 +147,8 @@ class DeformableAttention(nn.Module):
         weights = part.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
         points = reference_points[:, :, None, :, None]
         if reference_points.shape[-1] == 2:
-            sides = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=offsets.dtype)
-            places = points + offsets / sides[:, None]
+            sides = torch.cat([offsets.new_full((1,), side) for shape in spatial_shapes for side in shape[::-1]])
+            places = points + offsets / sides.view(-1, 1, 2)
         else:
             places = points[..., :2] + offsets / part.num_points * points[..., 2:] * 0.5
         output = multi_scale_deformable_attn_pytorch(value, spatial_shapes, places, weights)
@@ -170,6 +170,6 @@ def replace_attention(model: nn.Module) -> None:
 def check_transformer(model: nn.Module) -> None:
     """Raises UserError for a detector whose work :class:`TransformerForm` does not repeat."""
     kinds = of_form('transformer')
-    expect(model, 'model', *(kind.model for kind in kinds))
+    expect(model, 'transformer', *(kind.model for kind in kinds))
     expect(model.bbox_head, 'head', *(name for kind in kinds for name in kind.heads))
     expect(model.positional_encoding, 'positional encoding', 'SinePositionalEncoding', 'LearnedPositionalEncoding')

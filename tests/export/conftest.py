@@ -108,3 +108,13 @@ def exported(trained, tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    """A few of the demo's scenes."""
+    from scenes import make_dataset
+
+    folder = tmp_path_factory.mktemp('scenes') / 'data'
+    make_dataset(folder, 8, 2, (128, 96))
+    return folder

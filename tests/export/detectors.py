@@ -288,48 +288,58 @@ MODELS = {
 
 
 LOAD = dict(type='LoadImageFromFile')
-PIPELINE = [
-    dict(type='Resize', scale=(128, 96), keep_ratio=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-BASES = [
-    str(REPO / 'configs/_base_/default_runtime_det.py'),
-    str(REPO / 'demo/configs/datasets/instance.py'),
-]
+RESIZE = dict(type='Resize', scale=(128, 96), keep_ratio=True)
+KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
-def train(model: dict, data: Path, folder: Path, iterations: int = 4) -> tuple[Path, Path]:
+def train(model: dict, scenes: Path, folder: Path, iterations: int = 4) -> tuple[Path, Path]:
     """A config and the checkpoint of a short training.
 
     It starts from random parameters that all matter, so that scores differ and detections are found.
 
     Args:
-        model (dict): The detector.
-        data (Path): The demo's scenes in COCO's layout.
+        model (dict): A detector or a segmentor.
+        scenes (Path): The demo's data.
         folder (Path): For both files.
         iterations (int): With two images each. Defaults to 4.
     """
-    config, checkpoint = folder / 'config.py', folder / 'trained.pth'
+    segments = 'decode_head' in model
     with_mask = 'mask_head' in model.get('roi_head', {}) or 'loss_mask' in model.get('bbox_head', {})
-    pipeline = [LOAD, dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask), *PIPELINE]
-    loader = dict(
-        batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=f'{data}/', pipeline=pipeline)
-    )
+    if segments:
+        data, kind, root = 'semantic', 'seg', scenes / 'ade/ADEChallengeData2016'
+        annotations = dict(type='LoadAnnotations', reduce_zero_label=True)
+        pack = dict(type='PackSegInputs')
+    else:
+        data, kind, root = 'instance', 'det', f'{scenes}/coco/'
+        annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)
+        pack = dict(type='PackDetInputs', meta_keys=KEYS)
+    bases = [REPO / f'configs/_base_/default_runtime_{kind}.py', REPO / f'demo/configs/datasets/{data}.py']
+    loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+    loader['dataset'] = dict(data_root=str(root), pipeline=[LOAD, annotations, RESIZE, pack])
+    config, checkpoint = folder / 'config.py', folder / 'trained.pth'
     config.write_text(
-        f'_base_ = {BASES!r}\nmodel = {model!r}\ntrain_dataloader = {loader!r}\n'
-        f'test_dataloader = dict(dataset=dict(pipeline={[LOAD, *PIPELINE]!r}))\n'
+        f'_base_ = {list(map(str, bases))!r}\nmodel = {model!r}\ntrain_dataloader = {loader!r}\n'
+        f'test_dataloader = dict(dataset=dict(pipeline={[LOAD, RESIZE, pack]!r}))\n'
     )
     settings = Config.fromfile(config)
-    network = randomised(build_quietly(settings.model, 'mmdet')).train()
-    with DefaultScope.overwrite_default_scope('mmdet'):
+    scope = settings.default_scope
+    network = randomised(build_quietly(settings.model, scope)).train()
+    with DefaultScope.overwrite_default_scope(scope):
         batches = Runner.build_dataloader(settings.train_dataloader, seed=0)
     optimiser = OptimWrapper(torch.optim.AdamW(network.parameters(), 1e-4))
     MessageHub.get_current_instance().update_info('epoch', 0)  # which TOOD's losses depend on
-    if model['type'] == 'DETR':  # its queries differ little at first
-        network.query_embedding.weight.data *= 10
-        network.bbox_head.fc_cls.weight.data *= 8
+    _spread(network)
     for _, batch in zip(range(iterations), batches):
         losses = network.train_step(batch, optimiser)
         assert torch.isfinite(losses['loss'])
     torch.save(dict(state_dict=network.state_dict(), meta={}), checkpoint)
     return config, checkpoint
+
+
+def _spread(network: torch.nn.Module) -> None:
+    """Larger weights where results differ little at first: of queries, and of classes."""
+    factors = {'query_embedding': 10, 'bbox_head.fc_cls': 8, 'decode_head.conv_seg': 30}
+    factors.update({'decode_head.query_feat': 5, 'decode_head.cls_embed': 10, 'decode_head.mask_embed.4': 30})
+    for name, module in network.named_modules():
+        if name in factors and (name != 'query_embedding' or type(network).__name__ == 'DETR'):
+            module.weight.data *= factors[name]

@@ -10,7 +10,7 @@ from detectors import MODELS, train
 from mmdet.models.dense_heads import RTMDetSepBNHead
 from mmdet.models.detectors import RTMDet
 
-from mmefficientmod.export import check, supported
+from mmefficientmod.export import check, supported, suppression
 from mmefficientmod.export.folder import as_runner, export
 from mmefficientmod.export.formats import Session
 from mmefficientmod.export.library import LibraryModel
@@ -19,18 +19,10 @@ from mmefficientmod.export.plan import ExportOptions, make_form, plan
 from mmefficientmod.export.source import Source, read_source
 from mmefficientmod.utils import UserError
 from pages import table
-from scenes import make_dataset
 
 pytestmark = [pytest.mark.ops, pytest.mark.export]
 SHAPES = (96, 128), (128, 96), (50, 200), (40, 48), (240, 320)  # landscape, portrait, panorama, tiny, large
 NAMES = {'Cascade R-CNN, Cascade Mask R-CNN': ['Cascade R-CNN', 'Cascade Mask R-CNN']}
-
-
-@pytest.fixture(scope='session')
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('scenes') / 'data'
-    make_dataset(folder, 8, 2, (128, 96))
-    return folder / 'coco'
 
 
 @pytest.fixture(scope='session')
@@ -186,3 +178,19 @@ def test_classes_of_the_user(trained_detector):
 def test_settings_that_are_rejected(test_cfg, message, trained_detector):
     with pytest.raises(UserError, match=message):
         make_form(changed(trained_detector('RTMDet'), **test_cfg), 'detection', (96, 128))
+
+
+def test_objects_that_the_file_did_not_look_at_are_reported(trained_detector, monkeypatch):
+    source = trained_detector('YOLOX')
+    monkeypatch.setattr(suppression, 'MAX_ROWS', 10)
+    description = plan(source, ExportOptions(Path('out')))
+    run = as_runner(make_form(source, 'detection', (96, 128)))
+    model = ExportedModel(description, lambda image, size: run(dict(image=image, image_size=np.float32(size))))
+    (found,) = model.predict(images()[:1])
+    assert len(found.scores) <= 10
+    assert model.notes == ['1 images have more objects than the file looks at: some may be missing']
+
+
+def test_a_limit_that_yolox_ignores_is_rejected(trained_detector):
+    with pytest.raises(UserError, match='no max_per_img, which YOLOX ignores'):
+        make_form(changed(trained_detector('YOLOX'), max_per_img=5), 'detection', (96, 128))

@@ -115,39 +115,6 @@ def test_a_segmentor_that_pads_its_input(trained, tmp_path):
         assert (found.classes != expected.classes).mean() <= check.CLASS_LIMIT
 
 
-HEADS = {
-    'UPerNet': "type='UPerHead', _delete_=True, in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3], channels=16, "
-    'pool_scales=(1, 2, 3, 6), num_classes=9',
-    'PSPNet': "type='PSPHead', _delete_=True, in_channels=32, in_index=3, channels=16, pool_scales=(1, 2, 3, 6), "
-    'num_classes=9',
-    'SegFormer': "type='SegformerHead', _delete_=True, in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3], "
-    'channels=16, num_classes=9',
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('head', HEADS)
-@pytest.mark.parametrize('format', ['onnx', 'openvino'])
-def test_heads_that_pool_over_the_image_have_free_sizes(head, format, trained, tmp_path):
-    """Written as files, whose own check compares predictions on images of several sizes."""
-    from mmefficientmod.codebases.building import build_quietly
-    from mmefficientmod.export.folder import export
-    from mmefficientmod.export.formats import Session
-
-    text = f'model = dict(neck=None, decode_head=dict({HEADS[head]}, norm_cfg=dict(type="BN"), align_corners=False))'
-    config, _ = change(trained, 'segmentor', tmp_path, text=text)
-    settings = Config.fromfile(config)
-    settings.model.backbone.init_cfg = None
-    torch.manual_seed(0)
-    network = build_quietly(settings.model, 'mmseg')
-    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'a.pth')
-    export(read_source(config, str(tmp_path / 'a.pth')), ExportOptions(tmp_path / 'out', formats=(format,)))
-    session = Session(tmp_path / 'out')
-    for size in ((1, 64, 200), (2, 129, 65)):
-        image = check._patches(*size, 3)
-        assert session.run(image)['classes'].shape == size
-
-
 DETECTION = {
     'resize': [dict(type='Resize', scale=(256, 192), keep_ratio=True)],
     'pad': [
