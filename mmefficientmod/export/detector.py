@@ -202,6 +202,6 @@ def check_supported(model: nn.Module) -> None:
             if layer.pool_mode != 'avg':
                 raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it must be avg')
     check_nms('test_cfg.rpn', model.test_cfg.rpn)
-    check_nms('test_cfg.rcnn', model.test_cfg.rcnn)
+    check_nms('test_cfg.rcnn', model.test_cfg.rcnn, soft=True)
     if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls:
         raise UserError('an RPN with softmax cannot be exported')

@@ -238,5 +238,5 @@ def check_one_stage(model: nn.Module) -> Model:
             raise UserError('test_cfg.nms_pre and test_cfg.max_per_img must be numbers above 0')
         if cfg.get('min_bbox_size', 0) > 0:
             raise UserError('test_cfg.min_bbox_size above 0, in pixels of the whole image, cannot be exported')
-    check_nms('test_cfg', cfg)
+    check_nms('test_cfg', cfg, soft=not reading.one_label)
     return kind

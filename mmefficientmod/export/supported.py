@@ -87,7 +87,8 @@ def describe() -> str:
     for how in dict.fromkeys((model.runtimes, model.checked) for model in MODELS):
         lines.append(f'The tests check with {how[0]}: {how[1]}.')
     lines.append("MMSegmentation's other heads are taken if they keep the prediction of BaseDecodeHead.")
-    lines.append('NMS must be plain, within classes or among all. --part backbone takes the backbone of any model.')
+    lines.append('NMS must be plain or, except for YOLOX, soft, within classes or among all.')
+    lines.append('--part backbone takes the backbone of any model.')
     return '\n'.join(lines)
 
 

@@ -134,6 +134,23 @@ def test_masks_of_the_whole_image_on_a_squashed_one(trained_detector):
             assert abs(int(one.bits.sum()) - int(other.bits.sum())) <= 0.01 * other.bits.sum() + 2
 
 
+@pytest.mark.slow
+def test_soft_nms_in_files(trained_detector, tmp_path):
+    source = trained_detector('ATSS')
+    source.model.test_cfg.update(nms=dict(type='soft_nms', iou_threshold=0.4), max_per_img=20)
+    description = export(source, ExportOptions(tmp_path / 'out', ('onnx', 'openvino'), sizes=[(96, 128)]))
+    assert {item['form'] for item in description.checks if item['passed']} == {'eager', 'onnx', 'openvino'}
+
+
+@pytest.mark.parametrize('method', ['linear', 'gaussian', 'naive'])
+@pytest.mark.parametrize('name', ['RTMDet', 'Cascade R-CNN'])
+def test_soft_nms(name, method, trained_detector):
+    source = trained_detector(name)
+    settings = source.model.test_cfg.get('rcnn', source.model.test_cfg)
+    settings.nms = dict(type='soft_nms', iou_threshold=0.4, method=method, min_score=0.01)
+    assert_predictions_agree(source)
+
+
 class Renamed(RTMDetSepBNHead):
     """A head with other settings."""
 
@@ -167,9 +184,9 @@ def test_classes_of_the_user(trained_detector):
 @pytest.mark.parametrize(
     ('test_cfg', 'message'),
     [
-        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), 'must be plain nms'),
-        (dict(nms=dict(type='nms', iou_threshold=0.5, max_num=10)), 'must be plain nms'),
-        (dict(nms=None), 'must be plain nms'),
+        (dict(nms=dict(type='nms_match', iou_threshold=0.5)), 'its type must be nms or soft_nms'),
+        (dict(nms=dict(type='nms', iou_threshold=0.5, max_num=10)), 'without other settings'),
+        (dict(nms=None), 'with iou_threshold'),
         (dict(min_bbox_size=4), 'min_bbox_size'),
         (dict(nms_pre=-1), 'nms_pre'),
         (dict(max_per_img=-1), 'max_per_img'),

@@ -114,6 +114,14 @@ def test_formats_are_listed(capsys):
     assert all(word in listed for word in ('model.onnx', 'model.xml', 'model.pt2', '99.99 %', 'IoU >= 0.99'))
 
 
+def test_models_are_listed(capsys):
+    with pytest.raises(SystemExit) as caught:
+        export('--list')
+    assert not caught.value.code
+    listed = capsys.readouterr().out
+    assert all(word in listed for word in ('RTMDet', 'DINO', 'Mask2FormerHead', 'ONNX Runtime, OpenVINO', 'NMS'))
+
+
 def test_sizes_below_32_are_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         export('config.py', 'checkpoint.pth', '--size', 31, 64)
