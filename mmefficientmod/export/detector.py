@@ -7,6 +7,7 @@ keeps all rows and marks those that count.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -180,8 +181,8 @@ def check_supported(model: nn.Module) -> None:
     for name in ('predict', 'extract_feat'):
         if getattr(type(model), name) is not getattr(TwoStageDetector, name):
             raise UserError(f'{type(model).__name__} cannot be exported: it has a {name}() of its own')
-    head = model.roi_head
-    expect(model.rpn_head, 'RPN', 'RPNHead')
+    head: Any = getattr(model, 'roi_head', None)
+    expect(getattr(model, 'rpn_head', None), 'RPN', 'RPNHead')
     expect(head, 'RoI head', *(name for kind in of_form('two-stage') for name in kind.heads))
     box_heads, mask_heads = as_list(head.bbox_head), as_list(head.mask_head) if head.with_mask else []
     extractors = as_list(head.bbox_roi_extractor) + (as_list(head.mask_roi_extractor) if head.with_mask else [])

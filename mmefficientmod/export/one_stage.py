@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -216,7 +216,8 @@ def check_one_stage(model: nn.Module) -> Model:
     """
     from mmdet.models.detectors import SingleStageDetector
 
-    head, cfg = model.bbox_head, model.test_cfg
+    head: Any = getattr(model, 'bbox_head', None)
+    cfg = model.test_cfg
     kinds = of_form('dense')
     expect(head, 'head', *(name for kind in kinds for name in kind.heads))
     (kind,) = (kind for kind in kinds if matches(head, *kind.heads))

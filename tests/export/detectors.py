@@ -101,15 +101,12 @@ def box_head(scale: float, agnostic: bool = True) -> dict:
     )
 
 
-def cascade(with_mask: bool, agnostic: bool) -> dict:
-    """Cascade R-CNN or Cascade Mask R-CNN."""
-    roi_head = dict(
-        type='CascadeRoIHead',
-        num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
-        bbox_roi_extractor=extractor(7),
-        bbox_head=[box_head(scale, agnostic) for scale in (1, 0.5, 0.33)],
-    )
+def two_stage(with_mask: bool, agnostic: bool, stages: int = 1) -> dict:
+    """Faster R-CNN or Mask R-CNN; with several stages, as a cascade."""
+    heads = [box_head(scale, agnostic) for scale in (1, 0.5, 0.33)]
+    roi_head = dict(type='StandardRoIHead', bbox_roi_extractor=extractor(7), bbox_head=heads[0])
+    if stages > 1:
+        roi_head.update(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, 0.5, 0.25], bbox_head=heads)
     if with_mask:
         head = dict(type='FCNMaskHead', num_convs=1, in_channels=WIDTH, conv_out_channels=16, num_classes=CLASSES)
         head['loss_mask'] = dict(type='CrossEntropyLoss', use_mask=True)
@@ -130,13 +127,13 @@ def cascade(with_mask: bool, agnostic: bool) -> dict:
     rpn_cfg = sampled(0.5, 64, allowed_border=0)
     rpn_cfg['sampler']['add_gt_as_proposals'] = False
     return dict(
-        type='CascadeRCNN',
+        type='CascadeRCNN' if stages > 1 else 'FasterRCNN',
         data_preprocessor=PREPROCESSOR,
         backbone=backbone(),
         neck=dict(type='FPN', in_channels=[8, 16, 24, 32], out_channels=WIDTH, num_outs=5, norm_cfg=BN),
         rpn_head=rpn,
         roi_head=roi_head,
-        train_cfg=dict(rpn=rpn_cfg, rpn_proposal=proposals(60), rcnn=rcnn),
+        train_cfg=dict(rpn=rpn_cfg, rpn_proposal=proposals(60), rcnn=rcnn if stages > 1 else rcnn[0]),
         test_cfg=dict(
             rpn=proposals(60),
             rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=30, mask_thr_binary=0.5),
@@ -260,8 +257,10 @@ MODELS = {
         dict(type='YOLOXPAFPN', in_channels=[16, 24, 32], out_channels=WIDTH, num_csp_blocks=1, norm_cfg=BN),
         dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)),
     ),
-    'Cascade R-CNN': cascade(with_mask=False, agnostic=False),
-    'Cascade Mask R-CNN': cascade(with_mask=True, agnostic=True),
+    'Faster R-CNN': two_stage(with_mask=False, agnostic=True),
+    'Mask R-CNN': two_stage(with_mask=True, agnostic=False),
+    'Cascade R-CNN': two_stage(with_mask=False, agnostic=False, stages=3),
+    'Cascade Mask R-CNN': two_stage(with_mask=True, agnostic=True, stages=3),
     'DETR': transformer(
         'DETR',
         dict(type='DETRHead', loss_cls=CLASS_OR_NONE, **DETR_LOSSES),
