@@ -322,6 +322,7 @@ def train(model: dict, scenes: Path, folder: Path, iterations: int = 4) -> tuple
     )
     settings = Config.fromfile(config)
     scope = settings.default_scope
+    torch.manual_seed(0)
     network = randomised(build_quietly(settings.model, scope)).train()
     with DefaultScope.overwrite_default_scope(scope):
         batches = Runner.build_dataloader(settings.train_dataloader, seed=0)

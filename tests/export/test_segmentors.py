@@ -43,11 +43,14 @@ def test_predictions(name, trained_segmentor):
     run = as_runner(make_form(source, 'segmentation', None))
     library = LibraryModel(source, 'cpu')
     model = ExportedModel(description, lambda image, size: run(dict(image=image)))
+    seen: set[int] = set()
     for seed, shape in enumerate(SHAPES):
         image = check._patches(1, *shape, seed)[0].transpose(1, 2, 0).astype(np.uint8)
         (found,), (expected,) = model.predict([image]), library.predict([image])
-        assert found.classes.shape == shape and len(np.unique(expected.classes)) > 1
+        seen |= set(expected.classes.flat)
+        assert found.classes.shape == shape
         assert (found.classes != expected.classes).mean() <= check.CLASS_LIMIT
+    assert len(seen) > 1
 
 
 @pytest.mark.slow
