@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import zlib
 from collections import OrderedDict
 from typing import Iterator
@@ -68,14 +69,11 @@ def _group(item: pytest.Item) -> str:
     return next(item.iter_markers('xdist_group')).args[0]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Reports a test under its own name, without the group that pytest-xdist appends: --last-failed looks for it."""
-    report = yield
-    name, _, group = report.nodeid.rpartition('@')
-    if group == _group(item):
-        report.nodeid = name
-    return report
+    if hasattr(report, 'node'):  # it comes from another process
+        report.nodeid = re.sub(r'@[\w-]+/[\w.-]+$', '', report.nodeid)
 
 
 def _managers(cls: type = ManagerMixin) -> Iterator[type]:
