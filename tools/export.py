@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             description = write_folder(args, out)
         except OSError as error:  # a full disk names no file
             raise UserError(f'{error.filename or out}: {error.strerror or error}') from error
-    files = ', '.join(name for names in description.files.values() for name in names)
+    files = ', '.join(dict.fromkeys(name for names in description.files.values() for name in names))
     print(f'{out}: {files}, export.json')
 
 
