@@ -6,7 +6,9 @@ deformable attention takes the sizes of the levels as numbers, which the library
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +63,9 @@ class TransformerForm(nn.Module):
         if self.is_deformable:
             memory = model.forward_encoder(**encoder, **shared)
             queries, _ = model.pre_decoder(**memory)
-            found = model.forward_decoder(memory_mask=encoder['feat_mask'], **shared, **queries)
-            logits, boxes = model.bbox_head(**found)
+            with plain_inverse_sigmoid():
+                found = model.forward_decoder(memory_mask=encoder['feat_mask'], **shared, **queries)
+                logits, boxes = model.bbox_head(**found)
         else:
             queries, _ = model.pre_decoder(**model.forward_encoder(**encoder))
             masks = dict(memory_mask=encoder['feat_mask'], memory_pos=encoder['feat_pos'])
@@ -153,6 +156,31 @@ class DeformableAttention(nn.Module):
             places = points[..., :2] + offsets / part.num_points * points[..., 2:] * 0.5
         output = multi_scale_deformable_attn_pytorch(value, spatial_shapes, places, weights)
         return part.output_proj(output) + identity
+
+
+@contextlib.contextmanager
+def plain_inverse_sigmoid() -> Iterator[None]:
+    """Lets MMDetection compute logits without clamps in a row, which torch's ONNX exporter merges wrongly.
+
+    The values, between 0 and 1 as results of a sigmoid, give the same logits.
+    """
+    from mmdet.models.dense_heads import deformable_detr_head
+    from mmdet.models.layers.transformer import deformable_detr_layers, dino_layers
+
+    modules = (deformable_detr_head, deformable_detr_layers, dino_layers)
+    before = [module.inverse_sigmoid for module in modules]
+
+    def plain(x: Tensor, eps: float = 1e-5) -> Tensor:
+        least = x.new_full((1,), eps)
+        return torch.log(torch.maximum(x, least) / torch.maximum(1 - x, least))
+
+    for module in modules:
+        module.inverse_sigmoid = plain
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, before):
+            module.inverse_sigmoid = original
 
 
 def replace_attention(model: nn.Module) -> None:

@@ -271,6 +271,7 @@ MODELS = {
         'DeformableDETR',
         dict(type='DeformableDETRHead', loss_cls=SIGMOID, sync_cls_avg_factor=True, **DETR_LOSSES),
         'focal',
+        with_box_refine=True,
         num_feature_levels=4,
     ),
     'DINO': transformer(
