@@ -19,9 +19,8 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch.utils.data import DataLoader
 
-from ..utils import Stopped
+from ..utils import SIGNALS, Stopped, handle_signals
 
-SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]  # not on Windows
 PATIENCE = 3.0  # s after which another signal ends the run without saving: launchers send the first one twice
 
 
@@ -38,18 +37,8 @@ class Interruption:
 
     def during(self, run: Callable[[], Any]) -> Any:
         """Calls a function with the handlers in place, and sets those that were there before at its end."""
-        before = {}
-        try:
-            for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
-                    before[number] = signal.signal(number, self._receive)
-        except ValueError:  # in another thread than the main one
+        with handle_signals(self._receive, obey_parent):
             return run()
-        try:
-            return run()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -79,17 +68,22 @@ class DeafWorker:
         self.start = start
 
     def __call__(self, worker: int) -> None:
-        for number in set(SIGNALS) - {signal.SIGTERM}:
-            signal.signal(number, signal.SIG_IGN)
-        if hasattr(signal, 'sigwaitinfo'):  # on Linux; elsewhere SIGTERM to the group ends the data as well
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            Thread(target=_obey, args=[os.getppid()], daemon=True).start()
+        obey_parent()
         if self.start:
             self.start(worker)
 
 
+def obey_parent() -> None:
+    """Lets only the parent's SIGTERM end this process, which is how data loaders and pools end theirs."""
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # on Linux; elsewhere SIGTERM to the group ends the process as well
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_obey, args=[os.getppid()], daemon=True).start()
+
+
 def _obey(parent: int) -> None:
-    """Ends the process at SIGTERM from its parent, which is how a data loader ends it."""
+    """Waits for SIGTERM from the parent, and ends the process."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

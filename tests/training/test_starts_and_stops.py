@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -389,6 +390,43 @@ def test_interrupted_before_the_first_iteration(stopped, tmp_path):
     run, _, _ = stopped
     code, output = run.interrupt(tmp_path / 'new', 'System environment', signal.SIGTERM)
     assert (code, last_line(output)) == (143, 'stopped before the first iteration: the same command starts again')
+
+
+POOLS = """
+import faulthandler, subprocess, time
+from multiprocessing import get_context
+from mmefficientmod.training.interrupt import Interruption
+from mmefficientmod.utils import exit_in_one_line
+
+def pools():
+    for _ in range(8):  # as in MMDetection's VOCMetric
+        pool = get_context('fork').Pool(3)
+        assert pool.map(abs, [-1, -2, -3]) == [1, 2, 3]
+        pool.close()
+        pool.terminate()
+        pool.join()
+
+def strangers_signals():
+    with get_context('fork').Pool(1) as pool:
+        slow = pool.apply_async(time.sleep, [1])
+        for name in ('TERM', 'INT', 'HUP'):
+            subprocess.run(['kill', f'-{name}', str(pool._pool[0].pid)], check=True)
+        slow.get(timeout=20)
+
+faulthandler.dump_traceback_later(100, exit=True)
+with exit_in_one_line():
+    pools()
+    run = Interruption()
+    run.during(pools)
+    run.during(strangers_signals)
+    assert not run.number
+"""
+
+
+def test_processes_of_a_metric_end_with_it():
+    """A process that a training forks obeys its parent only; with the training's handlers, it would never end."""
+    result = subprocess.run([sys.executable, '-c', POOLS], capture_output=True, text=True, timeout=200)
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
 def test_the_second_training_in_a_work_directory_is_refused(stopped):
