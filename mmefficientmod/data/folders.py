@@ -118,9 +118,20 @@ def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool
         yield from judge_order(place, dataset, list(folders), classes)
     labels = Counter(int(label) for entry in entries for label in _labels(entry))
     if classes and labels:
-        yield from judge_labels(place, dataset, labels, classes, training and len(entries) == len(dataset))
+        wrong = list(judge_labels(place, dataset, labels, classes, training and len(entries) == len(dataset)))
+        yield from wrong
+        if not folders and not wrong:
+            yield from judge_places(place, dataset, entries, classes)
     if folders is not None and osp.isdir(dataset.img_prefix):
         yield from find_unread(place, dataset)
+
+
+def count_classes(dataset: Any, entries: Sequence[Mapping]) -> tuple[int, bool]:
+    """The number of classes of a built data set, and whether they have names; by the labels of a list without names."""
+    classes = dataset.metainfo.get('classes')
+    if classes:
+        return len(classes), True
+    return 1 + max((int(label) for each in entries for label in _labels(each)), default=0), False
 
 
 def _labels(entry: Mapping) -> Sequence:
@@ -144,6 +155,24 @@ def judge_order(place: str, dataset: Any, folders: Sequence[str], classes: Seque
             message = f'class {name!r} stands for the folder {folder}, but looks like {nearest}'
             yield error(place, f'{message}: order metainfo.classes as the folders, {write_tuple(folders)}')
             return
+
+
+def judge_places(place: str, dataset: Any, entries: Sequence[Mapping], classes: Sequence[str]) -> Iterator[Finding]:
+    """Labels of a list that contradict the folders of its images, where these have the names of classes."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    named = [entry for entry in entries if _folder_of(entry) in numbers and not isinstance(entry.get('gt_label'), list)]
+    wrong = [entry for entry in named if entry['gt_label'] != numbers[_folder_of(entry)]]
+    if len(named) == len(entries) and len(wrong) > len(named) / 2:
+        path, label = wrong[0]['img_path'], int(wrong[0]['gt_label'])
+        yield error(
+            place,
+            f'{len(wrong)} of {len(named)} labels of {dataset.ann_file} contradict the folders of the images, as {path} '
+            f'with {label}, which is {classes[label]}: order metainfo.classes as the numbers of the list',
+        )
+
+
+def _folder_of(entry: Mapping) -> str:
+    return osp.basename(osp.dirname(str(entry.get('img_path', ''))))
 
 
 def judge_labels(place: str, dataset: Any, labels: Counter, classes: Sequence[str], whole: bool) -> Iterator[Finding]:

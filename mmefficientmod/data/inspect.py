@@ -169,7 +169,8 @@ def _inspect_inner(place: str, dataset: Any, source: Source | None, config: Conf
         findings += folders.compare(place, dataset, entries, training)
         if source is not None and source.classes is None:  # the folders name them
             nodes = find_dicts(config.get('model'), 'model')
-            findings += heads.compare_heads(nodes, len(dataset.metainfo['classes']), f'{place} has', training)
+            number, named = folders.count_classes(dataset, entries)
+            findings += heads.compare_heads(nodes, number, f'{place} has', training and named)
     if not has_errors(findings):
         findings += _try_pipeline(place, dataset, entries)
     if not findings and training and entries and 'instances' in entries[0] and 'width' in entries[0]:

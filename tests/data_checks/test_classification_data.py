@@ -147,6 +147,38 @@ def test_a_list_that_is_right(folders):
     assert not look(config)
 
 
+def test_a_list_whose_numbers_contradict_the_folders(folders):
+    """A list has no names: where the images lie in folders of the classes, these tell the order of the numbers."""
+    for split in ('train', 'val'):
+        lines = [f'{name}/{number}.png {"abc".index(name)}' for name in 'abc' for number in range(3)]
+        (folders / f'{split}.txt').write_text('\n'.join(lines))
+    config = classifier(folders, 'bac')
+    for split in ('train', 'val'):
+        config[f'{split}_dataloader'].dataset.ann_file = f'{split}.txt'
+    found = errors(look(config))[0]
+    assert '6 of 9 labels of' in found and 'a/0.png with 0, which is b: order metainfo.classes' in found
+    for split in ('train', 'val'):
+        config[f'{split}_dataloader'].dataset.metainfo = dict(classes=('a', 'b', 'c'))
+    assert not look(config)
+
+
+def test_a_list_without_names_of_classes(folders):
+    """Its largest number tells how many classes a head needs."""
+    for split in ('train', 'val'):
+        (folders / f'{split}.txt').write_text('a/0.png 0\nc/0.png 3\n')
+    config = classifier(folders)
+    for split in ('train', 'val'):
+        config[f'{split}_dataloader'].dataset.ann_file = f'{split}.txt'
+    assert errors(look(config)) == [
+        'model.head: model.head.num_classes is 3, but train_dataloader.dataset has 4 classes: '
+        'add --cfg-options model.head.num_classes=4',
+        'model.head: model.head.num_classes is 3, but val_dataloader.dataset has 4 classes: '
+        'add --cfg-options model.head.num_classes=4',
+    ]
+    config.model.head.num_classes = 4
+    assert not look(config)
+
+
 def test_several_labels_of_an_image(folders):
     content = dict(
         metainfo=dict(classes=['a', 'b', 'c']),
