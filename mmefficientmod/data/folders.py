@@ -166,8 +166,8 @@ def judge_places(place: str, dataset: Any, entries: Sequence[Mapping], classes: 
         path, label = wrong[0]['img_path'], int(wrong[0]['gt_label'])
         yield error(
             place,
-            f'{len(wrong)} of {len(named)} labels of {dataset.ann_file} contradict the folders of the images, as {path} '
-            f'with {label}, which is {classes[label]}: order metainfo.classes as the numbers of the list',
+            f'{len(wrong)} of {len(named)} labels of {dataset.ann_file} contradict the folders of the images, as '
+            f'{path} with {label}, which is {classes[label]}: order metainfo.classes as the numbers of the list',
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from rich.console import Console
 from ..utils import UserError, enumerate_names, read_json
 from .canvas import spread_colors
 from .converters import find_yolo_description, read_labelme, read_voc, read_yolo, swap_folder
-from .files import Tree, group, is_inside, join, role, scan
+from .files import Tree, group, join, role, scan
 from .findings import Finding, warning
 from .label_images import look_at, read_class_list
 from .parts import ROLES, Boxes, Labels, Masks, OwnData, Part
@@ -179,7 +180,11 @@ def _read_coco_part(tree: Tree, file: str, content: Mapping) -> tuple[Boxes, lis
     names = [image['file_name'] for image in content['images']]
     root = _image_root(tree, file, names)
     corrected = [_correct(tree, root, name) for name in names]
-    outside = [name for name in corrected if not is_inside(tree.root / root / name, tree.root)]
+    # A link that leads outside is the user's own and told by scan; a path is whoever's who wrote the file.
+    top = str(tree.root)
+    outside = [
+        name for name in corrected if os.path.commonpath([top, os.path.normpath(tree.root / root / name)]) != top
+    ]
     findings = []
     if outside:
         raise UserError(f'{tree.root / file} names {len(outside)} images outside of {tree.root}, as {outside[0]}')

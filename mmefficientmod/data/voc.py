@@ -92,6 +92,7 @@ def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool
         return
     others = {name: nearest_name(name, classes) for name in in_files if name not in classes}
     meant = [(name, near) for name, near in others.items() if near and not in_files[near]]
+    yield from find_flat_boxes(place, entries, source)
     if meant:
         name, near = meant[0]
         message = f'{in_files[name]} of {total} objects are named {name!r}, which is not a class, and none {near!r}'
@@ -103,3 +104,14 @@ def compare(place: str, dataset: Any, entries: Sequence[Mapping], training: bool
     if training and count == len(dataset) and not meant and has_own_classes(dataset):
         empty = [name for name in classes if name not in used]
         yield from find_unlearnt(place, empty, len(classes), f'object in the files of {source}')
+
+
+def find_flat_boxes(place: str, entries: Sequence[Mapping], source: str) -> list[Finding]:
+    """Boxes without a width or a height once MMDetection has cut them to whole pixels: their loss is not a number."""
+    boxes = [(each['bbox'], entry) for entry in entries for each in entry['instances'] if not each['ignore_flag']]
+    flat = [(box, entry) for box, entry in boxes if box[2] <= box[0] or box[3] <= box[1]]
+    if not flat:
+        return []
+    hint = 'are they shares of the size of the image, or [x, y, width, height]? VOC has corners in pixels'
+    message = f'{len(flat)} of {len(boxes)} boxes of the files of {source} have no width or no height in whole pixels'
+    return [error(place, f'{message}, as one of {flat[0][1]["xml_path"]}: {hint}')]

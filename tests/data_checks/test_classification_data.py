@@ -245,6 +245,13 @@ def test_pascal_voc(voc):
 def test_files_of_pascal_voc_that_are_wrong(voc):
     write_xml(voc, 0, 'cat', right=500)
     assert re.search('1 of 4 boxes .* reach outside their image', warnings(look(voc_config(voc)))[0])
+    write_xml(voc, 0, 'cat', left=50.2, right=50.9)
+    assert '1 of 4 boxes of the files of' in errors(look(voc_config(voc)))[0]
+    for number in range(4):
+        write_xml(voc, number, 'cat', left=0.1, right=0.8)
+    assert 'are they shares of the size' in errors(look(voc_config(voc)))[0]
+    for number in range(4):
+        write_xml(voc, number, 'cat')
     write_xml(voc, 0, 'cat', left='x')
     assert 'have an <object> without a <bndbox> of four numbers' in errors(look(voc_config(voc)))[0]
     (voc / 'Annotations/0.xml').write_text('<annotation>')

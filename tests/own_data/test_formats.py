@@ -230,14 +230,16 @@ def test_no_image_outside_of_the_folder_is_read(name, coco, tmp_path):
         recognise(tmp_path / 'data')
 
 
-def test_a_link_that_leads_outside_is_named(coco, tmp_path):
+@pytest.mark.parametrize('linked', ['annotations', 'val2017'])
+def test_a_link_that_leads_outside_is_followed_with_a_warning(linked, coco, tmp_path):
     root = tmp_path / 'data'
-    root.mkdir()
-    os.symlink(coco / 'annotations', root / 'annotations')
-    for part in ('train2017', 'val2017'):
-        shutil.copytree(coco / part, root / part)
-    (finding,) = recognise(root).findings
+    shutil.copytree(coco, root)
+    shutil.rmtree(root / linked)
+    os.symlink(coco / linked, root / linked)
+    data = recognise(root)
+    (finding,) = data.findings
     assert 'is a link to' in finding.message and finding.level == 'warning'
+    assert [len(part) for part in data.parts.values()] == [12, 4]
 
 
 def test_yolo_of_strangers(yolo, tmp_path):
