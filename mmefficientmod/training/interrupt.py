@@ -74,7 +74,7 @@ class DeafWorker:
 
 
 def obey_parent() -> None:
-    """Lets only the parent's SIGTERM end this process, which is how data loaders and pools end theirs."""
+    """Lets only the parent's SIGTERM end this process, as data loaders and pools send it."""
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # on Linux; elsewhere SIGTERM to the group ends the process as well
