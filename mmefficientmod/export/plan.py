@@ -115,7 +115,7 @@ def plan(source: Source, options: ExportOptions) -> Description:
     return Description(
         task=task,
         part=options.part,
-        num_classes=count_classes(source) if whole else 0,
+        num_classes=source.num_classes if whole else 0,
         classes=source.classes if whole else [],
         palette=source.palette if whole else [],
         sizes=[list(size) for size in sizes],
@@ -157,17 +157,6 @@ def padding_values(preprocessor: nn.Module) -> list[float]:
     swaps = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
     found = found if len(found) == 3 else [value] * 3  # the form refuses other numbers of channels
     return found[::-1] if swaps else found
-
-
-def count_classes(source: Source) -> int:
-    """The classes that a model tells apart."""
-    model = source.model
-    if source.task == 'segmentation':
-        return int(model.out_channels)
-    head = getattr(model, 'roi_head', None)
-    head = head.bbox_head if head is not None else getattr(model, 'bbox_head', getattr(model, 'head', None))
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    return int(getattr(head, 'num_classes', len(source.classes)))
 
 
 def read_slide(model: nn.Module) -> Slide | None:

@@ -35,6 +35,27 @@ class Source:
         """The task of the whole model."""
         return {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}[self.codebase]
 
+    @property
+    def num_classes(self) -> int:
+        """The classes that the whole model tells apart."""
+        if self.task == 'segmentation':
+            return int(self.model.num_classes if self.model.out_channels == 1 else self.model.out_channels)
+        head = getattr(self.model, 'roi_head', None)
+        head = (
+            head.bbox_head if head is not None else getattr(self.model, 'bbox_head', getattr(self.model, 'head', None))
+        )
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        return int(getattr(head, 'num_classes', len(self.classes)))
+
+    def fit_names(self) -> None:
+        """Numbers the classes beyond those with names; more names than classes are those of other data."""
+        missing = self.num_classes - len(self.classes)
+        if missing < 0:
+            self.classes, self.palette = [], []
+        elif missing and self.classes:
+            self.classes += [str(label) for label in range(len(self.classes), self.num_classes)]
+            self.palette = []
+
 
 def read_source(
     config_name: str,
@@ -89,8 +110,10 @@ def read_source(
     except Exception as error:  # whatever the parts of a model raise about their settings
         raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
     _load(model, weights, checkpoint, part, whole)
-    classes, palette = find_classes(content, config)
-    return Source(model.eval(), config, codebase, classes, palette)
+    source = Source(model.eval(), config, codebase, *find_classes(content, config))
+    if part == 'model':
+        source.fit_names()
+    return source
 
 
 def _model_settings(config: Config, path: str) -> ConfigDict:
