@@ -19,7 +19,7 @@ def test_pre_commit_runs_the_same_ruff_as_make_lint():
 def test_the_pages_and_the_hosted_ci_name_targets_of_the_makefile():
     targets = set(re.findall(r'^([a-z-]+):', text('Makefile'), re.M))
     for path in ('CONTRIBUTING.md', '.github/workflows/ci.yml', '.github/PULL_REQUEST_TEMPLATE.md', '.ci/run'):
-        named = set(re.findall(r'\bmake ([a-z-]+)', text(path)))
+        named = set(re.findall(r'\bmake (?:-j )?([a-z][a-z-]*)', text(path)))
         assert named and named <= targets, path
 
 

@@ -177,6 +177,7 @@ def add_launch_options(run: argparse.ArgumentParser) -> None:
     launch.add_argument(
         '--cfg-options',
         nargs='+',
+        type=parse_text,
         default=[],
         metavar='KEY=VALUE',
         help='further settings of every config, applied last',

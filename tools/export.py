@@ -117,7 +117,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='name the fastest of fp32, bf16 and INT8 (with --int8) that loses at most LIMIT: points of AP with '
         '--annotations, else the share of detections, pixels or images that changes',
     )
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', type=parse_text, default=[], metavar='KEY=VALUE', help='changes of the config'
+    )
     parser.add_argument('--formats', action=ListFormats, help='list the formats and how they are checked')
     parser.add_argument('--list', action=ListModels, help='list the models that can be exported whole')
     args = parser.parse_args(argv)

@@ -65,6 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
+        type=parse_text,
         default=[],
         metavar='KEY=VALUE',
         help='changes of the config; vis_backends of its visualizer choose the output, e.g. TensorBoard',

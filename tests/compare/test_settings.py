@@ -27,7 +27,7 @@ def test_backbones():
         assert [backbone.key for backbone in backbones][-1] == 'efficientmod-xs' and len(backbones) == 9
         assert problems[0] == "there is no backbone 'efficientmod-s2': did you mean efficientmod-s?"
         assert problems[1].startswith("there is no backbone 'nothing': it has resnet-18, ")
-        assert len(select_backbones(task, ['all'])[0]) == 18
+        assert len(select_backbones(task, ['all'])[0]) == 19
 
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS)

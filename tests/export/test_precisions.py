@@ -36,8 +36,14 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max() / np.abs(other).max())
 
 
-def test_openvino_in_bf16_is_the_float32_file_run_otherwise(bf16_cpu, exported):
-    _, folder = exported('segmentor', formats=('openvino',), precisions=('bf16', 'fp32'))
+@pytest.fixture
+def in_both(bf16_cpu, exported):
+    """A segmentor's folder for CPUs with and without bfloat16, made on one with it."""
+    return exported('segmentor', formats=('openvino',), precisions=('bf16', 'fp32'))[1]
+
+
+def test_openvino_in_bf16_is_the_float32_file_run_otherwise(in_both):
+    folder = in_both
     described = read_description(folder)
     assert list(described.files) == ['openvino-bf16', 'openvino']  # the preferred one first
     assert described.files['openvino'] == described.files['openvino-bf16'] == ['model.xml']
@@ -59,8 +65,8 @@ def test_only_bf16_is_checked_in_float32_as_well(bf16_cpu, exported):
     assert check['passed'] and check['figure'] < 1e-4
 
 
-def test_a_cpu_without_bf16_takes_float32_where_the_folder_has_it(bf16_cpu, exported, plain_cpu):
-    _, folder = exported('segmentor', formats=('openvino',), precisions=('bf16', 'fp32'))
+def test_a_cpu_without_bf16_takes_float32_where_the_folder_has_it(in_both, plain_cpu):
+    folder = in_both
     model = ExportedModel.open(folder)
     (note,) = model.notes
     assert note == 'openvino-bf16 cannot be used: this CPU has no instructions for bfloat16, so openvino is used'

@@ -196,10 +196,10 @@ def test_what_a_detector_cannot_have_is_refused(trained, tmp_path):
     out = tmp_path / 'out'
     assert 'at fixed sizes' in refused(MAIN, config, checkpoint, out, '--dynamic')
     assert 'multiples of 32' in refused(MAIN, config, checkpoint, out, '--size', 100, 128)
-    soft = tmp_path / 'soft.py'
-    nms = "nms=dict(type='soft_nms', iou_threshold=0.5)"
-    soft.write_text(f'_base_ = {str(config)!r}\nmodel = dict(test_cfg=dict(rcnn=dict({nms})))\n')
-    assert 'must be plain nms' in refused(MAIN, soft, checkpoint, out)
+    other = tmp_path / 'other.py'
+    nms = "nms=dict(type='nms_match', iou_threshold=0.5)"
+    other.write_text(f'_base_ = {str(config)!r}\nmodel = dict(test_cfg=dict(rcnn=dict({nms})))\n')
+    assert 'its type must be nms' in refused(MAIN, other, checkpoint, out)
     assert not out.exists()
 
 
