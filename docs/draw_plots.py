@@ -21,6 +21,7 @@ from mmefficientmod.compare.plots import RC, RED, Point, is_ours, plot_accuracy,
 from mmefficientmod.measure.records import read_benchmark, records
 from mmefficientmod.utils import replace_file
 from mmefficientmod.zoo.published import published
+from write_tables import conditions
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / 'docs/results'
@@ -28,59 +29,72 @@ PLOTS = REPO / 'docs/images/plots'
 ONE_THREAD = 'deploy/backbone-512x512-1-thread-avx512'
 BOTH_CORES = 'deploy/backbone-512x512-2-threads'
 LARGE = 'deploy/backbone-800x1344-2-threads'
+TRAINING = 'training/two-threads.json'
+HEADLINE = 'headline/avx512-1-thread.json'
 LABELS = {
     'eager': 'PyTorch, eager',
     'deploy-compiled': 'PyTorch, compiled',
+    'deploy-compiled-bf16': 'PyTorch, compiled, bf16',
     'onnx': 'ONNX Runtime',
     'openvino': 'OpenVINO',
+    'openvino-bf16': 'OpenVINO, bf16',
+    'openvino-int8': 'OpenVINO, INT8',
+    'onnx-int8': 'ONNX Runtime, INT8',
+    'pt2': 'AOTInductor',
 }
-LABELS.update({'openvino-int8': 'OpenVINO, INT8', 'onnx-int8': 'ONNX Runtime, INT8', 'pt2': 'AOTInductor'})
+
+
+def files(place: str) -> list[Path]:
+    """A file below docs/results, or all files of a folder there."""
+    path = RESULTS / place
+    return sorted(path.glob('*.json')) if path.is_dir() else [path]
+
+
+def measured_on(place: str) -> str:
+    """Threads, processor and date of the runs in a place."""
+    return conditions([read_benchmark(file)[1] for file in files(place)])
 
 
 def measured(place: str) -> pd.DataFrame:
     """Every measurement of a file, or of all files of a folder, below docs/results."""
-    path = RESULTS / place
-    files = sorted(path.glob('*.json')) if path.is_dir() else [path]
-    frames = [pd.DataFrame(list(records(read_benchmark(file)[0]))) for file in files]
+    frames = [pd.DataFrame(list(records(read_benchmark(file)[0]))) for file in files(place)]
     return pd.concat(frames, ignore_index=True)
 
 
 def ap_against_latency() -> tuple[Figure, object]:
-    """Box AP of the paper against the latency of the exported backbone."""
+    """Published box AP against the latency of the exported backbone."""
     found = measured(LARGE)
     times = found[found['mode'] == 'openvino'].set_index('name')['median_ms']
-    known = {name: row['ap_box'] for name, row in published('downstream').items() if name in times}
-    points = [Point(name, round(times[name], 1), ap) for name, ap in known.items()]
-    label = 'OpenVINO latency of the backbone at 800 x 1344, two cores (ms)'
-    note = 'box AP: the paper, Mask R-CNN 1x, not re-run; latency: AMD EPYC, AVX-512, float32'
+    known = {**published('downstream'), **published('downstream_elsewhere')}
+    points = [Point(name, round(times[name], 1), row['ap_box']) for name, row in known.items() if name in times]
+    label = 'OpenVINO latency of the backbone at 800 x 1344, float32 (ms)'
+    note = f'box AP: published, Mask R-CNN 1x, not re-run; latency: {measured_on(LARGE)}'
     return plot_accuracy(points, label, 'COCO box AP (published)', note), [vars(point) for point in points]
 
 
 def runtimes() -> tuple[Figure, object]:
     """Latency of each backbone in each runtime."""
-    modes = ['eager', 'deploy-compiled', 'onnx', 'openvino', 'openvino-int8']
-    table = measured(ONE_THREAD).pivot(index='name', columns='mode', values='median_ms')[modes].round(1)
+    modes = ['eager', 'deploy-compiled', 'onnx', 'openvino', 'openvino-bf16', 'openvino-int8']
+    table = measured(BOTH_CORES).pivot(index='name', columns='mode', values='median_ms')[modes].round(1)
     table = table.sort_values('openvino')
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(8.4, 4.8), layout='constrained')
-        axes = figure.add_subplot(ylabel='ms per image, one thread')
+        figure = Figure(figsize=(8.8, 4.8), layout='constrained')
+        axes = figure.add_subplot(ylabel='ms per image')
         colors = matplotlib.colormaps['viridis']
-        width = 0.8 / len(modes)
+        width = 0.84 / len(modes)
         for i, mode in enumerate(modes):
             places = [k + (i - (len(modes) - 1) / 2) * width for k in range(len(table))]
             axes.bar(places, table[mode], width, label=LABELS[mode], color=colors(i / len(modes)))
         axes.set_xticks(range(len(table)), table.index, rotation=25, ha='right')
         _bold_ours(axes)
         axes.legend(fontsize=8.5, ncols=2)
-        axes.set_title(
-            '512 x 512, one image, AMD EPYC with AVX-512; lower is better', fontsize=9, loc='left', color='0.35'
-        )
+        _note(axes, f'512 x 512, one image, {measured_on(BOTH_CORES)}; lower is better')
     return figure, table.to_dict()
 
 
 def gain_over_reference() -> tuple[Figure, object]:
     """Speed-up of our form over the authors' operations, like with like, per runtime."""
-    found = measured(ONE_THREAD)
+    found = measured(BOTH_CORES)
     found = found[found['speed_up_over_reference'].notna() & found['name'].map(is_ours)]
     found = found[~found['mode'].str.startswith('reference')]
     table = found.pivot(index='mode', columns='name', values='speed_up_over_reference').round(3)
@@ -96,9 +110,7 @@ def gain_over_reference() -> tuple[Figure, object]:
         axes.set_yticks(range(len(table)), [LABELS[mode] for mode in table.index])
         axes.invert_yaxis()
         axes.legend(fontsize=8.5, loc='lower right')
-        axes.set_title(
-            '512 x 512, one thread, AMD EPYC with AVX-512; right of 1 is faster', fontsize=9, loc='left', color='0.35'
-        )
+        _note(axes, f'512 x 512, {measured_on(BOTH_CORES)}; right of 1 is faster')
     return figure, table.fillna(0).to_dict()
 
 
@@ -107,43 +119,69 @@ def imagenet(column: str, label: str) -> tuple[Figure, object]:
     rows = {name: row for name, row in published('imagenet').items() if row[column] is not None}
     points = [Point(name, row[column], row['top1'], published=True) for name, row in rows.items()]
     figure = plot_accuracy(points, label, 'ImageNet top-1 (%)', log_cost=True)
-    figure.axes[0].set_title("all figures are the paper's, Table 1", fontsize=9, loc='left', color='0.35')
+    _note(figure.axes[0], "all figures are the paper's, Table 1")
     return figure, [vars(point) for point in points]
 
 
 def headline() -> tuple[Figure, object]:
     """EfficientMod-s and EfficientFormerV2-S2 in four runtimes."""
-    table = measured('headline/avx512-1-thread.json').pivot(index='mode', columns='name', values='median_ms').round(1)
+    table = measured(HEADLINE).pivot(index='mode', columns='name', values='median_ms').round(1)
     table = table.loc[[mode for mode in LABELS if mode in table.index]]
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.6, 3.2), layout='constrained')
-        axes = figure.add_subplot(xlabel='ms per image, 224 x 224, one thread')
+        axes = figure.add_subplot(xlabel='ms per image of 224 x 224')
         for shift, name, color in ((-0.2, 'EfficientMod-s', RED), (0.2, 'EfficientFormerV2-S2', '0.55')):
             bars = axes.barh([k + shift for k in range(len(table))], table[name], 0.38, label=name, color=color)
             axes.bar_label(bars, fmt='%.1f', padding=3, fontsize=8)
         axes.set_yticks(range(len(table)), [LABELS[mode] for mode in table.index])
         axes.invert_yaxis()
         axes.legend(fontsize=8.5)
+        _note(axes, measured_on(HEADLINE))
     return figure, table.to_dict()
 
 
-def int8_gain() -> tuple[Figure, object]:
-    """Speed-up of INT8 over float32 in OpenVINO."""
-    gains = {}
-    for label, place in (('one thread', ONE_THREAD), ('both cores', BOTH_CORES)):
-        table = measured(place).pivot(index='name', columns='mode', values='median_ms')
-        gains[label] = (table['openvino'] / table['openvino-int8']).round(2)
-    table = pd.DataFrame(gains).sort_values('both cores')
+def precision_gain() -> tuple[Figure, object]:
+    """Speed-up of bfloat16 and INT8 over float32 in OpenVINO."""
+    found = measured(BOTH_CORES).pivot(index='name', columns='mode', values='median_ms')
+    gains = {'bf16': 'openvino-bf16', 'INT8': 'openvino-int8'}
+    table = pd.DataFrame({label: (found['openvino'] / found[mode]).round(2) for label, mode in gains.items()})
+    table = table.sort_values('bf16')
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(7.2, 3.6), layout='constrained')
-        axes = figure.add_subplot(xlabel='speed-up of INT8 over float32 with OpenVINO, 512 x 512')
+        figure = Figure(figsize=(7.2, 4.2), layout='constrained')
+        axes = figure.add_subplot(xlabel='speed-up over float32 with OpenVINO')
         for shift, (name, values) in zip((-0.2, 0.2), table.items()):
             axes.barh([k + shift for k in range(len(table))], values, 0.38, label=name)
         axes.set_yticks(range(len(table)), table.index)
         axes.axvline(1, color='0.4', linewidth=1)
         _bold_ours(axes)
         axes.legend(fontsize=8.5, loc='lower right')
+        _note(axes, f'512 x 512, {measured_on(BOTH_CORES)}')
     return figure, table.to_dict()
+
+
+def training() -> tuple[Figure, object]:
+    """Time and memory of a training step, as shares of the authors' operations."""
+    found = measured(TRAINING)
+    found['side'] = found['size'].map(lambda size: size[0])
+    ours, theirs = (found[found['mode'] == mode].set_index(['name', 'side']) for mode in ('eager', 'reference'))
+    shares = {'time': 'median_ms', 'activations kept for the backward pass': 'kept_mb'}
+    table = pd.DataFrame({label: (ours[column] / theirs[column]).round(3) for label, column in shares.items()})
+    rows = [f'{name}, {side} x {side}' for name, side in table.index]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 3.8), layout='constrained')
+        axes = figure.add_subplot(xlabel="share of the authors' operations; left of 1 is less")
+        for shift, (label, values) in zip((-0.2, 0.2), table.items()):
+            axes.barh([k + shift for k in range(len(table))], values, 0.38, label=label)
+        axes.set_yticks(range(len(table)), rows)
+        axes.invert_yaxis()
+        axes.axvline(1, color='0.4', linewidth=1)
+        axes.legend(fontsize=8.5, loc='lower right')
+        _note(axes, f'a training step of the backbone, 2 images, {measured_on(TRAINING)}')
+    return figure, [rows, table.to_dict('list')]
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=9, loc='left', color='0.35')
 
 
 def _bold_ours(axes: Axes) -> None:
@@ -159,7 +197,8 @@ PLOT: dict[str, Callable[[], tuple[Figure, object]]] = {
     'imagenet-cpu': partial(imagenet, 'cpu_ms', 'ms per image, Xeon E5-2680, four threads'),
     'imagenet-gpu': partial(imagenet, 'gpu_p100_ms', 'ms per image, P100'),
     'headline': headline,
-    'int8-gain': int8_gain,
+    'precision-gain': precision_gain,
+    'training': training,
 }
 
 

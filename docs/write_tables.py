@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope
 
-from mmefficientmod.measure.records import read_benchmark
+from mmefficientmod.measure.records import read_benchmark, records
 from mmefficientmod.measure.tables import markdown_table, mode_table
 from mmefficientmod.models import EfficientMod
 from mmefficientmod.zoo.backbones import FURTHER, TABLE7
@@ -41,7 +42,8 @@ def written(page: Path) -> str:
 
     def table(match: re.Match) -> str:
         frame = pd.DataFrame(TABLES[match['name']]())
-        return f'{match["name"]} -->\n\n{markdown_table(frame)}\n\n'
+        caption = CAPTIONS[match['name']]() + '\n\n' if match['name'] in CAPTIONS else ''
+        return f'{match["name"]} -->\n\n{caption}{markdown_table(frame)}\n\n'
 
     return TABLE.sub(table, page.read_text(encoding='utf-8'))
 
@@ -252,14 +254,48 @@ def camvid() -> Iterator[dict]:
         }
 
 
-def deployed(folder: Path) -> Iterator[dict]:
-    """A folder of docs/results/deploy: runs of tools/benchmark.py in one setting on one machine, one backbone each."""
+def deployed(folder: Path, agreement: bool = False) -> Iterator[dict]:
+    """A folder of docs/results: runs of tools/benchmark.py in one setting on one machine.
+
+    Args:
+        folder (Path): The folder.
+        agreement (bool): How far the modes are off and how near the fastest one is to the machine's peak, in place of
+            the times. Defaults to False.
+    """
     runs = map(read_benchmark, sorted(folder.glob('*.json')))
     frames = [mode_table(results, max(content['peaks'].values())) for results, content in runs]
     frame = pd.concat(frames).fillna('-')
     own = frame['backbone'].isin(OWN)
-    frame = frame.drop(columns=[name for name in frame if name.startswith('reference')])
+    kept = [name for name in frame if name.startswith(('largest difference', 'share of peak')) == agreement]
+    kept = [name for name in dict.fromkeys(['backbone', *kept]) if not name.startswith('reference')]
+    frame = frame[kept]
     yield from pd.concat([frame[own], frame[~own]]).to_dict('records')
+
+
+def conditions(contents: Sequence[Mapping]) -> str:
+    """Threads, processor and date of runs of tools/benchmark.py in one setting, from the content of their files."""
+    machine = contents[0]['machine']
+    threads = 'one thread' if machine['threads'] == 1 else f'{machine["threads"]} threads'
+    dates = [
+        content['run']['date'] for content in contents if 'run' in content
+    ]  # files of before 30 November have none
+    date = f', {datetime.fromisoformat(max(dates)):%-d %B %Y}' if dates else ''
+    return f'{threads}, {machine["cpu"]} with {machine["vector_extensions"].replace("AVX512", "AVX-512")}{date}'
+
+
+def deployed_caption(folder: Path) -> str:
+    """What the text above a table says: conditions, passes, commit, and how busy other processes were."""
+    runs = [read_benchmark(file) for file in sorted(folder.glob('*.json'))]
+    contents = [content for _, content in runs]
+    passes = max(content['settings']['repeats'] for content in contents)
+    line = f'{conditions(contents)}, {passes} passes'
+    line = line[0].upper() + line[1:]
+    commits = {content['run']['commit'] for content in contents if 'run' in content}
+    loads = [each.get('other_load') for results, _ in runs for each in records(results)]
+    busy = [load for load in loads if load is not None]
+    if busy:
+        line += f', commit {", ".join(sorted(commits))}. Other processes kept at most {max(busy):.2f} cores busy'
+    return line + '.'
 
 
 TABLES: dict[str, Callable[[], Iterator[dict]]] = {
@@ -268,6 +304,8 @@ TABLES: dict[str, Callable[[], Iterator[dict]]] = {
 }
 TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid)
 TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})
+TABLES.update({f'agreement-{folder.name}': partial(deployed, folder, True) for folder in DEPLOYED.glob('*-2-threads')})
+CAPTIONS = {f'deployed-{folder.name}': partial(deployed_caption, folder) for folder in DEPLOYED.iterdir()}
 
 
 def main() -> None:
