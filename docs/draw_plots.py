@@ -68,7 +68,7 @@ def ap_against_latency() -> tuple[Figure, object]:
     known = {**published('downstream'), **published('downstream_elsewhere')}
     points = [Point(name, round(times[name], 1), row['ap_box']) for name, row in known.items() if name in times]
     label = 'OpenVINO latency of the backbone at 800 x 1344, float32 (ms)'
-    note = f'box AP: published, Mask R-CNN 1x, not re-run; latency: {measured_on(LARGE)}'
+    note = f'box AP: published, Mask R-CNN 1x, not re-run\nlatency: {measured_on(LARGE)}'
     return plot_accuracy(points, label, 'COCO box AP (published)', note), [vars(point) for point in points]
 
 

@@ -304,7 +304,7 @@ TABLES: dict[str, Callable[[], Iterator[dict]]] = {
 }
 TABLES.update(peers=peers, mbconv=mbconv, camvid=camvid)
 TABLES.update({f'deployed-{folder.name}': partial(deployed, folder) for folder in DEPLOYED.iterdir()})
-TABLES.update({f'agreement-{folder.name}': partial(deployed, folder, True) for folder in DEPLOYED.glob('*-2-threads')})
+TABLES['agreement-backbone-512x512-2-threads'] = partial(deployed, DEPLOYED / 'backbone-512x512-2-threads', True)
 CAPTIONS = {f'deployed-{folder.name}': partial(deployed_caption, folder) for folder in DEPLOYED.iterdir()}
 
 
