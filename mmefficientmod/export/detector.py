@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..utils import UserError
-from .forms import Preprocess, deployed
+from .forms import PyramidForm
 from .supported import expect, of_form
 from .suppression import MAX_CANDIDATES, Candidates, check_nms, clip, keep_best, survivors
 
 SHARED_HEADS = ('Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead')
 
 
-class DetectorForm(nn.Module):
+class DetectorForm(PyramidForm):
     """Faster or Mask R-CNN of MMDetection, also as a cascade, on one image of a fixed size.
 
     image (1, 3, H, W) pixels, image_size (2,) height and width of the image in it -> boxes (N, 4), scores (N,),
@@ -37,15 +37,12 @@ class DetectorForm(nn.Module):
     task = 'detection'
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
-        super().__init__()
         check_supported(model)
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = deployed(model.backbone)
-        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        super().__init__(model)
         self.rpn_head, self.roi_head = copy.deepcopy(model.rpn_head), copy.deepcopy(model.roi_head)
         self.rpn_cfg, self.rcnn_cfg = model.test_cfg.rpn, model.test_cfg.rcnn
         with torch.no_grad():
-            maps = self.rpn_head(self._pyramid(torch.zeros(1, 3, *size)))[0]
+            maps = self.rpn_head(self.pyramid(torch.zeros(1, 3, *size)))[0]
         anchors = self.rpn_head.prior_generator.grid_priors([m.shape[-2:] for m in maps], device='cpu')
         for i, level in enumerate(anchors):
             self.register_buffer(f'anchors{i}', level.float())
@@ -55,11 +52,8 @@ class DetectorForm(nn.Module):
     def with_mask(self) -> bool:
         return self.roi_head.with_mask
 
-    def _pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.neck(self.backbone(self.preprocess(image)))
-
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
-        levels = self._pyramid(image)
+        levels = self.pyramid(image)
         proposals, is_proposal = self._propose(levels, image_size)
         boxes, scores, labels, left_out = self._classify(levels, proposals, is_proposal, image_size)
         masks = (self._segment(levels, boxes, labels),) if self.with_mask else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,21 @@ class BackboneForm(nn.Module):
         return tuple(self.backbone(self.preprocess(image)))
 
 
-class SegmentorForm(nn.Module):
+class PyramidForm(nn.Module):
+    """What forms of whole models begin with: a model's preprocessing, its backbone in the deploy form, its neck."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.backbone = deployed(model.backbone)
+        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+
+    def pyramid(self, image: Tensor) -> Any:
+        """What the neck, or without one the backbone, makes of pixels (B, 3, H, W)."""
+        return self.neck(self.backbone(self.preprocess(image)))
+
+
+class SegmentorForm(PyramidForm):
     """An encoder-decoder of MMSegmentation in its 'whole' mode, from pixels to classes.
 
     (B, 3, H, W) -> the classes (B, H, W) int64, and the head's own logits (B, classes, h, w), which a reader that
@@ -72,37 +87,31 @@ class SegmentorForm(nn.Module):
     output_names = ['classes', 'logits']
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = deployed(model.backbone)
-        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        super().__init__(model)
         self.head = copy.deepcopy(model.decode_head)
         self.align_corners = model.align_corners
         replace_upsamples(self.head)
         replace_pools(self.head)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.neck(self.backbone(self.preprocess(image))))
+        logits = self.head(self.pyramid(image))
         resized = F.interpolate(logits, image.shape[-2:], mode='bilinear', align_corners=self.align_corners)
         return resized.argmax(1), logits
 
 
-class ClassifierForm(nn.Module):
+class ClassifierForm(PyramidForm):
     """A classifier of MMPreTrain, from pixels (B, 3, H, W) to the probability of each class (B, classes)."""
 
     task = 'classification'
     output_names = ['scores']
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
         check_classifier(model)
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = deployed(model.backbone)
-        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        super().__init__(model)
         self.head = copy.deepcopy(model.head)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        return (self.head(self.neck(self.backbone(self.preprocess(image)))).softmax(-1),)
+        return (self.head(self.pyramid(image)).softmax(-1),)
 
 
 class Upsample(nn.Module):

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils import UserError
-from .forms import Preprocess, deployed
+from .forms import PyramidForm
 from .supported import expect
 from .transformer import replace_attention
 
 
-class MaskSegmentorForm(nn.Module):
+class MaskSegmentorForm(PyramidForm):
     """An encoder-decoder with the head of Mask2Former, from pixels to classes.
 
     (B, 3, H, W) -> the classes (B, H, W) int64, and the sums (B, classes, H, W) of which the largest decides.
@@ -24,16 +24,13 @@ class MaskSegmentorForm(nn.Module):
     output_names = ['classes', 'logits']
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
         check_mask_segmentor(model)
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = deployed(model.backbone)
-        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
+        super().__init__(model)
         self.head = copy.deepcopy(model.decode_head)
         self.head.pixel_decoder = PixelDecoder(self.head.pixel_decoder)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        all_scores, all_masks = self.head(self.neck(self.backbone(self.preprocess(image))), None)
+        all_scores, all_masks = self.head(self.pyramid(image), None)
         masks = F.interpolate(all_masks[-1], image.shape[-2:], mode='bilinear', align_corners=False).sigmoid()
         found = torch.einsum('bqc,bqhw->bchw', all_scores[-1].softmax(-1)[..., :-1], masks)
         return found.argmax(1), found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils import UserError
-from .forms import Preprocess, deployed
+from .forms import PyramidForm
 from .supported import Model, expect, matches, of_form
 from .suppression import MAX_CANDIDATES, Candidates, check_nms, clip, keep_best
 
@@ -64,7 +64,7 @@ READINGS = {
 }
 
 
-class OneStageForm(nn.Module):
+class OneStageForm(PyramidForm):
     """A detector of MMDetection with a dense head, on one image of a fixed size.
 
     image (1, 3, H, W) pixels, image_size (2,) -> boxes (N, 4), scores (N,), labels (N,), for RTMDet-Ins image_masks
@@ -81,30 +81,25 @@ class OneStageForm(nn.Module):
     task = 'detection'
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.reading = READINGS[check_one_stage(model).reading]
+        kind = check_one_stage(model)
+        super().__init__(model)
+        self.reading = READINGS[kind.reading]
         self.with_mask = self.reading.with_mask
         self.output_names = ['boxes', 'scores', 'labels', *(['image_masks'] if self.with_mask else []), 'left_out']
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = deployed(model.backbone)
-        self.neck = copy.deepcopy(model.neck) if model.with_neck else nn.Identity()
         self.head = copy.deepcopy(model.bbox_head)
         if hasattr(self.head, 'deform_sampling'):
             self.head.deform_sampling = sample_shifted
         self.cfg = model.test_cfg
         with torch.no_grad():
-            maps = self.head(self._pyramid(torch.zeros(1, 3, *size)))[0]
+            maps = self.head(self.pyramid(torch.zeros(1, 3, *size)))[0]
         sizes = [level.shape[-2:] for level in maps]
         options = dict(with_stride=True) if self.reading.one_label or self.with_mask else {}
         priors = self.head.prior_generator.grid_priors(sizes, device='cpu', **options)
         for i, level in enumerate(priors):
             self.register_buffer(f'priors{i}', level.float())
 
-    def _pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.neck(self.backbone(self.preprocess(image)))
-
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
-        maps = self.head(self._pyramid(image))
+        maps = self.head(self.pyramid(image))
         levels = self._levels(maps[:3])  # the fourth is of masks
         read = self._best_label if self.reading.one_label else self._best_scores
         found = [read(level, image_size) for level in levels]
