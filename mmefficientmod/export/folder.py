@@ -151,7 +151,7 @@ class Work:
 
         The library's results are not kept: its masks, of the image's size, are too large.
         """
-        description, thr = self.description, self.description.mask_thr
+        description = self.description
         size = f' at {self.size[0]} x {self.size[1]}' if self.size else ''
         self.options.log(f'checking the form against {self.source.codebase}{size} ({len(self.samples)} samples)')
         checks: list[dict] = []
@@ -159,7 +159,7 @@ class Work:
         for sample in self.samples:
             found = self.run_form(feeds(description, sample))
             result = library_result(self.source.model, description.task, sample)
-            made = compare(description.task, result, found, sample, thr)
+            made = self._compare(result, found, sample)
             if not all(check['passed'] for check in made) and self._is_near_tie(sample, found):
                 continue
             decided.append(sample)
@@ -183,8 +183,11 @@ class Work:
             return False
         noisy = with_noise(sample)
         other = self.run_form(feeds(description, noisy))
-        checks = compare(description.task, found, other, noisy, description.mask_thr)
-        return not all(check['passed'] for check in checks)
+        return not all(check['passed'] for check in self._compare(found, other, noisy))
+
+    def _compare(self, expected: Mapping, found: Mapping, sample: Sample) -> list[dict]:
+        description = self.description
+        return compare(description.task, expected, found, sample, description.mask_thr, description.align_corners)
 
     def write(self, draft: Path) -> None:
         """Writes the files of this size and checks each."""
@@ -218,17 +221,14 @@ class Work:
 
     def _check_file(self, name: str, run: Run) -> None:
         """Compares a file with the form on each sample, and its predictions with those of the library."""
-        description, thr = self.description, self.description.mask_thr
-        checks = []
-        for sample, expected in zip(self.samples, self.expected):
-            found = run(feeds(description, sample))
-            made = compare(description.task, expected, found, sample, thr)
-            checks += [dict(check, form=name, sample=sample.name) for check in made]
+        description = self.description
+        pairs = list(zip(self.samples, self.expected))
         if description.dynamic and description.task != 'backbone':
-            for sample in generated_batches():
-                expected = self.run_form(feeds(description, sample))
-                made = compare(description.task, expected, run(feeds(description, sample)), sample, thr)
-                checks += [dict(check, form=name, sample=sample.name) for check in made]
+            pairs += [(sample, self.run_form(feeds(description, sample))) for sample in generated_batches()]
+        checks = []
+        for sample, expected in pairs:
+            made = self._compare(expected, run(feeds(description, sample)), sample)
+            checks += [dict(check, form=name, sample=sample.name) for check in made]
         self._note([*checks, *self._compare_predictions(name, run)])
 
     def _compare_predictions(self, name: str, run: Run) -> list[dict]:
@@ -240,11 +240,9 @@ class Work:
         library = LibraryModel(self.source, 'cpu', 0.0)
         model = ExportedModel(description, lambda image, size: run(_feeds(description, image, size)), 0.0)
         for sample in samples:
-            assert sample.pixels is not None
             pads = description.task != 'classification' and description.slide is None
             pad_to = (sample.image.shape[2], sample.image.shape[3]) if pads else None
-            (expected,) = library.predict([sample.pixels], pad_to)
-            made = compare_predictions(model, run, feeds(description, sample), sample, expected)
+            made = compare_predictions(model, run, feeds(description, sample), sample, library, pad_to)
             checks += [dict(check, form=name, sample=sample.name) for check in made]
         return checks
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from .results import Classification, Detections, Result, Segmentation, cut_mask
 from .source import Source, detection_settings
 
 VISUALIZERS = {'mmdet': 'DetLocalVisualizer', 'mmseg': 'SegLocalVisualizer', 'mmpretrain': 'UniversalVisualizer'}
+T = TypeVar('T')
+# Logits (1, classes, h, w), size of the input, its padding, size of the image, align_corners -> (1, H, W).
+OfLogits = Callable[[Tensor, Size, Sequence[int], Size, bool], Tensor]
 PART_ELEMENTS = 2**24  # of logits that are resized at once
 
 
@@ -74,6 +78,23 @@ class LibraryModel:
             UserError: If the library cannot predict on them.
         """
         method = {'detection': self._detect, 'segmentation': self._segment, 'classification': self._classify}[self.task]
+        return self._pass(method, images, pad_to)
+
+    def lead(self, image: np.ndarray, rivals: np.ndarray, pad_to: Size | None = None) -> np.ndarray:
+        """By how much the logit of each pixel's class exceeds that of another class, see :func:`lead_over`: (H, W).
+
+        Args:
+            image (np.ndarray): BGR (H, W, 3) uint8.
+            rivals (np.ndarray): The other class of each pixel (H, W).
+            pad_to (tuple[int, int], optional): As of :meth:`predict`.
+        """
+        measure = partial(lead_over, torch.from_numpy(rivals.astype(np.int64)))
+        (found,) = self._pass(partial(self._pixels, of_logits=measure), [image], pad_to)
+        return found
+
+    def _pass(
+        self, method: Callable[[list[np.ndarray]], list[T]], images: list[np.ndarray], pad_to: Size | None
+    ) -> list[T]:
         try:
             with quiet(), padded_inputs(self.source.model, pad_to), torch.no_grad():
                 return method(images)
@@ -103,11 +124,15 @@ class LibraryModel:
         )
 
     def _segment(self, images: list[np.ndarray]) -> list[Result]:
-        with classes_in_parts(self.source.model):
+        kind = np.uint8 if getattr(self.source.model, 'out_channels', 257) <= 256 else np.uint16
+        return [Segmentation(classes.astype(kind)) for classes in self._pixels(images, largest_class)]
+
+    def _pixels(self, images: list[np.ndarray], of_logits: OfLogits) -> list[np.ndarray]:
+        """What a function makes of a segmentor's logits, on each image (H, W)."""
+        with logits_in_parts(self.source.model, of_logits):
             samples = self._inferencer(images, batch_size=len(images), return_datasamples=True)
         samples = samples if isinstance(samples, list) else [samples]
-        kind = np.uint8 if getattr(self.source.model, 'out_channels', 257) <= 256 else np.uint16
-        return [Segmentation(sample.pred_sem_seg.data[0].cpu().numpy().astype(kind)) for sample in samples]
+        return [sample.pred_sem_seg.data[0].cpu().numpy() for sample in samples]
 
     def _classify(self, images: list[np.ndarray]) -> list[Result]:
         # Not its __call__, which draws a progress bar of its own for each.
@@ -208,11 +233,14 @@ def safe_mask_pasting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def classes_in_parts(model: nn.Module) -> Iterator[None]:
+def logits_in_parts(model: nn.Module, of_logits: OfLogits) -> Iterator[None]:
     """Lets a segmentor of MMSegmentation resize a few classes at a time: all of them may take gigabytes.
 
-    The classes of the pixels stay the same. Heads with a resizing of their own keep it; those with one output channel
-    go MMSegmentation's way.
+    Heads with a resizing of their own keep it; those with one output channel go MMSegmentation's way.
+
+    Args:
+        model (nn.Module): The segmentor.
+        of_logits (Callable): Makes its prediction of the logits: :func:`largest_class` for the library's own.
     """
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
@@ -236,8 +264,8 @@ def classes_in_parts(model: nn.Module) -> Iterator[None]:
         for i, sample in enumerate(samples):
             meta = sample.metainfo
             padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
-            classes = largest_class(logits[i : i + 1], inner, padding, meta['ori_shape'][:2], align_corners)
-            sample.set_data(dict(pred_sem_seg=PixelData(data=classes)))
+            found = of_logits(logits[i : i + 1], inner, padding, meta['ori_shape'][:2], align_corners)
+            sample.set_data(dict(pred_sem_seg=PixelData(data=found)))
         return samples
 
     model.postprocess_result = postprocess
@@ -254,6 +282,48 @@ def classes_in_parts(model: nn.Module) -> Iterator[None]:
 def largest_class(logits: Tensor, inner: Size, padding: Sequence[int], size: Size, align_corners: bool) -> Tensor:
     """The class of each pixel (1, H, W) of an image, of logits (1, classes, h, w), as MMSegmentation computes it."""
     best = classes = None
+    for start, part in _resized_parts(logits, inner, padding, size, align_corners):
+        value, index = part.max(0)
+        if best is None or classes is None:
+            best, classes = value, index + start
+        else:
+            classes = torch.where(value > best, index + start, classes)
+            best = torch.maximum(value, best)
+    assert classes is not None
+    return classes[None]
+
+
+def lead_over(
+    rivals: Tensor, logits: Tensor, inner: Size, padding: Sequence[int], size: Size, align_corners: bool
+) -> Tensor:
+    """By how much the largest logit of each pixel exceeds that of another class, as a share of the logits' range.
+
+    Args:
+        rivals (Tensor): The other class of each pixel (H, W) int64.
+        logits (Tensor): (1, classes, h, w); these and the others as of :func:`largest_class`.
+        inner (tuple[int, int]): Height and width of the network's input.
+        padding (Sequence[int]): Of that input: left, right, top, bottom.
+        size (tuple[int, int]): Height and width of the image.
+        align_corners (bool): Of the resizing.
+
+    Returns:
+        Tensor: (1, H, W); NaN where all logits are the same.
+    """
+    rivals = rivals.to(logits.device)
+    best = torch.full(tuple(size), -torch.inf, device=logits.device)
+    rival, least = torch.zeros_like(best), torch.inf
+    for start, part in _resized_parts(logits, inner, padding, size, align_corners):
+        best = torch.maximum(best, part.amax(0))
+        least = min(least, float(part.min()))
+        value = part.gather(0, (rivals - start).clamp(0, len(part) - 1)[None])[0]
+        rival = torch.where((rivals >= start) & (rivals < start + len(part)), value, rival)
+    return ((best - rival) / (best.max() - least))[None]
+
+
+def _resized_parts(
+    logits: Tensor, inner: Size, padding: Sequence[int], size: Size, align_corners: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Logits at the size of an image, some classes at a time: the number of the first one, and (classes, H, W)."""
     step = max(1, PART_ELEMENTS // max(inner[0] * inner[1], size[0] * size[1]))
     left, right, top, bottom = padding
     for start in range(0, logits.shape[1], step):
@@ -263,11 +333,4 @@ def largest_class(logits: Tensor, inner: Size, padding: Sequence[int], size: Siz
                 part = F.interpolate(part, tuple(shape), mode='bilinear', align_corners=align_corners)
             if shape is inner:
                 part = part[..., top : inner[0] - bottom, left : inner[1] - right]
-        value, index = part[0].max(0)
-        if best is None or classes is None:
-            best, classes = value, index + start
-        else:
-            classes = torch.where(value > best, index + start, classes)
-            best = torch.maximum(value, best)
-    assert classes is not None
-    return classes[None]
+        yield start, part[0]

@@ -53,10 +53,11 @@ def assert_predictions_agree(source: Source, least: int = 5) -> None:
         run = forms[description.sizes.index(list(sample.image.shape[2:]))]
         model = ExportedModel(description, run, 0.0)
         feeds = dict(image=sample.image, image_size=np.array(sample.size, np.float32))
-        (expected,) = library.predict([image], sample.image.shape[2:])
+        pad_to = sample.image.shape[2:]
+        (expected,) = library.predict([image], pad_to)
         assert len(expected.scores) >= least and np.ptp(expected.scores) > 0.001
         assert expected.masks is None or any(mask.bits.any() for mask in expected.masks)
-        found = check.compare_predictions(model, run, feeds, sample, expected)
+        found = check.compare_predictions(model, run, feeds, sample, library, pad_to)
         if not all(item['passed'] for item in found):  # where noise changes as much, the last digit decides
             ties += 1
             noisy = run(dict(feeds, image=check.with_noise(sample).image))

@@ -273,6 +273,31 @@ def test_the_check_of_detections_sees_a_difference(name, change):
     assert not all(item['passed'] for item in compare('detection', fewer, expected, sample))
 
 
+def test_near_ties_of_classes_are_no_difference_and_others_are():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(1, 4, 64, 64)).astype(np.float32)
+    logits[0, 0, :8] += 9
+    logits[0, 1, :8] = logits[0, 0, :8] * np.float32(1 + 1e-6)  # the first rows tie
+    classes = logits.argmax(1)
+    expected = dict(classes=classes, logits=logits)
+    sample = Sample('', np.zeros((1, 3, 64, 64), np.float32), (64, 64))
+
+    def verdicts(found: np.ndarray, logits: np.ndarray = logits) -> bool:
+        (check,) = compare('segmentation', expected, dict(classes=found, logits=logits), sample)
+        return check['passed']
+
+    tied = classes.copy()
+    tied[:, :8] = 0
+    assert (tied != classes).mean() > 0.1 and verdicts(tied)
+    third, wrong = tied.copy(), tied.copy()
+    third[0, 3, :2] = 2  # a class that does not tie
+    wrong[0, 30, :2] = (classes[0, 30, :2] + 1) % 4
+    assert not verdicts(third) and not verdicts(wrong)
+    moved = logits + generator.uniform(-1e-3, 1e-3, logits.shape).astype(np.float32) * np.ptp(logits)
+    assert not verdicts(moved.argmax(1), moved)
+    assert not verdicts(np.zeros_like(classes), np.zeros_like(logits))  # a file that makes everything tie
+
+
 OUTPUTS = {
     'backbone': {f'level{i}': np.ones((1, 4, 2, 2), np.float32) for i in range(3)},
     'classification': dict(scores=np.full((2, 4), 0.25, np.float32)),

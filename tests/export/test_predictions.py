@@ -135,11 +135,12 @@ def test_detectors(name, trained, tmp_path):
     for image in images():
         sample = check.make_sample('', image, exported.description)
         assert not sample.prepared.reduced
-        (expected,) = library.predict([image], sample.image.shape[2:])
+        pad_to = sample.image.shape[2:]
+        (expected,) = library.predict([image], pad_to)
         assert len(expected.scores) > 5
         feeds = dict(image=sample.image, image_size=np.array(sample.size, np.float32))
         found = check.compare_predictions(
-            exported, lambda feeds: exported._run(feeds['image'], feeds['image_size']), feeds, sample, expected
+            exported, lambda feeds: exported._run(feeds['image'], feeds['image_size']), feeds, sample, library, pad_to
         )
         assert all(item['passed'] for item in found), found
         (result,) = exported.predict([image])

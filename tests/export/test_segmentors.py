@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectors import train
-from segmentors import SEGMENTORS
+from segmentors import CLASSES, SEGMENTORS
 
-from mmefficientmod.export import check, supported
+from mmefficientmod.export import check, library, supported
 from mmefficientmod.export.folder import as_runner, export
 from mmefficientmod.export.formats import Session
 from mmefficientmod.export.library import LibraryModel
@@ -41,16 +41,31 @@ def test_predictions(name, trained_segmentor):
     source = trained_segmentor(name)
     description = plan(source, ExportOptions(Path('out')))
     run = as_runner(make_form(source, 'segmentation', None))
-    library = LibraryModel(source, 'cpu')
+    by_library = LibraryModel(source, 'cpu')
     model = ExportedModel(description, lambda image, size: run(dict(image=image)))
     seen: set[int] = set()
     for seed, shape in enumerate(SHAPES):
         image = check._patches(1, *shape, seed)[0].transpose(1, 2, 0).astype(np.uint8)
-        (found,), (expected,) = model.predict([image]), library.predict([image])
+        (found,), (expected,) = model.predict([image]), by_library.predict([image])
         seen |= set(expected.classes.flat)
         assert found.classes.shape == shape
         assert (found.classes != expected.classes).mean() <= check.CLASS_LIMIT
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_the_lead_over_another_class(name, trained_segmentor, monkeypatch):
+    """What near-ties are judged with: 0 over the class itself, above 0 over each other one, in parts as well."""
+    source = trained_segmentor(name)
+    model = LibraryModel(source, 'cpu')
+    image = check._patches(1, 70, 90, 0)[0].transpose(1, 2, 0).astype(np.uint8)
+    (found,) = model.predict([image])
+    leads = np.stack([model.lead(image, np.full_like(found.classes, label)) for label in range(CLASSES)])
+    assert (leads.argmin(0) == found.classes).all()
+    assert (leads.min(0) == 0).all() and np.sort(leads, 0)[1].max() > check.CLASS_TIE and 0.3 < leads.max() <= 1
+    monkeypatch.setattr(library, 'PART_ELEMENTS', 128 * 171 * 2)
+    parts = np.stack([model.lead(image, np.full_like(found.classes, label)) for label in range(CLASSES)])
+    assert parts == pytest.approx(leads, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -70,7 +85,8 @@ def test_files(name, sizes, trained_segmentor, tmp_path):
             sample = check.Sample('new', check._patches(*size, 99), size[1:])
             found = session.run(sample.image)
             expected = check.library_result(source.model, 'segmentation', sample)
-            assert all(item['passed'] for item in check.compare('segmentation', expected, found, sample))
+            (item,) = check.compare('segmentation', expected, found, sample)
+            assert item['passed'], item
 
 
 def test_every_segmentor_of_the_list_is_trained_here_and_stands_in_the_docs():
