@@ -22,6 +22,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Names that images have. Whether one can be read is seen when it is: OpenCV's builds differ.
+IMAGE_SUFFIXES = (
+    *('.avif', '.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png'),
+    *('.pnm', '.ppm', '.tif', '.tiff', '.webp'),
+)
+
 
 class UserError(RuntimeError):
     """An error for the user; the message is one line that says what is wrong and what to do."""

@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         choices=['fp32', 'bf16', 'fp16-weights'],
         metavar='PRECISION',
-        help='of each format, the preferred one first: fp32 (default), bf16 (openvino and torch, on a CPU that has it; '
+        help='of each format, the preferred one first: fp32 (default), bf16 (openvino and pt2, on a CPU that has it; '
         'with fp32 as well, other CPUs take that), fp16-weights (onnx, openvino: half the size, computed in float32)',
     )
     parser.add_argument(

@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..utils import UserError, describe_error
+from ..utils import IMAGE_SUFFIXES, UserError, describe_error
 from .findings import Finding, warning
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 TEXT_LIMIT = 10 * 2**20  # bytes of a YAML, XML or list of names; people's are some kilobytes
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that make height and width change places
 MOST_SIZES = 500  # images whose headers are read for the sizes of a data set

@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..utils import UserError, enumerate_names
+from ..utils import IMAGE_SUFFIXES, UserError, enumerate_names
 from .built import Budget, apply, find_transform
-from .files import IMAGE_SUFFIXES, open_image, read_header
+from .files import open_image, read_header
 from .findings import Finding, Tally, error, judge, warning
 
 MOST_DECODED = 50  # images of a data set that are decoded
-SUFFIXES = (*IMAGE_SUFFIXES, '.avif', '.gif', '.jp2')
 
 
 def check_files(place: str, dataset: Any, entries: Sequence[Mapping]) -> list[Finding]:
@@ -134,7 +133,7 @@ def walk_images(folder: str) -> Iterator[str]:
     """The image files below a folder, as paths relative to it."""
     for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
                 yield osp.relpath(osp.join(where, name), folder)
 
 

@@ -47,9 +47,9 @@ OUTPUTS = {  # that each task needs
 FORMATS = (  # keys of `files`
     'onnx',
     'openvino',
-    'torch',
+    'pt2',
     'openvino-bf16',  # the float32 file, which OpenVINO computes in bfloat16
-    'torch-bf16',
+    'pt2-bf16',
     'onnx-fp16-weights',  # half the size, computed in float32
     'openvino-fp16-weights',
     'onnx-int8',

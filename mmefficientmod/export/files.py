@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..utils import quiet
-from .formats import MADE_FROM, Job, file_name, one_line, write_onnx, write_openvino, write_torch
+from .formats import MADE_FROM, Job, file_name, one_line, write_onnx, write_openvino, write_pt2
 from .precisions import InBf16, halve_weights, write_half_weights
 from .quantize import quantize
 
@@ -28,8 +28,8 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
     source = write_file(origin, job, folder) if origin else path
     kind, _, precision = name.partition('-')
     with one_line(f'{name}: this model cannot be written'), quiet():
-        if kind == 'torch':
-            write_torch(InBf16(job.form) if precision else job.form, job, path)
+        if kind == 'pt2':
+            write_pt2(InBf16(job.form) if precision else job.form, job, path)
         elif kind == 'openvino':
             write_openvino(source, path, job.metadata, halve_weights if precision == 'fp16-weights' else None)
         elif precision == 'int8':

@@ -76,7 +76,7 @@ FORMATS = {
             "OpenVINO's model.xml and model.bin, made from the ONNX file",
         ),
         Format(
-            'torch',
+            'pt2',
             'model.pt2',
             ('torch',),
             'torch',
@@ -85,7 +85,7 @@ FORMATS = {
     )
 }
 # What is computed or stored otherwise than in float32 -> the formats that have it.
-PRECISIONS = {'bf16': ('openvino', 'torch'), 'fp16-weights': ('onnx', 'openvino'), 'int8': ('onnx', 'openvino')}
+PRECISIONS = {'bf16': ('openvino', 'pt2'), 'fp16-weights': ('onnx', 'openvino'), 'int8': ('onnx', 'openvino')}
 MADE_FROM = {  # what a file is made from
     'openvino': 'onnx',
     'openvino-bf16': 'onnx',
@@ -116,8 +116,8 @@ def precision_problem(name: str) -> str | None:
     """
     kind, _, precision = name.partition('-')
     if precision == 'bf16' and kind == 'onnx':
-        return 'ONNX Runtime computes in bfloat16 on Arm CPUs only: take openvino or torch'
-    if precision == 'fp16-weights' and kind == 'torch':
+        return 'ONNX Runtime computes in bfloat16 on Arm CPUs only: take openvino or pt2'
+    if precision == 'fp16-weights' and kind == 'pt2':
         return 'a compiled file holds its weights as the kernels take them: take onnx or openvino'
     if precision == 'bf16' and not _has_bf16(kind):
         return 'this CPU has no instructions for bfloat16'
@@ -240,13 +240,13 @@ def write_openvino(
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def write_torch(form: nn.Module, job: Job, path: Path) -> None:
+def write_pt2(form: nn.Module, job: Job, path: Path) -> None:
     """Writes a form compiled with AOTInductor for this CPU and the size of the job's inputs."""
     import torch
 
     inductor = importlib.import_module('torch._inductor')
     if not hasattr(inductor, 'aoti_load_package'):
-        raise UserError(f'the torch format needs torch>=2.6, but torch {torch.__version__} is installed')
+        raise UserError(f'the pt2 format needs torch>=2.6, but torch {torch.__version__} is installed')
     from torch._inductor.utils import fresh_inductor_cache
 
     # Frozen weights are laid out for the kernels once. The cache would keep a copy of the weights for each file.
@@ -369,7 +369,7 @@ def open_file(
             return _open_onnx(path, outputs, threads)
         if kind == 'openvino':
             return _open_openvino(path, outputs, threads, precision)
-        return _open_torch(path, outputs, threads)
+        return _open_pt2(path, outputs, threads)
 
 
 def _advice(runtime: str, needed: str | None) -> str:
@@ -420,7 +420,7 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _open_torch(path: Path, outputs: list[str], threads: int | None) -> Any:
+def _open_pt2(path: Path, outputs: list[str], threads: int | None) -> Any:
     import torch
 
     if importlib.util.find_spec('torchvision'):

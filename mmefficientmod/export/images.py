@@ -14,12 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..utils import UserError
+from ..utils import IMAGE_SUFFIXES, UserError
 
-IMAGES = (
-    *('.avif', '.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png'),
-    *('.pnm', '.ppm', '.tif', '.tiff', '.webp'),
-)
 # In a JPEG's entropy-coded data, FF before anything but 00 and the restart markers begins the next segment.
 _NEXT_SEGMENT = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 _SCAN, _END = 0xDA, 0xD9
@@ -42,7 +38,7 @@ class Found:
         return f'{total} file{"s are" if total > 1 else " is"} left out: {listed}' if total else ''
 
 
-def find_files(text: str, suffixes: Collection[str] = IMAGES, results: Path | None = None) -> Found:
+def find_files(text: str, suffixes: Collection[str] = IMAGE_SUFFIXES, results: Path | None = None) -> Found:
     """Finds a file by its name, or all with some suffixes in a folder and its subfolders, or by a glob pattern.
 
     Hidden files and folders are passed over. Links to folders are followed, unless they lead back to where they are.
@@ -118,7 +114,7 @@ def find_images(paths: Sequence[str], option: str) -> list[Path]:
         except UserError as error:
             raise UserError(f'{option} {error}') from None
         if not found:
-            raise UserError(f'{option} {text}: no image is there; known are {", ".join(IMAGES)}')
+            raise UserError(f'{option} {text}: no image is there; known are {", ".join(IMAGE_SUFFIXES)}')
         images += found
     return images
 

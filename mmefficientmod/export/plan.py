@@ -189,9 +189,9 @@ def choose_sizes(source: Source, task: str, options: ExportOptions, entry: Input
             raise UserError(
                 f'--size {height} {width}: the test pipeline makes images {known}, and no other size is right'
             )
-    if not sizes and 'torch' in options.formats:
+    if not sizes and 'pt2' in options.formats:
         # torch.export tells maps of one pixel, which images of 32 have, from all others.
-        raise UserError('the torch format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
+        raise UserError('the pt2 format is compiled for one size: give --size HEIGHT WIDTH, or leave it out')
     return sizes
 
 

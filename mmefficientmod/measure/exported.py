@@ -15,7 +15,7 @@ from ..export.files import write_file
 from ..export.formats import FORMATS, INPUT, Job
 from ..export.quantize import PACKAGES
 from ..utils import UserError
-from .records import FILES, Case
+from .records import Case
 
 
 class NamedOutputs(nn.Module):
@@ -55,7 +55,7 @@ def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Cal
     feeds = {INPUT: np.ascontiguousarray(images.numpy())}
     folder = folder / ('reference' if case.is_reference else 'deploy')
     folder.mkdir(exist_ok=True)
-    name = FILES[case.file or '']
+    name = case.file or ''
     path = write_file(name, Job(form, (images,), [INPUT], calibration=[feeds]), folder)
     run = formats.open_file(path, name, form.output_names, torch.get_num_threads())
     return lambda: run(feeds)
@@ -63,7 +63,7 @@ def open_file(model: nn.Module, case: Case, images: Tensor, folder: Path) -> Cal
 
 def packages(mode: str) -> tuple[str, ...]:
     """Import names of what an exported mode needs."""
-    kind, _, precision = FILES[mode.rpartition('reference-')[2]].partition('-')
+    kind, _, precision = mode.rpartition('reference-')[2].partition('-')
     return FORMATS[kind].packages + (PACKAGES if precision == 'int8' else ())
 
 
@@ -75,7 +75,7 @@ def check_packages(modes: Iterable[str]) -> dict[str, str]:
     """
     for mode in modes:
         formats.require(packages(mode), f'--modes {mode}')
-        if problem := formats.precision_problem(FILES[mode.rpartition('reference-')[2]]):
+        if problem := formats.precision_problem(mode.rpartition('reference-')[2]):
             raise UserError(f'--modes {mode}: {problem}')
     needed = {name for mode in modes for name in packages(mode)}
     return {name: version for name, version in versions().items() if name in needed}

@@ -21,17 +21,9 @@ PARTS = {
 }
 IN_TORCH = ('reference', 'eager', 'deploy', 'reference-compiled', 'compiled', 'deploy-compiled')
 IN_TORCH_BF16 = tuple(f'{mode}-bf16' for mode in IN_TORCH)  # the same under autocast
-# Mode that runs an exported file -> its format in mmefficientmod/export. The file holds the deploy form, or, where the
+# Modes that run an exported file, as mmefficientmod/export calls it. The file holds the deploy form, or, where the
 # mode begins with "reference-", the reference.
-FILES = {
-    'onnx': 'onnx',
-    'openvino': 'openvino',
-    'pt2': 'torch',
-    'openvino-bf16': 'openvino-bf16',
-    'pt2-bf16': 'torch-bf16',
-    'onnx-int8': 'onnx-int8',
-    'openvino-int8': 'openvino-int8',
-}
+FILES = ('onnx', 'openvino', 'pt2', 'openvino-bf16', 'pt2-bf16', 'onnx-int8', 'openvino-int8')
 EXPORTED = tuple(f'{form}{file}' for file in FILES for form in ('reference-', ''))
 MODES = IN_TORCH + IN_TORCH_BF16 + EXPORTED
 MODE_GROUPS = {  # on the command line
@@ -73,7 +65,7 @@ class Case:
 
     @property
     def file(self) -> str | None:
-        """Key in :data:`FILES` of the exported file that is run; None for what torch runs itself."""
+        """One of :data:`FILES`, the exported file that is run; None for what torch runs itself."""
         name = self.mode.rpartition('reference-')[2]
         return name if name in FILES else None
 

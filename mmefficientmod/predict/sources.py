@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..export.images import IMAGES, find_files
-from ..utils import UserError
+from ..export.images import find_files
+from ..utils import IMAGE_SUFFIXES, UserError
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
-KNOWN = IMAGES + VIDEOS
+KNOWN = IMAGE_SUFFIXES + VIDEOS
 STREAM = re.compile(r'[0-9]{1,3}|[a-z][a-z0-9+.-]*://.+', re.IGNORECASE)  # a camera's number, or an address
 
 

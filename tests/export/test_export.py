@@ -202,7 +202,7 @@ def test_candidates_that_nms_does_not_see_are_counted(trained, monkeypatch):
 @pytest.mark.compiled
 def test_compiled_for_this_cpu(exported, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
-    model, folder = exported('segmentor', part='backbone', formats=('torch',), sizes=((96, 64),))
+    model, folder = exported('segmentor', part='backbone', formats=('pt2',), sizes=((96, 64),))
     assert not list(tmp_path.rglob('*.so'))  # which would hold the weights once more
     assert {path.name for path in folder.iterdir()} == {'model.pt2', 'export.json'}
     sample = picture(1, 96, 64)
@@ -217,7 +217,7 @@ class DependsOnValues(torch.nn.Module):
         return (image if image.sum() > 0 else -image,)
 
 
-@pytest.mark.parametrize('name', ['onnx', 'torch'])
+@pytest.mark.parametrize('name', ['onnx', 'pt2'])
 def test_a_model_that_cannot_be_written_says_why(name, tmp_path, capfd):
     with pytest.raises(UserError) as caught:
         write_file(name, Job(DependsOnValues().eval(), (torch.rand(1, 3, 32, 32),), ['image']), tmp_path)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmefficientmod.export.images import IMAGES, _read_by_pillow, read_image
-from mmefficientmod.utils import UserError
+from mmefficientmod.export.images import _read_by_pillow, read_image
+from mmefficientmod.utils import IMAGE_SUFFIXES, UserError
 
 
 @pytest.fixture
@@ -49,14 +49,14 @@ def test_newer_formats(suffix, kind, limit, image, tmp_path):
         Image.fromarray(image).save(path, kind, **(dict(quality=95) if kind == 'AVIF' else {}))
     except (KeyError, OSError) as error:
         pytest.skip(f'this Pillow writes no {kind}: {error}')
-    assert suffix in IMAGES
+    assert suffix in IMAGE_SUFFIXES
     assert difference(read_rgb(path), image) <= limit
     assert difference(_read_by_pillow(path.read_bytes(), kind)[..., ::-1], image) <= limit
 
 
 def test_a_jpeg_by_another_name(image, tmp_path):
     (tmp_path / 'a.jfif').write_bytes(jpeg(image, quality=98, subsampling=0))
-    assert '.jfif' in IMAGES and difference(read_rgb(tmp_path / 'a.jfif'), image) <= 4
+    assert '.jfif' in IMAGE_SUFFIXES and difference(read_rgb(tmp_path / 'a.jfif'), image) <= 4
 
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path):

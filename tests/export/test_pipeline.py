@@ -42,7 +42,7 @@ def image(shape: tuple) -> np.ndarray:
 
 def by_library(config: Config, scope: str, pixels: np.ndarray) -> tuple[np.ndarray, tuple | None]:
     """What the transforms themselves make of an image, and the scale that they note."""
-    pipeline = config.test_dataloader.dataset.pipeline
+    pipeline = find_test_pipeline(config)
     kept = [s for s in pipeline if type_name(s) != 'LoadImageFromFile' and not NO_IMAGE_STEP.fullmatch(type_name(s))]
     as_float = any(step.get('to_float32') for step in pipeline)
     sample = dict(img=pixels.astype(np.float32) if as_float else pixels.copy(), img_shape=pixels.shape[:2])

@@ -92,7 +92,7 @@ def test_a_cpu_without_bf16_takes_float32_where_the_folder_has_it(in_both, plain
             'openvino',
             'no openvino-bf16, because this CPU has no instructions for bfloat16; with fp32',
         ),
-        (['fp16-weights'], 'torch', 'no torch-fp16-weights, because a compiled file holds its weights as'),
+        (['fp16-weights'], 'pt2', 'no pt2-fp16-weights, because a compiled file holds its weights as'),
     ],
 )
 def test_a_precision_that_cannot_be_had_is_refused_or_replaced(precisions, name, reason, plain_cpu, tmp_path):
@@ -122,12 +122,10 @@ def test_float16_weights_halve_the_file_and_compute_in_float32(name, exported):
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_a_compiled_file_in_bf16(bf16_cpu, exported):
-    _, folder = exported(
-        'segmentor', part='backbone', formats=('torch',), precisions=('fp32', 'bf16'), sizes=((96, 64),)
-    )
-    assert read_description(folder).files == {'torch': ['model.pt2'], 'torch-bf16': ['model-bf16.pt2']}
+    _, folder = exported('segmentor', part='backbone', formats=('pt2',), precisions=('fp32', 'bf16'), sizes=((96, 64),))
+    assert read_description(folder).files == {'pt2': ['model.pt2'], 'pt2-bf16': ['model-bf16.pt2']}
     image = _patches(1, 96, 64, 3)
-    one, other = (Session(folder, name).run(image)['level3'] for name in ('torch-bf16', 'torch'))
+    one, other = (Session(folder, name).run(image)['level3'] for name in ('pt2-bf16', 'pt2'))
     assert one.dtype == np.float32 and 1e-4 < difference(one, other) < 0.1
 
 

@@ -133,7 +133,7 @@ def test_sizes_below_32_are_refused(capsys):
 def test_what_does_not_fit_the_model_is_refused(trained, tmp_path):
     config, checkpoint = trained('segmentor')
     out = tmp_path / 'out'
-    assert 'the torch format is compiled for one size' in refused(MAIN, config, checkpoint, out, '--format', 'torch')
+    assert 'the pt2 format is compiled for one size' in refused(MAIN, config, checkpoint, out, '--format', 'pt2')
     assert '--batch is for fixed sizes' in refused(MAIN, config, checkpoint, out, '--batch', 2)
     assert 'does not exist' in refused(MAIN, config, tmp_path / 'none.pth', out)
     assert 'does not exist' in refused(MAIN, config, checkpoint, out, '--check', tmp_path / 'none')
