@@ -7,9 +7,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -29,6 +29,9 @@ from mmefficientmod.utils import (
     parse_text,
     parse_whole,
 )
+
+if TYPE_CHECKING:
+    from mmefficientmod.predict.accuracy import Measure
 
 CHECKS = f"""
 The tool checks the exportable form against the MM library's own result, then each file against the form, then what
@@ -108,14 +111,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--annotations',
         type=parse_path,
         metavar='FILE',
-        help='COCO JSON of the --check images: prints AP of each file',
+        help='of the --check images: COCO JSON for a detector, folder of label images for a segmentor; the tool prints '
+        'the box AP or mIoU of each file',
     )
     parser.add_argument(
         '--within',
         type=parse_limit,
         metavar='LIMIT',
-        help='name the fastest of fp32, bf16 and INT8 (with --int8) that loses at most LIMIT: points of AP with '
-        '--annotations, else the share of detections, pixels or images that changes',
+        help='name the fastest of fp32, bf16 and INT8 (with --int8) that loses at most LIMIT: points of AP or mIoU '
+        'with --annotations, else the share of detections, pixels or images that changes',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', type=parse_text, default=[], metavar='KEY=VALUE', help='changes of the config'
@@ -177,34 +181,33 @@ def write_folder(args: argparse.Namespace, out: Path) -> Description:
     )
     check_options(options)
     source = read_source(args.config, args.checkpoint, args.part, parse_options(args.cfg_options))
+    measure = losses = None
     if args.annotations:
-        from mmefficientmod.predict.accuracy import check_annotations
+        from mmefficientmod.predict.accuracy import read_measure
 
-        if args.part == 'backbone' or source.task != 'detection':
-            raise UserError('--annotations is for detectors')
-        check_annotations(options.check_images, args.annotations, source.classes)
+        if args.part == 'backbone':
+            raise UserError('--annotations is for whole models, not for --part backbone')
+        measure = read_measure(source, options.check_images, args.annotations)
     description = export(source, options)
-    losses = None
-    if args.annotations:
-        losses = measure_losses(description, out, options.check_images, args.annotations)
+    if measure:
+        losses = measure_losses(description, out, measure)
     if args.within is not None:
         options.log(recommend(description, args.within, losses))
     return description
 
 
-def measure_losses(description: Description, out: Path, images: Sequence[Path], annotations: Path) -> dict[str, float]:
-    """Prints the AP of each file, notes it in ``export.json``, and returns the points that it loses."""
+def measure_losses(description: Description, out: Path, measure: Measure) -> dict[str, float]:
+    """Prints the accuracy of each file, notes it in ``export.json``, and returns the points that it loses."""
     from mmefficientmod.export.model import ExportedModel
-    from mmefficientmod.predict.accuracy import box_ap
 
     found = {}
     for name in description.files:
-        found[name] = box_ap(ExportedModel.open(out, 0.0, name), images, annotations)
-        print(f'box AP of {name}: {found[name]:.2f}', flush=True)
-        check = dict(name='box AP', figure=found[name], form=name, limit=None, passed=None)
-        description.checks.append(dict(check, samples=len(images)))
+        found[name] = measure.of(ExportedModel.open(out, 0.0, name))
+        print(f'{measure.name} of {name}: {found[name]:.2f}', flush=True)
+        check = dict(name=measure.name, figure=found[name], form=name, limit=None, passed=None)
+        description.checks.append(dict(check, samples=measure.images))
     description.write(out)
-    return {name: found[name.partition('-')[0]] - ap for name, ap in found.items()}
+    return {name: found[name.partition('-')[0]] - value for name, value in found.items()}
 
 
 class ListFormats(argparse.Action):
