@@ -30,7 +30,6 @@ from mmengine.visualization import Visualizer
 from rich.console import Console
 from rich.table import Table
 
-from mmefficientmod.checkpoints.newest import find_newest_whole
 from mmefficientmod.compare.runs import Job, run_jobs
 from mmefficientmod.compare.workdir import Run, find_runs
 from mmefficientmod.utils import HelpFormatter, UserError, check_output_folder, exit_in_one_line, parse_path, quiet_logs
@@ -158,7 +157,7 @@ def make_job(task: Task, root: Path, options: dict) -> Job:
 
 def checkpoint(job: Job) -> Path:
     """The checkpoint at the end of a job's training."""
-    return Path(find_newest_whole(job.folder / 'train').path)
+    return Path(job.trained)
 
 
 def test_metrics(job: Job) -> dict[str, float]:

@@ -25,6 +25,14 @@ from mmengine.utils import digit_version
 from mmefficientmod.models import EfficientMod
 
 ARCHS = ('xxs', 'xs', 's', 's_conv')
+SMALL_ARCH = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 2, 1, 1),
+    attn_depths=(0, 0, 0, 1),
+    ratio=2,
+    attn_ratios=(2, 2, 2, 2),
+    drop_path_rate=0.0,
+)
 HALVES = [torch.bfloat16]
 if digit_version(torch.__version__) >= digit_version('2.4'):  # before, a CPU has no autocast to float16
     HALVES.append(torch.float16)

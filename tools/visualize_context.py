@@ -26,7 +26,9 @@ from mmefficientmod.checkpoints.reading import read_checkpoint
 from mmefficientmod.checkpoints.weights import COPY, pick_weights
 from mmefficientmod.codebases.building import build_quietly, check_device
 from mmefficientmod.codebases.config import find_codebase, find_config, find_test_pipeline, load_config, parse_options
+from mmefficientmod.data.canvas import label_tile, sheet
 from mmefficientmod.data.files import is_image
+from mmefficientmod.models.context import context_maps, context_rows, find_backbone, product_rows
 from mmefficientmod.training.checks.run import check_weights
 from mmefficientmod.utils import (
     HelpFormatter,
@@ -37,8 +39,6 @@ from mmefficientmod.utils import (
     parse_path,
     parse_text,
 )
-from mmefficientmod.visualization.context import context_maps, find_backbone
-from mmefficientmod.visualization.sheets import context_rows, product_rows, sheet
 
 EPILOG = """\
 examples:
@@ -167,7 +167,8 @@ def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer:
     side = inputs.shape[-2], inputs.shape[-1]
     for kind, rows in (('context', context_rows(image, maps, side)), ('products', product_rows(image, maps, side))):
         if rows:
-            add_image(visualizer, f'{name}_{kind}', sheet(rows))
+            tiles = [[label_tile(tile, label) for label, tile in row] for row in rows]
+            add_image(visualizer, f'{name}_{kind}', sheet(tiles, gap=4))
         for i, row in enumerate(rows if single else ()):
             for label, tile in row:
                 add_image(visualizer, f'{name}_{kind}_{i + 1}_{label.replace(" ", "-")}', tile)

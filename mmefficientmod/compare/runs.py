@@ -98,13 +98,22 @@ class Job:
         """The config in the folder."""
         return self.folder / self.config_name
 
+    @property
+    def trained(self) -> str | None:
+        """The path of the training's newest whole checkpoint; None before there is one.
+
+        Raises:
+            UserError: If the training has checkpoints and none of them is complete.
+        """
+        return find_newest_whole(self.folder / 'train').path
+
     def command(self, step: str) -> list[str]:
         """The command line of a step as it would be started now.
 
         Raises:
             UserError: If the training has checkpoints and none of them is complete.
         """
-        trained = find_newest_whole(self.folder / 'train').path
+        trained = self.trained
         operands = [str(self.config_file)]
         if step == 'test':
             operands.append(str(self.checkpoint or trained or self.folder / 'train' / 'LAST_CHECKPOINT'))

@@ -1,4 +1,4 @@
-"""Draws on images: colours that tell classes apart, masks, names on filled boxes. Needs only NumPy and OpenCV."""
+"""Draws on images: colours that tell classes apart, masks, names on boxes, sheets. Needs only NumPy and OpenCV."""
 
 from __future__ import annotations
 
@@ -53,3 +53,23 @@ def write_name(image: np.ndarray, text: str, left: int, bottom: int, color: Colo
     cv2.rectangle(image, (left, bottom - height - base), (left + width, bottom), color, cv2.FILLED)
     ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 128 else (255, 255, 255)
     cv2.putText(image, text, (left, bottom - base), FONT, scale, ink, width_of_lines, cv2.LINE_AA)
+
+
+def label_tile(tile: np.ndarray, name: str, width: int = 160, band: int = 18) -> np.ndarray:
+    """An image (H, W, 3) scaled to a width in pixels, below a white band with its name."""
+    height = max(1, round(width * tile.shape[0] / tile.shape[1]))
+    labelled = np.full((band + height, width, 3), 255, np.uint8)
+    cv2.putText(labelled, name, (0, band - 6), FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    labelled[band:] = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
+    return labelled
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], gap: int) -> np.ndarray:
+    """Tiles of one size (H, W, 3), row by row with ``gap`` pixels between them, on white."""
+    height, width = rows[0][0].shape[0] + gap, rows[0][0].shape[1] + gap
+    canvas = np.full((len(rows) * height + gap, max(map(len, rows)) * width + gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            top, left = i * height + gap, j * width + gap
+            canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return canvas

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..utils import render_page, replace_file
-from .canvas import blend, drawable, thickness, write_name
+from .canvas import blend, drawable, sheet, thickness, write_name
 from .files import spread, track
 from .findings import Finding
 from .parts import MOST_COUNTED, Boxes, Labels, Masks, OwnData, Part
@@ -50,11 +50,12 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
     for number in track(range(len(data.classes)), 'preview'):
         places = [(view, i) for view in views for i in view.indices[number]]
         chosen = [places[i] for i in spread(len(places), most)]
-        tiles = [(view.names[i], view.draw(i, number, data.classes, palette)) for view, i in chosen]
-        drawn = [(name, tile) for name, tile in tiles if tile is not None]
+        found = [(view.names[i], view.draw(i, number, data.classes, palette)) for view, i in chosen]
+        drawn = [(name, tile) for name, tile in found if tile is not None]
         if drawn:
-            sheet = _arrange([tile for _, tile in drawn])
-            content = cv2.imencode('.jpg', sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+            tiles = [tile for _, tile in drawn]
+            drawing = sheet([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)], GAP)
+            content = cv2.imencode('.jpg', drawing, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
             replace_file(out / 'classes' / f'{number}.jpg', content, durable=False)
         shown.append([name for name, _ in drawn])
     counts = [part.counts() for part in data.parts.values()]
@@ -169,15 +170,3 @@ def _frame(image: np.ndarray) -> np.ndarray:
     top, left = (TILE[1] - image.shape[0]) // 2, (TILE[0] - image.shape[1]) // 2
     tile[top : top + image.shape[0], left : left + image.shape[1]] = image
     return tile
-
-
-def _arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
-    """Tiles in rows."""
-    columns = min(COLUMNS, len(tiles))
-    rows = -(-len(tiles) // columns)
-    width, height = TILE[0] + GAP, TILE[1] + GAP
-    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        top, left = i // columns * height + GAP, i % columns * width + GAP
-        sheet[top : top + TILE[1], left : left + TILE[0]] = tile
-    return sheet

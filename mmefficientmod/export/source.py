@@ -14,9 +14,8 @@ from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.weights import check_values, find_weights, is_deploy_form
 from ..codebases.building import build_quietly
 from ..codebases.config import find_classes, find_codebase, find_config, load_config
-from ..codebases.nodes import type_name
+from ..codebases.nodes import is_efficientmod, type_name
 from ..codebases.packages import check_mmcv_ops
-from ..models import EfficientMod
 from ..utils import UserError, describe_error, quiet
 
 
@@ -102,14 +101,19 @@ def read_source(
             f'{type_name(settings)} of {path} needs a checkpoint of its own training'
         )
     backbone = settings.get('backbone')
-    if isinstance(backbone, ConfigDict) and type_name(backbone) == 'EfficientMod' and is_deploy_form(weights):
+    is_ours = isinstance(backbone, ConfigDict) and is_efficientmod(backbone)
+    if is_ours and is_deploy_form(weights):
         backbone['deploy'] = True
     try:
         with quiet():
             model = build_quietly(settings, codebase)
     except Exception as error:  # whatever the parts of a model raise about their settings
         raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
-    _load(model, weights, checkpoint, part, whole)
+    if part == 'backbone':
+        weights = _backbone_weights(weights) if whole else weights
+        (load_weights if is_ours else load_whole)(model.backbone, weights, checkpoint)
+    else:
+        load_whole(model, weights, checkpoint)
     source = Source(model.eval(), config, codebase, *find_classes(content, config))
     if part == 'model':
         source.fit_names()
@@ -144,14 +148,7 @@ def _check_exportable(settings: ConfigDict, path: str) -> None:
         raise UserError(f'{path}: its backbone has in_channels={channels}; only those of three channels are exported')
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str, part: str, whole: bool) -> None:
-    if part == 'model':
-        load_whole(model, weights, path)
-        return
-    if whole:
-        size = len(BACKBONE_PREFIX)
-        weights = {name[size:]: value for name, value in weights.items() if name.startswith(BACKBONE_PREFIX)}
-    if isinstance(model.backbone, EfficientMod):
-        load_weights(model.backbone, weights, path)
-    else:
-        load_whole(model.backbone, weights, path)
+def _backbone_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a whole model's backbone, without the prefix."""
+    size = len(BACKBONE_PREFIX)
+    return {name[size:]: value for name, value in weights.items() if name.startswith(BACKBONE_PREFIX)}

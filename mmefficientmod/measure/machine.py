@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..export.environment import read_cpu, vector_extensions
-from ..version import __version__
+from ..export.environment import read_cpu, vector_extensions, versions
 
 CPU = torch.device('cpu')
 
@@ -70,7 +69,7 @@ def describe_allocator() -> str:
 def describe_run() -> dict:
     """When the measurement begins, and with which version and commit of this package."""
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
-    return dict(date=date, version=__version__, commit=read_commit())
+    return dict(date=date, version=versions()['mmefficientmod'], commit=read_commit())
 
 
 def read_commit() -> str | None:

@@ -10,7 +10,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from helpers import LOADERS, ON_CONTINUATION, REPO
+from helpers import LOADERS, ON_CONTINUATION, REPO, classifier_config
 from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from scenes import make_dataset
@@ -21,36 +21,6 @@ SHORT = [*LOADERS, 'train_dataloader.batch_size=2', 'train_cfg.val_interval=1', 
 BOXES_ALONE = ['model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None', 'test_evaluator.metric=bbox']
 TO_FILES = ('--not-show', '--output-dir')
 WITH_EMA = "_base_ = '{base}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.5)]\n"
-CLASSIFIER = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmefficientmod'], allow_failed_imports=False)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=256, topk=(1,)),
-)
-data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True, num_classes=2)
-pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='CustomDataset', data_root='{root}', pipeline=pipeline),
-)
-val_dataloader = test_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root='{root}', pipeline=pipeline),
-)
-val_evaluator = test_evaluator = dict(type='Accuracy', topk=1)
-train_cfg, val_cfg, test_cfg = dict(by_epoch=True, max_epochs=1), dict(), dict()
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
-default_hooks = dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook'))
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
-"""
 IN_PYTHON = """
 from mmdet.models import MaskRCNN
 from mmengine.config import read_base
@@ -126,8 +96,11 @@ def classifier(root):
         folder.mkdir(parents=True)
         for path in (root / f'data/coco/{split}2017').glob('*.jpg'):
             (folder / path.name).write_bytes(path.read_bytes())
+    settings = classifier_config(2, root / 'classes')
+    settings.merge_from_dict({'train_cfg.max_epochs': 1, 'visualizer.type': 'UniversalVisualizer'})
+    settings.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     config = root / 'classifier.py'
-    config.write_text(CLASSIFIER.replace('{root}', str(root / 'classes')))
+    settings.dump(config)
     tool('mmpretrain', 'train', config, '--work-dir', 'classifier', '--no-persistent-workers')
     return config, root / 'classifier/epoch_1.pth'
 

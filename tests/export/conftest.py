@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import REPO, randomised
+from helpers import REPO, SMALL_ARCH, randomised
 from mmefficientmod.codebases.building import build_quietly
 
-ARCH = dict(
-    embed_dims=(8, 16, 24, 32),
-    depths=(1, 2, 1, 1),
-    attn_depths=(0, 0, 0, 1),
-    ratio=2,
-    attn_ratios=(2, 2, 2, 2),
-    drop_path_rate=0.0,
-)
-BACKBONE = dict(_delete_=True, type='mmefficientmod.EfficientMod', arch=ARCH)
+BACKBONE = dict(_delete_=True, type='mmefficientmod.EfficientMod', arch=SMALL_ARCH)
 CHANNELS = [8, 16, 24, 32]
 SEGMENTOR = dict(
     backbone=BACKBONE,

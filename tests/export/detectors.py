@@ -11,17 +11,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from helpers import REPO, randomised
+from helpers import REPO, SMALL_ARCH, randomised
 from mmefficientmod.codebases.building import build_quietly
 
-ARCH = dict(
-    embed_dims=(8, 16, 24, 32),
-    depths=(1, 2, 1, 1),
-    attn_depths=(0, 0, 0, 1),
-    ratio=2,
-    attn_ratios=(2, 2, 2, 2),
-    drop_path_rate=0.0,
-)
 WIDTH = 32  # of necks and heads
 CLASSES = 6
 BN = dict(type='BN')
@@ -45,7 +37,7 @@ ATSS = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_w
 
 
 def backbone(*indices: int) -> dict:
-    return dict(type='mmefficientmod.EfficientMod', arch=ARCH, out_indices=indices or (0, 1, 2, 3))
+    return dict(type='mmefficientmod.EfficientMod', arch=SMALL_ARCH, out_indices=indices or (0, 1, 2, 3))
 
 
 FPN = dict(

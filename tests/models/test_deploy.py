@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch._inductor import config as inductor
 
-from helpers import ARCHS, REPO, build_model, trained
+from helpers import ARCHS, REPO, build_model, classifier_config, trained
 from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from mmefficientmod.models import EfficientMod
@@ -83,14 +83,8 @@ def test_gradients_reach_the_input_in_deploy_form():
 @pytest.mark.both_stacks
 def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
     """Its own script, as its users type it: CONFIG CHECKPOINT SAVE_PATH."""
-    settings = dict(
-        type='ImageClassifier',
-        backbone=dict(type='mmefficientmod.EfficientMod', arch='xxs', out_indices=(3,)),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
-    )
     config, checkpoint, converted = (tmp_path / name for name in ('config.py', 'trained.pth', 'deploy.pth'))
-    config.write_text(f'default_scope = "mmpretrain"\nmodel = {settings}\n')
+    classifier_config(10).dump(config)
     model, images = build_model(Config.fromfile(config)).eval(), torch.rand(2, 3, 64, 64)
     model.backbone.load_state_dict(trained('xxs').state_dict())
     torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
@@ -99,8 +93,7 @@ def test_re_parameterisation_tool_of_mmpretrain(tmp_path):
     done = run_python(script, config, checkpoint, converted, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
-    settings['backbone']['deploy'] = True
-    deployed = build_model(Config(dict(model=settings, default_scope='mmpretrain'))).eval()
+    deployed = build_model(classifier_config(10, deploy=True)).eval()
     load_checkpoint(deployed, str(converted), strict=True)
     with torch.no_grad():
         assert_close([deployed(images)], [model(images)])

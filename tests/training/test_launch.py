@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from helpers import REPO, refused
+from helpers import REPO, classifier_config, refused
 from interpreter import run_python
 from mmefficientmod.checkpoints.loading import read_checkpoint
 from mmefficientmod.checkpoints.weights import find_weights
@@ -62,38 +62,6 @@ def roots(tmp_path, monkeypatch):
     return tmp_path
 
 
-CLASSIFICATION = """
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    data_preprocessor=dict(num_classes=2, mean=[128] * 3, std=[64] * 3),
-    backbone=dict(
-        type='mmefficientmod.EfficientMod',
-        arch='xxs',
-        out_indices=(3,),
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/no-such-file.pth'),
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=256, loss=dict(type='CrossEntropyLoss')),
-)
-dataset = dict(
-    type='ImageNet',
-    data_root='DATA_ROOT',
-    data_prefix='train',
-    metainfo=dict(classes=('a', 'b')),
-    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-)
-sampler = dict(type='DefaultSampler', shuffle=True)
-train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, sampler=sampler, dataset=dataset)
-val_dataloader = test_dataloader = train_dataloader
-val_evaluator = test_evaluator = dict(type='Accuracy', topk=1)
-train_cfg = dict(by_epoch=True, max_epochs=1)
-val_cfg = test_cfg = dict()
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
-env_cfg = dict(dist_cfg=dict(backend='gloo'))
-"""
-
-
 @pytest.fixture
 def classification(tmp_path):
     """A config of MMPreTrain, which needs no operators, and the four pictures that it trains on."""
@@ -102,9 +70,14 @@ def classification(tmp_path):
     for i in range(4):
         image = np.random.RandomState(i).randint(0, 255, (32, 32, 3), np.uint8)
         mmcv.imwrite(image, str(tmp_path / f'train/{"ab"[i % 2]}/{i}.png'))
-    config = tmp_path / 'classifier.py'
-    config.write_text(CLASSIFICATION.replace('DATA_ROOT', str(tmp_path)))
-    return config
+    start = dict(type='Pretrained', checkpoint='checkpoints/no-such-file.pth')
+    config = classifier_config(2, tmp_path, init_cfg=start)
+    settings = dict(type='ImageNet', data_prefix='train', metainfo=dict(classes=('a', 'b')))
+    for split in ('train', 'val', 'test'):
+        config[f'{split}_dataloader'].dataset.update(settings)
+    config.merge_from_dict({'train_cfg.max_epochs': 1, 'env_cfg.dist_cfg.backend': 'gloo'})
+    config.dump(tmp_path / 'classifier.py')
+    return tmp_path / 'classifier.py'
 
 
 def run(script: str, *argv: object, **env: str) -> subprocess.CompletedProcess:
@@ -290,7 +263,9 @@ def test_a_classifier_goes_on_from_its_work_directory(classification, tmp_path):
     ],
 )
 def test_settings_that_cannot_be_used_end_in_one_line(option, said, classification, tmp_path):
-    classification.write_text(re.sub(r'init_cfg=dict\(.*\),\n', '', classification.read_text()))
+    config = Config.fromfile(classification)
+    del config.model.backbone.init_cfg
+    config.dump(classification)
     argv = [classification, '--work-dir', tmp_path / 'out', '--cfg-options', option]
     line = refused(TRAIN, *argv)
     assert re.match(f'error: {said}', line), line

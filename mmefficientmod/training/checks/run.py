@@ -118,7 +118,6 @@ def check_parts(script: str, config: Config) -> None:
 
 def try_backbones(config: Config, training: bool) -> None:
     """Builds each EfficientMod of a config; raises UserError if its settings are wrong, or its neck's channels."""
-    from ...models import EfficientMod
     from ...registry import MODELS
 
     for place, model, backbone in find_backbones(config):
@@ -134,7 +133,8 @@ def try_backbones(config: Config, training: bool) -> None:
             raise UserError(f'{place}.deploy=True is only for inference: train without it')
         try:
             with torch.device('meta'):
-                channels = MODELS.build({**backbone, 'type': EfficientMod, 'init_cfg': None}).out_channels
+                settings = {**backbone, 'type': 'mmefficientmod.EfficientMod', 'init_cfg': None}
+                channels = MODELS.build(settings).out_channels
         except (ValueError, TypeError) as error:
             raise UserError(f'{place}: {first_line(error)}') from error
         if not has_own_code(config):

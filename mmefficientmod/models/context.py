@@ -1,17 +1,20 @@
-"""Computes maps of modulation blocks: their context, their value in parts, and the products of both."""
+"""Maps of modulation blocks - context, value in parts, and the products of both - and tiles that show them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from ..models import EfficientMod
-from ..models.deploy import DeployModulationBlock
-from ..models.layers import ModulationBlock
+from .deploy import DeployModulationBlock
+from .efficientmod import EfficientMod
+from .layers import ModulationBlock
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def context_maps(backbone: EfficientMod, images: Tensor) -> list[list[BlockMaps]
         context, value = record['context'], record['value']  # (B, H, W, C), (B, H, W, ratio * C)
         parts = value.unflatten(-1, (-1, context.shape[-1]))  # (B, H, W, ratio, C)
         if parts.shape[-2] > 1:
-            parts = torch.nn.functional.gelu(parts)
+            parts = F.gelu(parts)
         products = (parts * context.unsqueeze(-2)).mean(-1).permute(0, 3, 1, 2)
         maps = context.mean(-1), parts.mean(-1).permute(0, 3, 1, 2), products
         for sample, *one in zip(samples, *maps):
@@ -82,3 +85,40 @@ def _recorded(backbone: EfficientMod) -> Iterator[dict[tuple[int, int], dict[str
     finally:
         for handle in handles:
             handle.remove()
+
+
+def overlay(image: np.ndarray, heat: Tensor, padded: tuple[int, int], alpha: float = 0.6) -> np.ndarray:
+    """A map (h, w) in colours over the image that the network saw, from the map's lowest value to its highest.
+
+    Args:
+        image (np.ndarray): RGB image (H, W, 3), uint8.
+        heat (Tensor): The map.
+        padded (tuple[int, int]): Height and width in pixels that the map stands for: the image and its padding.
+        alpha (float): Weight of the colours. Defaults to 0.6.
+    """
+    heat = F.interpolate(heat[None, None].float(), padded, mode='bilinear')[0, :, : image.shape[0], : image.shape[1]]
+    return Visualizer.draw_featmap(heat.cpu(), image, alpha=alpha)
+
+
+def context_rows(image: np.ndarray, maps: Sequence[BlockMaps], padded: tuple[int, int]) -> list[list]:
+    """Tiles of the context: a row a stage, a tile a block; the image itself comes first."""
+    rows: list[list] = []
+    for stage in sorted({one.stage for one in maps}):
+        row = [(f'stage {stage}', image)]
+        row += [(f'block {one.block}', overlay(image, one.context, padded)) for one in maps if one.stage == stage]
+        rows.append(row)
+    return rows
+
+
+def product_rows(image: np.ndarray, maps: Sequence[BlockMaps], padded: tuple[int, int]) -> list[list]:
+    """Tiles of each stage's last block with a wide value: context and parts of the value, then the products."""
+    rows: list[list] = []
+    for stage in sorted({one.stage for one in maps}):
+        wide = [one for one in maps if one.stage == stage and len(one.values) > 1]
+        if wide:
+            one = wide[-1]
+            context = f'context {stage}.{one.block}', overlay(image, one.context, padded)
+            parts = [(f'value {k}', overlay(image, part, padded)) for k, part in enumerate(one.values, 1)]
+            products = [(f'product {k}', overlay(image, part, padded)) for k, part in enumerate(one.products, 1)]
+            rows += [[context, *parts], [(f'stage {stage}', image), *products]]
+    return rows

@@ -12,9 +12,8 @@ from mmengine.config import Config
 from torch.testing import assert_close
 
 from helpers import REPO, build_model, load_tool, randomised, refused, trained
+from mmefficientmod.models.context import context_maps, find_backbone, overlay
 from mmefficientmod.models.modulation import product
-from mmefficientmod.visualization.context import context_maps, find_backbone
-from mmefficientmod.visualization.sheets import overlay
 
 pytestmark = pytest.mark.libraries
 

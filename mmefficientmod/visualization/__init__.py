@@ -1,1 +1,0 @@
-"""Draws maps of the context, the value and their products in EfficientMod."""
