@@ -45,7 +45,7 @@ class BdistWheel(bdist_wheel):
 
 
 class EditableWheel(editable_wheel):
-    """Adds scripts that lead to the repository's tools: openmim 0.3.9 knows site-packages alone."""
+    """Adds scripts that lead to the repository's tools: openmim 0.3.9 searches only site-packages."""
 
     def run(self):
         super().run()
