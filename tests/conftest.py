@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f'--device takes cpu or cuda, not {device}')
     if device == 'cuda' and not torch.cuda.is_available():
         raise pytest.UsageError('--device cuda needs a GPU that torch can use, and there is none: leave it out')
+    if config.getoption('dist', 'no') == 'loadgroup' and not hasattr(pytest.Item, '_nodeid'):  # pytest-xdist writes it
+        raise pytest.UsageError('pytest-xdist does not group the tests of this pytest: see requirements/tests.txt')
     config.option.loadscopereorder = False  # pytest-xdist begins with the groups of many tests, not with the long ones
 
 
@@ -80,6 +83,14 @@ def _managers(cls: type = ManagerMixin) -> Iterator[type]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from _managers(subclass)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def libraries_frozen():
+    """MMEngine collects garbage for each data set that it builds: here it passes over what the imports brought."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
