@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .arguments import (
+    LARGEST_SIDE,
     HelpFormatter,
     is_complete_key,
     parse_amount,
@@ -21,6 +22,7 @@ from .signals import SIGNALS, Stopped, exit_in_one_line, handle_signals
 
 __all__ = [
     'IMAGE_SUFFIXES',
+    'LARGEST_SIDE',
     'SIGNALS',
     'HelpFormatter',
     'Stopped',
