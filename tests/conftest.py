@@ -19,6 +19,7 @@ from mmengine.utils import ManagerMixin
 
 import mmefficientmod  # noqa: F401  (MMCV's operators, where MMCV has no compiled ones)
 from helpers import DATA
+from mmefficientmod.export import environment
 
 # The groups that take longest begin first, so that no process waits for another one at the end.
 LONG = (
@@ -91,6 +92,14 @@ def libraries_frozen():
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def short_timings():
+    """An export measures each of its forms for a moment; no test looks at how long they take."""
+    before, environment.LATENCY_SECONDS = environment.LATENCY_SECONDS, 0.1
+    yield
+    environment.LATENCY_SECONDS = before
 
 
 @pytest.fixture(autouse=True)

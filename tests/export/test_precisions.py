@@ -17,7 +17,8 @@ from mmefficientmod.export.plan import ExportOptions, check_options
 from mmefficientmod.utils import UserError
 
 pytestmark = pytest.mark.export
-IMAGE = _patches(2, 95, 61, 3)
+SIZE = 96, 64
+IMAGE = _patches(1, *SIZE, 3)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.fixture
 def in_both(bf16_cpu, exported):
     """A segmentor's folder for CPUs with and without bfloat16, made on one with it."""
-    return exported('segmentor', formats=('openvino',), precisions=('bf16', 'fp32'))[1]
+    return exported('segmentor', formats=('openvino',), precisions=('bf16', 'fp32'), sizes=(SIZE,))[1]
 
 
 def test_openvino_in_bf16_is_the_float32_file_run_otherwise(in_both):
@@ -107,13 +108,14 @@ def test_a_precision_that_cannot_be_had_is_refused_or_replaced(precisions, name,
 
 @pytest.mark.parametrize('name', ['onnx', 'openvino'])
 def test_float16_weights_halve_the_file_and_compute_in_float32(name, exported):
-    _, folder = exported('segmentor', formats=(name,), precisions=('fp32', 'fp16-weights'))
+    precisions = 'fp32', 'fp16-weights'
+    network, folder = exported('segmentor', part='backbone', formats=(name,), precisions=precisions, sizes=(SIZE,))
     half = Session(folder, f'{name}-fp16-weights')
     sizes = [path.with_suffix('.bin' if name == 'openvino' else '.onnx').stat().st_size for path in half.paths]
-    weights = sum(value.numel() for key, value in exported('segmentor')[0].state_dict().items() if value.dim() > 1)
+    weights = sum(value.numel() for value in network.backbone.state_dict().values() if value.dim() > 1)
     whole = folder / ('model.bin' if name == 'openvino' else 'model.onnx')
     assert whole.stat().st_size - sizes[0] > 2 * weights * 0.8
-    off = difference(half.run(IMAGE)['logits'], Session(folder, name).run(IMAGE)['logits'])
+    off = difference(half.run(IMAGE)['level3'], Session(folder, name).run(IMAGE)['level3'])
     assert 1e-6 < off < 5e-3
     change = next(item for item in read_description(folder).checks if item['form'] == f'{name}-fp16-weights')
     assert change['figure'] < 0.01
@@ -122,10 +124,10 @@ def test_float16_weights_halve_the_file_and_compute_in_float32(name, exported):
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_a_compiled_file_in_bf16(bf16_cpu, exported):
-    _, folder = exported('segmentor', part='backbone', formats=('pt2',), precisions=('fp32', 'bf16'), sizes=((96, 64),))
+    options = dict(formats=('pt2',), precisions=('fp32', 'bf16'), sizes=(SIZE,))
+    _, folder = exported('segmentor', part='backbone', **options)
     assert read_description(folder).files == {'pt2': ['model.pt2'], 'pt2-bf16': ['model-bf16.pt2']}
-    image = _patches(1, 96, 64, 3)
-    one, other = (Session(folder, name).run(image)['level3'] for name in ('pt2-bf16', 'pt2'))
+    one, other = (Session(folder, name).run(IMAGE)['level3'] for name in ('pt2-bf16', 'pt2'))
     assert one.dtype == np.float32 and 1e-4 < difference(one, other) < 0.1
 
 
@@ -133,7 +135,7 @@ def test_a_compiled_file_in_bf16(bf16_cpu, exported):
 def test_onnx_of_another_opset(opset, exported):
     import onnx
 
-    model, folder = exported('segmentor', part='backbone', opset=opset)
+    model, folder = exported('segmentor', part='backbone', opset=opset, sizes=(SIZE,))
     file = onnx.load(folder / 'model.onnx')
     assert [item.version for item in file.opset_import if item.domain == ''] == [opset]
     assert file.ir_version == formats.OPSETS[opset].ir

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from helpers import REPO, load_tool
-from interpreter import run_python
 from mmefficientmod.export.inputs import Prepared
 from mmefficientmod.export.model import ExportedModel
 from mmefficientmod.export.results import Window, detections, merge_windows
@@ -40,8 +39,7 @@ def exported(detector, segmentor, tmp_path_factory):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp('exported')
     for name, config, checkpoint in (('detector', DETECTOR, detector), ('segmentor', SEGMENTOR, segmentor)):
-        done = run_python(REPO / 'tools/export.py', config, checkpoint, folder / name)
-        assert done.returncode == 0, done.stdout + done.stderr
+        load_tool('export').main([config, checkpoint, str(folder / name)])
     return folder
 
 
