@@ -24,8 +24,8 @@ from mmefficientmod.export import environment
 # The groups that take longest begin first, so that no process waits for another one at the end.
 LONG = (
     'compare/compare',
-    'export/test_export.py',
-    'predict/test_exported.py',
+    'export/export',
+    'predict/predict',
     'demo/test_demo.py',
     'training/training',
     'export/test_predictions.py',
@@ -33,7 +33,7 @@ LONG = (
     'docs/test_commands.py',
     'tests/test_packaging.py',
 )
-SHARED = 'work_dir', 'training'  # fixtures of several files, which take long
+SHARED = 'work_dir', 'training', 'exported'  # fixtures of several files, which take long
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -268,7 +268,7 @@ def compare_classes(expected: np.ndarray, found: np.ndarray, lead: Callable[[np.
     """
     different = expected != found
     if different.mean() > CLASS_LIMIT:  # only then, as it may take a further pass of the model
-        different &= ~(lead(found) <= CLASS_TIE)  # NaN is no tie
+        different &= ~(lead(found) <= CLASS_TIE)  # a lead of NaN counts as a difference
     return _check('share of pixels of another class', float(different.mean()), CLASS_LIMIT)
 
 

@@ -143,7 +143,7 @@ def product_peaks() -> dict[str, float]:
         'convolution': (lambda: F.conv2d(maps, weight), 2 * batch * side**2 * channels**2),
     }
     with torch.inference_mode():
-        best = {name: min(time_once(run, CPU) for _ in range(10)) for name, (run, _) in work.items()}
+        best = {name: min(time_once(run, CPU) for _ in range(5)) for name, (run, _) in work.items()}
     return {name: flop / best[name] / 1e6 for name, (_, flop) in work.items()}
 
 

@@ -28,16 +28,16 @@ BACKBONES = ('efficientmod-xxs', 'mobilenetv2-1.0')
 
 # An older torch knows autocast to bf16 alone on a CPU.
 HALF = 'fp16' if digit_version(torch.__version__) >= digit_version('2.4') else 'bf16'
-DETECTOR = Case('detector', (64, 70), mode='compiled')
 
 
 @pytest.mark.parametrize(
     'case',
     [
         Case('backbone', (64, 64)),
-        Case('segmentor', (64, 64), 2, HALF),
+        Case('segmentor', (64, 64), 2, 'bf16'),
         Case('classifier', (64, 64), 2, mode='deploy'),
-        pytest.param(DETECTOR, marks=pytest.mark.ops),
+        pytest.param(Case('detector', (64, 70)), marks=pytest.mark.ops),
+        pytest.param(Case('detector', (64, 70), mode='compiled'), marks=(pytest.mark.ops, pytest.mark.slow)),
         Case('training', (64, 64), 2),
     ],
     ids=str,

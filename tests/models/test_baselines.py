@@ -77,6 +77,8 @@ def test_row_trains(codebase, row):
     if codebase == 'mmdet':
         config.model.train_cfg.rpn_proposal.max_per_img = 50
         config.model.train_cfg.rcnn.sampler.num = 16
+    else:
+        config.model.data_preprocessor.size = (128, 160)  # the batch is padded to it
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(codebase):
         model = revert_sync_batchnorm(MODELS.build(config.model))
