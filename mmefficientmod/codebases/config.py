@@ -47,7 +47,7 @@ def find_test_pipeline(config: Config) -> Sequence[Mapping]:
     """The pipeline of the test data, else what the config calls ``test_pipeline``, else that of the validation.
 
     Raises:
-        UserError: If the config has none of them.
+        UserError: If the config has none of them, or a step is no dict with a type.
     """
     for split in ('test', 'val'):
         try:
@@ -56,6 +56,11 @@ def find_test_pipeline(config: Config) -> Sequence[Mapping]:
             pipeline = None
         pipeline = pipeline or (config.get('test_pipeline') if split == 'test' else None)
         if pipeline:
+            strange = [step for step in pipeline if not isinstance(step, Mapping) or not step.get('type')]
+            if isinstance(pipeline, (str, Mapping)) or strange:
+                raise UserError(
+                    f'the test pipeline of the config is not a list of dict(type=...), as {strange[:1]} shows'
+                )
             return pipeline
     raise UserError('the config has no test_dataloader.dataset.pipeline: it says how images are prepared')
 

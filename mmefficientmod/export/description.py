@@ -28,7 +28,8 @@ Outputs by task:
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Union
 
@@ -199,11 +200,25 @@ class Description:
         """Whether batch, height and width are free."""
         return not self.sizes
 
+    def check_plan(self) -> None:
+        """Raises UserError for a value of a config that ``export.json`` cannot hold; files and outputs come later."""
+        content = json.loads(self._as_json())
+        try:
+            for item in fields(self):
+                if item.name not in ('files', 'outputs'):
+                    item.metadata['rule'](content[item.name], item.name)
+            _check_steps(self.input.steps)
+        except UserError as error:
+            raise UserError(f'the config cannot be exported: {error}') from None
+
     def write(self, folder: Path) -> None:
         """Writes ``export.json`` into the folder."""
+        replace_file(folder / FILE, self._as_json())
+
+    def _as_json(self) -> str:
         content = asdict(self)
         content['input']['steps'] = [dict(kind=step.kind, **asdict(step)) for step in self.input.steps]
-        replace_file(folder / FILE, json.dumps(content, indent=1))
+        return json.dumps(content, indent=1)
 
 
 def read_description(folder: str | Path) -> Description:
@@ -249,7 +264,12 @@ def _check_consistent(found: Description) -> None:
         raise UserError('size_input must be image_size for detection, and null for other tasks')
     if (found.part == 'backbone') != (found.task == 'backbone'):
         raise UserError(f'part {found.part} does not fit the task {found.task}')
-    for i, step in enumerate(found.input.steps):
+    _check_steps(found.input.steps)
+
+
+def _check_steps(steps: Sequence[Step]) -> None:
+    """Raises UserError for a step whose values contradict each other."""
+    for i, step in enumerate(steps):
         if isinstance(step, (Resize, PaddedCrop)) and step.interpolation not in BACKENDS[step.backend]:
             raise UserError(f'input.steps[{i}].interpolation {step.interpolation} is unknown to {step.backend}')
         if isinstance(step, Resize) and len(step.size) != (1 if step.rule in _ONE_SIDE else 2):

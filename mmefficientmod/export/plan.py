@@ -112,7 +112,7 @@ def plan(source: Source, options: ExportOptions) -> Description:
     entry = Input(INPUT, 'NCHW', 'BGR', 'float32', steps, divisor, pad_size, padding_values(preprocessor))
     sizes = choose_sizes(source, task, options, entry)
     test_cfg = detection_settings(source.model.test_cfg or {}) if task == 'detection' else {}
-    return Description(
+    found = Description(
         task=task,
         part=options.part,
         num_classes=source.num_classes if whole else 0,
@@ -137,6 +137,8 @@ def plan(source: Source, options: ExportOptions) -> Description:
         checks=[],
         latency_ms={},
     )
+    found.check_plan()
+    return found
 
 
 def input_padding(preprocessor: nn.Module) -> tuple[int, list[int] | None]:
@@ -160,11 +162,26 @@ def padding_values(preprocessor: nn.Module) -> list[float]:
 
 
 def read_slide(model: nn.Module) -> Slide | None:
-    """The windows of a segmentor that slides."""
+    """The windows of a segmentor that slides.
+
+    Raises:
+        UserError: If its ``test_cfg`` is not one that MMSegmentation takes.
+    """
     cfg = model.test_cfg
-    if cfg.get('mode', 'whole') != 'slide':
+    if cfg is not None and cfg.get('mode', 'whole') == 'whole':
         return None
-    return Slide([int(side) for side in cfg.crop_size], [int(side) for side in cfg.stride])
+    crop, stride = (_two_sides(cfg, name) for name in ('crop_size', 'stride'))
+    if not cfg or cfg.get('mode') != 'slide' or not crop or not stride or stride[0] > crop[0] or stride[1] > crop[1]:
+        raise UserError(
+            "model.test_cfg of a segmentor is mode='whole', or mode='slide' with the heights and widths crop_size and "
+            f'stride, of which stride is not larger, but it is {cfg}'
+        )
+    return Slide(crop, stride)
+
+
+def _two_sides(cfg: Mapping | None, name: str) -> list[int] | None:
+    found = (cfg or {}).get(name)
+    return list(found) if isinstance(found, (tuple, list)) and len(found) == 2 else None
 
 
 def choose_sizes(source: Source, task: str, options: ExportOptions, entry: Input) -> list[Size]:

@@ -333,3 +333,46 @@ def test_near_ties_are_no_difference(trained, tmp_path):
     assert [item['form'] for item in description.checks]
     photo = check.make_sample('photo', cv2.GaussianBlur(images()[0], (5, 5), 0), description)
     assert not work._is_near_tie(photo, work.run_form(dict(image=photo.image, image_size=np.float32(photo.size))))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text', 'message'),
+    [
+        ('segmentor', "model = dict(test_cfg=dict(mode='slid'))", "mode='whole', or mode='slide'"),
+        ('segmentor', "model = dict(test_cfg=dict(mode='slide'))", 'crop_size and stride'),
+        ('segmentor', "model = dict(test_cfg=dict(mode='slide', crop_size=64, stride=32))", 'heights and widths'),
+        ('segmentor', "model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(96, 32)))", 'not larger'),
+        (
+            'segmentor',
+            "model = dict(test_cfg=dict(mode='slide', crop_size=(64.5, 64), stride=(9, 9)))",
+            r'slide.crop\[0\]',
+        ),
+        ('segmentor', 'model = dict(test_cfg=None)', 'it is None'),
+        (
+            'detector',
+            'model = dict(test_cfg=dict(rcnn=dict(mask_thr_binary=-1)))',
+            'mask_thr must be a number from 0 to 1',
+        ),
+        ('detector', 'model = dict(test_cfg=dict(rcnn=dict(score_thr=1.5)))', 'score_thr must be a number from 0 to 1'),
+    ],
+)
+def test_settings_of_a_test_that_no_exported_model_follows_are_named(kind, text, message, trained, tmp_path):
+    source = read_source(*change(trained, kind, tmp_path, text=text))
+    with pytest.raises(UserError, match=message):
+        plan(source, ExportOptions(Path('out')))
+
+
+@pytest.mark.parametrize(
+    ('steps', 'message'),
+    [
+        (['Resize'], 'is not a list of dict'),
+        ([dict(scale=(256, 192))], 'is not a list of dict'),
+        ([dict(type='Resize', scale=(256, 192, 3))], r'steps\[0\].size has 3 values'),
+        ([dict(type='Resize', scale=(-1, 192), keep_ratio=True)], r'size\[0\] must be a number from 0'),
+        ([dict(type='Resize', scale=(1e6, 1e6), keep_ratio=True)], r'size\[0\] must be a number from 0 to 65536'),
+        ([dict(type='Pad', size_divisor=0)], r'divisor must be a whole number from 1'),
+    ],
+)
+def test_steps_that_no_image_can_pass_are_named(steps, message, trained, tmp_path):
+    with pytest.raises(UserError, match=message):
+        plan(read_source(*change(trained, 'segmentor', tmp_path, steps)), ExportOptions(Path('out')))
