@@ -28,13 +28,27 @@ Outputs by task:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Union
 
 from ..utils import UserError, read_json, replace_file
-from .fields import anything, checked, flag, items, mapping, number, one_of, optional, read_record, record, text, whole
+from .fields import (
+    anything,
+    checked,
+    flag,
+    items,
+    mapping,
+    number,
+    one_of,
+    optional,
+    read_record,
+    record,
+    show,
+    text,
+    whole,
+)
 
 FILE_LIMIT = 1e-4  # how far an exported file's level may be off from eager float32, as a share of its largest value
 FILE = 'export.json'
@@ -56,6 +70,8 @@ FORMATS = (  # keys of `files`
     'onnx-int8',
     'openvino-int8',
 )
+# What files repeat in their metadata, next to the parts of `input` and their size.
+ESSENTIAL = 'task', 'part', 'num_classes', 'batch', 'size_input', 'outputs', 'mask_thr', 'align_corners', 'slide'
 OPSET_BOUNDS = (17, 21)  # of ONNX files
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'box', 'lanczos', 'hamming')
 BACKENDS = {  # which of them each library has
@@ -202,7 +218,7 @@ class Description:
 
     def check_plan(self) -> None:
         """Raises UserError for a value of a config that ``export.json`` cannot hold; files and outputs come later."""
-        content = json.loads(self._as_json())
+        content = self._content()
         try:
             for item in fields(self):
                 if item.name not in ('files', 'outputs'):
@@ -213,12 +229,28 @@ class Description:
 
     def write(self, folder: Path) -> None:
         """Writes ``export.json`` into the folder."""
-        replace_file(folder / FILE, self._as_json())
+        replace_file(folder / FILE, json.dumps(self._content(), indent=1))
 
-    def _as_json(self) -> str:
+    def _content(self) -> dict:
         content = asdict(self)
         content['input']['steps'] = [dict(kind=step.kind, **asdict(step)) for step in self.input.steps]
-        return json.dumps(content, indent=1)
+        return json.loads(json.dumps(content))  # lists in place of tuples
+
+    def essentials(self, size: Sequence[int] | None) -> dict[str, str]:
+        """What a file of a size repeats in its own metadata, as JSON: all that its predictions depend on."""
+        content = self._content()
+        found = {name: content[name] for name in ESSENTIAL}
+        found.update({f'input.{name}': value for name, value in content['input'].items()}, size=size and list(size))
+        return {name: json.dumps(value) for name, value in found.items()}
+
+    def check_file(self, path: Path, size: Sequence[int] | None, metadata: Mapping[str, str]) -> None:
+        """Raises UserError where a file's metadata say that it is of another export, or that this was edited."""
+        for name, value in self.essentials(size).items():
+            if name in metadata and json.loads(metadata[name]) != json.loads(value):
+                raise UserError(
+                    f'{path.with_name(FILE)}: {name} is {show(json.loads(value))}, but {path.name} was exported with '
+                    f'{show(json.loads(metadata[name]))}: restore it, or export again'
+                )
 
 
 def read_description(folder: str | Path) -> Description:

@@ -199,7 +199,9 @@ class Work:
             example_inputs(description, self.size),
             [INPUT, *([SIZE_INPUT] if description.size_input else [])],
             description.dynamic,
-            essentials(description, self.size),
+            dict(
+                description.essentials(self.size), classes=json.dumps(description.classes), mmefficientmod=__version__
+            ),
             self.calibration,
             partial(feeds, description),
             self.options.opset,
@@ -295,18 +297,6 @@ class Work:
             lacks = name.endswith('-int8') and not has_int8_instructions()
             note_cpu = '; this CPU lacks VNNI: no gain is to be expected on it' if lacks else ''
             log(f'{name} is {gain:.2f} times as fast as float32 on this CPU{note_cpu}')
-
-
-def essentials(description: Description, size: Size | None) -> dict[str, str]:
-    """What a file's own metadata say."""
-    return dict(
-        task=description.task,
-        classes=json.dumps(description.classes),
-        size=json.dumps(size and list(size)),
-        batch=json.dumps(description.batch),
-        outputs=json.dumps(description.outputs),
-        mmefficientmod=__version__,
-    )
 
 
 def example_inputs(description: Description, size: Size | None) -> tuple:

@@ -10,12 +10,12 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Tuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ OPSETS = {
     21: Opset(10, '1.18'),
 }
 INPUT, SIZE_INPUT = 'image', 'image_size'
+Opened = Tuple[Callable[[dict], dict], Mapping[str, str]]  # a pass of a file, and the file's metadata
 IN_MODULE = '/'  # in names of ONNX nodes, between a module and its operation; a form's own work has no module
 
 
@@ -284,8 +285,10 @@ class Session:
 
     def _open(self, path: Path) -> Any:
         if path not in self._runners:
-            needed = needed_version(self.format, self.description)
-            self._runners[path] = open_file(path, self.format, self.description.outputs, self._threads, needed)
+            description, i = self.description, self.paths.index(path)
+            check = partial(description.check_file, path, description.sizes[i] if description.sizes else None)
+            needed = needed_version(self.format, description)
+            self._runners[path] = open_file(path, self.format, description.outputs, self._threads, needed, check)
         return self._runners[path]
 
     def run(self, image: np.ndarray, image_size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
@@ -342,7 +345,12 @@ def needed_version(format: str, description: Description) -> str | None:
 
 
 def open_file(
-    path: Path, format: str, outputs: list[str], threads: int | None = None, needed: str | None = None
+    path: Path,
+    format: str,
+    outputs: list[str],
+    threads: int | None = None,
+    needed: str | None = None,
+    check: Callable[[Mapping[str, str]], None] = lambda metadata: None,
 ) -> Any:
     """Loads a model file.
 
@@ -352,6 +360,7 @@ def open_file(
         outputs (list[str]): Names of its outputs.
         threads (int, optional): Threads of a pass. Defaults to the CPUs that this process may use.
         needed (str, optional): The version of the runtime that is known to read the file.
+        check (Callable): Raises UserError for the file's metadata, if they are not as they should be.
 
     Returns:
         Callable: Takes the inputs by name, in order, and returns the outputs by name.
@@ -366,10 +375,13 @@ def open_file(
         raise UserError(f'{format} cannot be used: {problem}')
     with one_line(f'{path} cannot be opened: {_advice(runtime, needed)}'):
         if kind == 'onnx':
-            return _open_onnx(path, outputs, threads)
-        if kind == 'openvino':
-            return _open_openvino(path, outputs, threads, precision)
-        return _open_pt2(path, outputs, threads)
+            run, metadata = _open_onnx(path, outputs, threads)
+        elif kind == 'openvino':
+            run, metadata = _open_openvino(path, outputs, threads, precision)
+        else:
+            run, metadata = _open_pt2(path, outputs, threads)
+        check(metadata)
+        return run
 
 
 def _advice(runtime: str, needed: str | None) -> str:
@@ -385,27 +397,30 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r'\d+', version.partition('+')[0].partition('-')[0]))
 
 
-def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Any:
+def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Opened:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return lambda feeds: dict(zip(outputs, session.run(outputs, feeds)))
+    metadata = session.get_modelmeta().custom_metadata_map
+    return lambda feeds: dict(zip(outputs, session.run(outputs, feeds))), metadata
 
 
-def _open_openvino(path: Path, outputs: list[str], threads: int | None, precision: str) -> Any:
+def _open_openvino(path: Path, outputs: list[str], threads: int | None, precision: str) -> Opened:
     # On a CPU with bfloat16 instructions OpenVINO computes in bfloat16 unless told not to.
     hint = 'bf16' if precision == 'bf16' else 'f32'
     settings = {'INFERENCE_PRECISION_HINT': hint, 'PERFORMANCE_HINT': 'LATENCY'}
     settings['INFERENCE_NUM_THREADS'] = str(threads or usable_cpus())
-    request = _openvino_core().compile_model(path, 'CPU', settings).create_infer_request()
+    model = _openvino_core().read_model(path)
+    request = _openvino_core().compile_model(model, 'CPU', settings).create_infer_request()
+    metadata = model.get_rt_info('mmefficientmod').value if model.has_rt_info('mmefficientmod') else {}
 
     def run(feeds: dict) -> dict:
         found = request.infer(list(feeds.values()), share_inputs=True)
         return {name: np.array(found[i]) for i, name in enumerate(outputs)}
 
-    return run
+    return run, metadata
 
 
 @lru_cache(maxsize=None)
@@ -420,7 +435,7 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _open_pt2(path: Path, outputs: list[str], threads: int | None) -> Any:
+def _open_pt2(path: Path, outputs: list[str], threads: int | None) -> Opened:
     import torch
 
     if importlib.util.find_spec('torchvision'):
@@ -435,7 +450,7 @@ def _open_pt2(path: Path, outputs: list[str], threads: int | None) -> Any:
         found = found if isinstance(found, (tuple, list)) else (found,)
         return {name: value.numpy() for name, value in zip(outputs, found)}
 
-    return run
+    return run, model.get_metadata()
 
 
 def usable_cpus() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import weakref
@@ -359,3 +360,57 @@ def test_pixels_at_the_threshold_of_a_mask_do_not_count(value, passed):
     found = dict(expected, pasted=values >= 0.5, borderline=np.abs(values - 0.5) <= check.SCORE_LIMIT)
     checks = check.compare_detections(expected, found, found)
     assert [item['passed'] for item in checks if 'masks' in item['name']] == [passed]
+
+
+CHANGES = {
+    'segmentor': [
+        ('outputs', ['logits', 'classes']),
+        ('sizes', [[64, 96]]),
+        ('num_classes', 100),
+        ('align_corners', True),
+        ('slide', dict(crop=[64, 64], stride=[32, 32])),
+        ('input.pad_divisor', 60000),
+        ('input.pad_size', [500, 500]),
+        ('input.fill', [0.0, 0.0, 0.0]),
+        ('input.steps', []),
+    ],
+    'detector': [
+        ('outputs', ['labels', 'scores', 'boxes', 'masks', 'left_out']),
+        ('sizes', [[256, 192], [192, 256]]),
+        ('mask_thr', 0.9),
+        ('num_classes', 1),
+    ],
+}
+
+
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+@pytest.mark.parametrize('kind', CHANGES)
+def test_a_description_that_was_changed_after_the_export_is_refused(kind, format, exported, tmp_path):
+    """Each change alone is a right description, of another model."""
+    _, folder = exported(kind, formats=('onnx', 'openvino'))
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    content = json.loads((folder / 'export.json').read_text())
+    assert Session(copy, format)
+    for name, value in CHANGES[kind]:
+        changed = json.loads(json.dumps(content))
+        place, _, key = name.rpartition('.')
+        (changed[place] if place else changed)[key] = value
+        if name == 'num_classes':
+            changed.update(classes=[], palette=[])
+        if name == 'sizes' and kind == 'segmentor':
+            changed['batch'] = 1
+        (copy / 'export.json').write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=r'export.json: [\w.]+ is .*, but model.*exported with .*') as caught:
+            Session(copy, format)
+        assert name == 'sizes' or f': {name} is ' in str(caught.value)
+
+
+def test_files_of_two_exports_that_are_mixed_up_are_refused(exported, tmp_path):
+    _, one = exported('segmentor', formats=('onnx', 'openvino'))
+    _, other = exported('segmentor', formats=('onnx', 'openvino'), sizes=((64, 96),))
+    mixed = tmp_path / 'mixed'
+    shutil.copytree(one, mixed)
+    shutil.copy(other / 'model.onnx', mixed)
+    with pytest.raises(UserError, match='but model.onnx was exported with'):
+        Session(mixed, 'onnx')
