@@ -71,7 +71,10 @@ FORMATS = (  # keys of `files`
     'openvino-int8',
 )
 # What files repeat in their metadata, next to the parts of `input` and their size.
-ESSENTIAL = 'task', 'part', 'num_classes', 'batch', 'size_input', 'outputs', 'mask_thr', 'align_corners', 'slide'
+ESSENTIAL = (
+    *('task', 'part', 'num_classes', 'batch', 'size_input', 'outputs', 'score_thr', 'mask_thr', 'max_per_img'),
+    *('align_corners', 'slide'),
+)
 OPSET_BOUNDS = (17, 21)  # of ONNX files
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'box', 'lanczos', 'hamming')
 BACKENDS = {  # which of them each library has
@@ -284,6 +287,8 @@ def _check_consistent(found: Description) -> None:
         raise UserError(f'outputs lacks {", ".join(absent)}, which the task {found.task} has')
     if len(set(found.outputs)) != len(found.outputs):
         raise UserError('outputs names one output twice')
+    if len(set(map(tuple, found.sizes))) != len(found.sizes):
+        raise UserError('sizes names one size twice')
     if not found.files:
         raise UserError('files names no file')
     if uneven:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,13 +37,15 @@ from .description import Description
 from .environment import time_passes
 from .files import write_file
 from .formats import INPUT, SIZE_INPUT, Job, file_name, open_file, usable_cpus
-from .inputs import Size
+from .inputs import Size, round_up
 from .library import LibraryModel
 from .model import ExportedModel
 from .plan import ExportOptions, check_options, make_form, plan
 from .quantize import has_int8_instructions
 from .sharing import share_weights
 from .source import Source
+
+MOST_SIZES = 8  # that are proposed; each is a file
 
 
 def export(source: Source, options: ExportOptions) -> Description:
@@ -62,6 +65,8 @@ def export(source: Source, options: ExportOptions) -> Description:
     images = ImageSamples(options.check_images, description, '--check')
     calibration = ImageSamples(options.int8_images, description, '--int8')
     given = list(images)
+    if note := describe_padding(given, description):
+        options.log(note)
     for _ in calibration:  # so that a damaged one is refused before anything is written
         pass
     with draft_folder(options.out) as draft:
@@ -74,6 +79,22 @@ def export(source: Source, options: ExportOptions) -> Description:
         share_onnx_weights(description, draft)
         description.write(draft)
     return description
+
+
+def describe_padding(samples: Sequence[Sample], description: Description) -> str:
+    """What to do about images that a detector's sizes pad more than MMDetection does; empty where there are none."""
+    if description.task != 'detection':
+        return ''
+    divisor = description.input.pad_divisor
+    sizes = Counter(tuple(round_up(side, divisor) for side in sample.size) for sample in samples)
+    more = sum(count for size, count in sizes.items() if list(size) not in description.sizes)
+    if not more:
+        return ''
+    listed = ' '.join(f'--size {height} {width}' for (height, width), _ in sizes.most_common(MOST_SIZES))
+    return (
+        f'{more} of {len(samples)} --check images get more padding than MMDetection gives a single image, which '
+        f'changes scores; without it: {listed}'
+    )
 
 
 def share_onnx_weights(description: Description, draft: Path) -> None:

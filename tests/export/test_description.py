@@ -171,6 +171,7 @@ def test_each_missing_field_and_each_of_a_wrong_type_is_named(tmp_path):
         (dict(sizes=[[0, 96], [96, 64]]), 'sizes[0][0] must be a whole number from 1 to 65536, not 0'),
         (dict(sizes=[[64, 96, 3], [96, 64]]), 'sizes[0] must be a list of 2 values'),
         (dict(sizes=[]), 'files.onnx has to name one file'),
+        (dict(sizes=[[64, 96], [64, 96]]), 'sizes names one size twice'),
         (dict(classes=['sky']), 'classes has 1 names, but num_classes is 2'),
         (dict(palette=[[0, 0, 256]]), 'palette[0][2]'),
         (dict(outputs=['classes']), 'outputs lacks logits'),

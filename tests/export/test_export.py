@@ -378,6 +378,7 @@ CHANGES = {
         ('outputs', ['labels', 'scores', 'boxes', 'masks', 'left_out']),
         ('sizes', [[256, 192], [192, 256]]),
         ('mask_thr', 0.9),
+        ('max_per_img', 1),
         ('num_classes', 1),
     ],
 }

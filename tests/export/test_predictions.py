@@ -376,3 +376,18 @@ def test_settings_of_a_test_that_no_exported_model_follows_are_named(kind, text,
 def test_steps_that_no_image_can_pass_are_named(steps, message, trained, tmp_path):
     with pytest.raises(UserError, match=message):
         plan(read_source(*change(trained, 'segmentor', tmp_path, steps)), ExportOptions(Path('out')))
+
+
+def test_sizes_that_need_no_further_padding_are_proposed(trained):
+    from mmefficientmod.export.folder import describe_padding
+
+    source = read_source(*map(str, trained('detector')))  # 256 x 192, in multiples of 32
+    pixels = [np.zeros((*shape, 3), np.uint8) for shape in ((96, 128), (60, 128), (128, 60), (62, 128))]
+
+    def note(**options) -> str:
+        description = plan(source, ExportOptions(Path('out'), **options))
+        return describe_padding([check.make_sample('', image, description) for image in pixels], description)
+
+    assert note().startswith('3 of 4 --check images get more padding')
+    assert note().endswith('without it: --size 128 256 --size 192 256 --size 256 128')
+    assert not note(sizes=[(128, 256), (192, 256), (256, 128)])
