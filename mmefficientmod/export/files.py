@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..utils import quiet
+from .channels_first import channels_first
 from .formats import MADE_FROM, Job, file_name, one_line, write_onnx, write_openvino, write_pt2
 from .precisions import InBf16, halve_weights, write_half_weights
 from .quantize import quantize
@@ -33,7 +35,10 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
         elif kind == 'openvino':
             write_openvino(source, path, job.metadata, halve_weights if precision == 'fp16-weights' else None)
         elif precision == 'int8':
+            source = path.with_name('channels-first.onnx')
+            write_onnx(replace(job, form=channels_first(job.form)), source)
             quantize(source, path, job.calibration, job.feeds)
+            source.unlink()
         elif precision == 'fp16-weights':
             write_half_weights(source, path)
         else:

@@ -92,7 +92,6 @@ MADE_FROM = {  # what a file is made from
     'openvino-bf16': 'onnx',
     'onnx-fp16-weights': 'onnx',
     'openvino-fp16-weights': 'onnx',
-    'onnx-int8': 'onnx',
     'openvino-int8': 'onnx-int8',
 }
 BF16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}

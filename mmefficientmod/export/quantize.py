@@ -15,7 +15,7 @@ INT8_FLAGS = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp'}  # instructions 
 
 
 def quantize(source: Path, target: Path, calibration: Sequence[T], feeds: Callable[[T], Mapping]) -> None:
-    """Writes the INT8 form of an ONNX file. What a form does outside the network, such as NMS, stays in float32.
+    """Writes the INT8 form of an ONNX file. Norms and what is outside the network, such as NMS, stay in float32.
 
     Args:
         source (Path): The float32 file.
@@ -30,14 +30,21 @@ def quantize(source: Path, target: Path, calibration: Sequence[T], feeds: Callab
 
     nncf.set_log_level(logging.ERROR)
     model = onnx.load(str(source))
-    outside = [node.name for node in model.graph.node if IN_MODULE not in node.name]
+    modules = {node.name: node.name.rpartition(IN_MODULE)[0] for node in model.graph.node}
+    # The parts of ChannelsFirst's norms are not recognised as one.
+    floating = [name for name, module in modules.items() if not module or module.endswith('.norm')]
     quantized = nncf.quantize(
         model,
         nncf.Dataset(calibration, feeds),
-        # The scheme for networks with attention: activations symmetric, attention's products in float where it matters.
+        # The scheme for networks with attention, whose products stay in float where it matters. Symmetric and without
+        # SmoothQuant: zero points and its factors take passes of their own.
         model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        ),
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
+        ignored_scope=nncf.IgnoredScope(names=floating, validate=False),
     )
     onnx.save(quantized, str(target))
 
