@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import EfficientMod
-from ..models.deploy import EPS, DeployModulationBlock
+from ..models.deploy import EPS, DeployAttentionBlock, DeployModulationBlock
 from ..models.layers import PatchEmbed
 
 
@@ -51,7 +51,7 @@ class ChannelsFirst(nn.Module):
 
 
 def _block(block: nn.Module) -> nn.Module:
-    return _Modulation(block) if isinstance(block, DeployModulationBlock) else _ChannelsLast(block)
+    return _Modulation(block) if isinstance(block, DeployModulationBlock) else _Attention(block)
 
 
 def _conv(linear: nn.Linear) -> nn.Conv2d:
@@ -98,12 +98,13 @@ class _Modulation(nn.Module):
         return x + self.fc2(torch.cat([part * context for part in value.chunk(self.ratio, 1)], 1))
 
 
-class _ChannelsLast(nn.Module):
-    """Any other block, between transpositions."""
+class _Attention(nn.Module):
+    """:class:`DeployAttentionBlock`, whose attention itself has channels last."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: DeployAttentionBlock) -> None:
         super().__init__()
-        self.block = block
+        self.norm, self.attn, self.fc1, self.fc2 = Norm(), block.attn, _conv(block.fc1), _conv(block.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = x + self.attn(self.norm(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.fc2(F.gelu(self.fc1(self.norm(x))))
