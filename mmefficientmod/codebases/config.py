@@ -47,7 +47,7 @@ def find_test_pipeline(config: Config) -> Sequence[Mapping]:
     """The pipeline of the test data, else what the config calls ``test_pipeline``, else that of the validation.
 
     Raises:
-        UserError: If the config has none of them, or a step is no dict with a type.
+        UserError: If the config has none of them, or a step is not a dict with a type.
     """
     for split in ('test', 'val'):
         try:
