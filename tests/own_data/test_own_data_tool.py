@@ -95,6 +95,23 @@ def test_a_full_disk_leaves_no_config(tmp_path):
     assert 'Traceback' not in done.stderr and not config.exists()
 
 
+def test_the_run_after_a_full_disk_replaces_what_it_left(tmp_path):
+    root = write_folders(tmp_path / 'data', {f'class {i}': 30 for i in range(4)})
+    command = (REPO / 'tools/own_data.py', root, '--config', tmp_path / 'mine.py', '--val-share', 0.8)
+    done = run_python(*command, file_size=1500)
+    assert done.returncode == 1 and 'val.txt' in done.stderr, done.stderr
+    assert (tmp_path / 'data_prepared/train.txt').is_file()
+    done = run_python(*command)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'data_prepared/val.txt').is_file()
+
+
+def test_no_folder_where_nothing_is_added(coco, tmp_path, own_data):
+    code, text = own_data(coco, '--config', tmp_path / 'mine.py', '--prepared', tmp_path / 'added')
+    assert code == 0, text
+    assert not (tmp_path / 'added').exists()
+
+
 @pytest.mark.ops
 @pytest.mark.parametrize(
     'change',
