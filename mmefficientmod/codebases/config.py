@@ -88,14 +88,20 @@ def stretch_schedule(schedulers: Sequence[Mapping], ratio: float, length: int) -
 
 def find_classes(content: dict, config: Config) -> tuple[list[str], list[list[int]]]:
     """Classes and colours: those that the checkpoint notes, else those of the config's test data."""
-    meta = content.get('meta')
-    found: Any = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
+    found: Any = noted_meta(content)
     if not found.get('classes'):
         found = dataset_meta(config)
     classes, palette = found.get('classes') or [], found.get('palette') or []
     classes = [classes] if isinstance(classes, str) else classes
     palette = palette if isinstance(palette, (list, tuple)) else []
     return [str(name) for name in classes], [[int(value) for value in color] for color in palette]
+
+
+def noted_meta(content: Mapping) -> Mapping:
+    """The classes and palette that a checkpoint notes of its training data; empty if it notes none."""
+    meta = content.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def dataset_meta(config: Config) -> Mapping:

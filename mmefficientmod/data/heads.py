@@ -48,6 +48,29 @@ def compare_classes(place: str, classes: Sequence[str], first_place: str, first:
         )
 
 
+def compare_trained(place: str, classes: Sequence[str], path: str, trained: Sequence[str]) -> Iterator[Finding]:
+    """Whether data have the classes that a checkpoint notes; other names at the same places may be another language."""
+    own, noted = ([str(name).strip().casefold() for name in names] for names in (classes, trained))
+    differing = [i for i, (one, other) in enumerate(zip(own, noted)) if one != other]
+    if len(own) != len(noted):
+        difference = f'it has {len(own)} classes, and {path} was trained on {len(noted)}'
+    elif differing:
+        first = differing[0]
+        difference = f'label {first} is {classes[first]!r}, but {path} was trained with {trained[first]!r} there'
+    else:
+        return
+    moved = len(own) != len(noted) or any(own[i] in noted or noted[i] in own for i in differing)
+    if moved:
+        yield error(place, f'{difference}: set metainfo=dict(classes={write_tuple(map(str, trained))})')
+    else:
+        yield warning(place, f'{difference} ({len(differing)} of {len(own)} names differ)')
+
+
+def is_open_vocabulary(model: Mapping) -> bool:
+    """Whether a model takes the names of the classes as text, so that it works on other classes than it learnt."""
+    return any('text' in place or 'language' in place for place, _ in find_dicts(model, 'model'))
+
+
 def check_heads(source: Source, nodes: Iterable[tuple[str, Mapping]]) -> Iterator[Finding]:
     """Heads that have fewer classes than the data, or more than the user names."""
     classes: Any = source.classes

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -116,6 +118,48 @@ def test_a_damaged_file_is_refused_by_the_launcher(root):
     message = str(end.value.code)
     assert re.match(r'error: train_dataloader\.dataset: (\d+) of \1 objects .* are dropped', message), message
     assert '\n' not in message
+
+
+# The classes of a checkpoint ------------------------------------------------------------------------------------------
+
+
+def compare_checkpoint(root, classes, part: str = 'test', **options) -> list[str]:
+    """What is found where the checkpoint notes other classes than the six of the scenes."""
+    path = str(root / 'epoch_1.pth')
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=classes)), state_dict={}), path)
+    config = load(SEGMENTATION, load_from=path, **options)
+    runner = Runner(nn.Linear(1, 1), str(root / 'run'), experiment_name='classes', default_scope='mmseg')
+    watched = WatchedLoaders(runner, config, (part,))
+    dataset = SimpleNamespace(metainfo=dict(classes=CLASSES))
+    return [f'{finding.level}: {finding}' for finding in watched._compare_checkpoint(part, dataset)]
+
+
+CLASSES = ('ball', 'box', 'tent')
+
+
+@pytest.mark.parametrize(
+    'classes, said',
+    [
+        (('ball', 'box', 'tent'), []),
+        (['Ball ', 'box', 'tent'], []),
+        (
+            ('box', 'ball', 'tent'),
+            ["error: .*label 0 is 'ball', but .*epoch_1.pth was trained with 'box' there: set meta"],
+        ),
+        (('ball', 'box'), ['error: .*it has 3 classes, and .*epoch_1.pth was trained on 2: set metainfo=dict']),
+        (('ball', 'box', 'Zelt'), [r"warning: .*label 2 is 'tent', .* 'Zelt' there \(1 of 3 names differ\)"]),
+        (None, []),
+    ],
+)
+def test_classes_of_the_tested_checkpoint(classes, said, root):
+    found = compare_checkpoint(root, classes)
+    assert len(found) == len(said) and all(map(re.match, said, found)), found
+
+
+def test_only_what_goes_on_needs_the_classes_of_its_checkpoint(root):
+    assert compare_checkpoint(root, ('box', 'ball', 'tent'), 'train', resume=True)
+    assert not compare_checkpoint(root, ('box', 'ball', 'tent'), 'train')  # new classes on old weights
+    assert not compare_checkpoint(root, ('box', 'ball'), model__text_encoder=dict(type='CLIPTextEncoder'))
 
 
 # Loaders, batches, schedules, metrics --------------------------------------------------------------------------------

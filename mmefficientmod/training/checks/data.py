@@ -14,9 +14,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...checkpoints.reading import read_checkpoint
+from ...codebases.config import noted_meta
 from ...data import coco
 from ...data.built import choose_indices, find_built
 from ...data.findings import ERROR, Finding
+from ...data.heads import compare_trained, is_open_vocabulary
 from ...data.inspect import describe_failure, inspect_built, inspect_config, inspect_together
 from ...data.sources import find_sources
 from ...utils import UserError, replace_file
@@ -93,12 +96,24 @@ class WatchedLoaders:
         if not self.data:
             return loader
         self.built[place] = loader.dataset
-        report(self._look(place, loader.dataset), self.say)
+        report([*self._compare_checkpoint(part, loader.dataset), *self._look(place, loader.dataset)], self.say)
         if len(self.built) == len(self.parts):
             coco.forget_annotations()
             if len(self.built) > 1:
                 report(inspect_together(self.built), self.say)
         return loader
+
+    def _compare_checkpoint(self, part: str, dataset: Any) -> Iterator[Finding]:
+        """Compares the classes with those of the checkpoint of a test or a resumed training; a new one may differ."""
+        path = self.config.get('load_from')
+        goes_on = part == 'test' or (part == 'train' and self.config.get('resume'))
+        if not path or not goes_on or '://' in path or osp.isdir(osp.expanduser(path)):
+            return
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        trained = noted_meta(read_checkpoint(path, mmap=True, check=False)).get('classes')
+        lists = all(isinstance(each, (list, tuple)) and each for each in (classes, trained))
+        if lists and not is_open_vocabulary(self.config.get('model') or {}):
+            yield from compare_trained(f'{part}_dataloader.dataset', classes, path, trained)  # type: ignore[arg-type]
 
     def _is_known(self, part: str) -> bool:
         return all(source.is_known for source in find_sources(self.config, part))
