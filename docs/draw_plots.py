@@ -31,6 +31,7 @@ BOTH_CORES = 'deploy/backbone-512x512-2-threads'
 LARGE = 'deploy/backbone-800x1344-2-threads'
 TRAINING = 'training/two-threads.json'
 HEADLINE = 'headline/avx512-1-thread.json'
+BOUNDED = {'exact': 'large-images/exact.json', 'attn_max_keys=1024': 'large-images/attn-max-keys-1024.json'}
 LABELS = {
     'eager': 'PyTorch, eager',
     'deploy-compiled': 'PyTorch, compiled',
@@ -180,6 +181,26 @@ def training() -> tuple[Figure, object]:
     return figure, [rows, table.to_dict('list')]
 
 
+def large_images() -> tuple[Figure, object]:
+    """Time against the side of the image: EfficientMod-s exact and with bounded attention, and s-Conv."""
+    numbers = {}
+    for label, place in BOUNDED.items():
+        found = measured(place)
+        found['side'] = found['size'].map(lambda size: size[0])
+        for name, rows in found.groupby('name'):
+            if label == 'exact' or name == 'EfficientMod-s':
+                numbers[f'{name}, {label}'] = rows.set_index('side')['median_ms'].round(1).sort_index()
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 3.8), layout='constrained')
+        axes = figure.add_subplot(xlabel='side of a square image (pixels)', ylabel='ms per image')
+        for (label, times), line in zip(numbers.items(), ('-', ':', '--')):
+            axes.plot(times.index, times, line, marker='o', markersize=4, label=label)
+        axes.set_xticks(times.index)
+        axes.legend(fontsize=8.5)
+        _note(axes, f'PyTorch, deploy form, {measured_on(BOUNDED["exact"])}')
+    return figure, {label: times.to_dict() for label, times in numbers.items()}
+
+
 def _note(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=9, loc='left', color='0.35')
 
@@ -199,6 +220,7 @@ PLOT: dict[str, Callable[[], tuple[Figure, object]]] = {
     'headline': headline,
     'precision-gain': precision_gain,
     'training': training,
+    'large-images': large_images,
 }
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmefficientmod.codebases.building import check_device
+from mmefficientmod.codebases.config import parse_options
 from mmefficientmod.compare.plots import plot_cost, save_figure
 from mmefficientmod.measure import latency, machine, records, tables
 from mmefficientmod.utils import (
@@ -132,6 +133,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--compile-backend', type=parse_text, default='inductor', help='backend of torch.compile (default: inductor)'
     )
+    note = 'changes of every config, e.g. model.backbone.attn_max_keys=1024'
+    add_list('--cfg-options', 'KEY=VALUE', [], type=parse_text, help=note)
     parser.add_argument(
         '--out',
         type=parse_path,
@@ -224,7 +227,13 @@ def describe(args: argparse.Namespace, baseline: str, device: torch.device) -> d
         machine=dict(machine.describe_machine(device), **find_runtimes(args.modes, device)),
         run=machine.describe_run(),
         peaks=machine.product_peaks() if device.type == 'cpu' else {},
-        settings=dict(repeats=args.repeats, warmup=args.warmup, baseline=baseline, backend=args.compile_backend),
+        settings=dict(
+            repeats=args.repeats,
+            warmup=args.warmup,
+            baseline=baseline,
+            backend=args.compile_backend,
+            options=args.options,
+        ),
     )
     content['run']['load_before'] = load.cores()
     return content
@@ -297,6 +306,10 @@ def write_all(out: Path, results: records.Results, content: dict) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures and writes. Files of an earlier benchmark stay unless this one measures something and ends."""
     kept = keep_freed_memory()
+    args.options = parse_options(args.cfg_options)
+    others = [key for key in args.options if not key.startswith('model.')]
+    if others:
+        raise UserError(f'--cfg-options {others[0]}=... changes nothing here: only a key that begins with model. does')
     device = choose_device(args)
     chosen, baseline, problems = choose_backbones(args)
     for problem in problems:
@@ -310,7 +323,7 @@ def run(args: argparse.Namespace) -> None:
             content['machine']['allocator'] += ', freed memory kept'
         console.print(tables.describe_machine(content['machine']), markup=False, soft_wrap=True)
         warn_if_busy(content['run']['load_before'], 'before the first pass')
-        plan = latency.Plan(device, args.repeats, args.warmup, baseline, args.compile_backend)
+        plan = latency.Plan(device, args.repeats, args.warmup, baseline, args.compile_backend, args.options)
         limit = machine.memory_limit(args.memory_limit) if device.type == 'cpu' else contextlib.nullcontext()
         with limit:
             results = measure(args, chosen, content, plan, console)

@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class Plan:
     warmup: int = 3  # passes of each backbone that are not timed
     baseline: str = ''  # key of the backbone that the others are compared with; empty for none
     backend: str = 'inductor'  # backend of torch.compile
+    options: Mapping = field(default_factory=dict)  # changes of each backbone's config, by dotted name
 
 
 def measure(
@@ -153,7 +154,7 @@ def prepare(key: str, cases: Sequence[Case], plan: Plan, tick: Callable[[str], N
     """Builds a backbone once, and yields it in every case that it has, checked and warmed up; see :func:`measure`."""
     built = Subject(cases[0], Measurement(key, task_backbones(TASKS[PARTS[cases[0].part]])[key].name))
     with built.guard():
-        model = build(built, plan.device)
+        model = build(built, plan)
         expected = eager_outputs(model, cases[0], plan.device)
     with tempfile.TemporaryDirectory() as folder:  # for exported files, which need not stay once they are open
         for case in cases:
@@ -167,16 +168,16 @@ def prepare(key: str, cases: Sequence[Case], plan: Plan, tick: Callable[[str], N
                 yield subject
 
 
-def build(subject: Subject, device: torch.device) -> nn.Module:
-    """The model of a subject on the device; notes its parameters and multiply-accumulates."""
+def build(subject: Subject, plan: Plan) -> nn.Module:
+    """The model of a subject on the plan's device; notes its parameters and multiply-accumulates."""
     case, result = subject.case, subject.result
     torch.manual_seed(0)
-    model = build_part(result.backbone, case.part)
+    model = build_part(result.backbone, case.part, plan.options)
     result.params = sum(parameter.numel() for parameter in model.parameters())
     if case.part != 'detector':  # its work depends on the weights
         arguments = dict(mode='tensor') if case.part == 'segmentor' else {}
         result.macs = measure_model(copy.deepcopy(model).to('meta'), case.input_size, **arguments).macs
-    model = model.to(device)
+    model = model.to(plan.device)
     return prepare_for_training(model) if case.part == 'training' else model
 
 

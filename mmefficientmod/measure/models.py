@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import nn
 
@@ -11,13 +14,19 @@ from ..zoo.tasks import TASKS
 from .records import PARTS, Case
 
 
-def build_part(key: str, part: str) -> nn.Module:
+def build_part(key: str, part: str, options: Mapping = MappingProxyType({})) -> nn.Module:
     """The part of the benchmark of that name with a backbone, with random weights, which do not change the work.
 
     Linear layers keep the size of their input: with smaller weights, such as those of standard deviation 0.02 that a
     training starts from, blocks do next to nothing, and no difference is seen.
+
+    Args:
+        key (str): The backbone.
+        part (str): One of :data:`mmefficientmod.measure.records.PARTS`.
+        options (Mapping): Changes of its config, by dotted name. Defaults to none.
     """
     config = task_backbones(TASKS[PARTS[part]])[key].load_config()
+    config.merge_from_dict(dict(options))
     config.model.backbone.init_cfg = None
     if part in ('detector', 'segmentor', 'classifier'):
         model = build_quietly(config.model, config.default_scope)

@@ -316,6 +316,19 @@ def test_a_benchmark_that_measures_nothing_leaves_the_files_as_they_are(end, tmp
         assert not unfinished.exists()
 
 
+def test_options_change_the_config_and_are_noted(tmp_path):
+    options = '--backbones efficientmod-s --parts backbone --sizes 128 --repeats 1 --warmup 1 --out'
+    tool, changes = load_tool('benchmark').main, ['model.backbone.in_channels=4', 'model.backbone.drop_path_rate=0.3']
+    with pytest.raises(SystemExit, match='EfficientMod-s'):  # images have three channels
+        tool([*options.split(), str(tmp_path), '--cfg-options', *changes])
+    tool([*options.split(), str(tmp_path), '--cfg-options', changes[1]])
+    _, content = records.read_benchmark(tmp_path / 'benchmark.json')
+    assert content['settings']['options'] == {'model.backbone.drop_path_rate': 0.3}
+    for options, message in ((['x.y=1'], 'x.y=... changes nothing here'), (['x'], 'takes KEY=VALUE pairs')):
+        with pytest.raises(SystemExit, match=f'^error: --cfg-options {message}'):
+            tool(['--cfg-options', *options])
+
+
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match=r'^error: --out .*/file cannot be written: .*/file is not a folder'):
