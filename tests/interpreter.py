@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -98,6 +99,8 @@ def serve() -> None:
     # Without compiled operators, mmcv/_ext.py imports the package. A script imports its own copy, with the registries.
     for name in [name for name in sys.modules if name.partition('.')[0] == 'mmefficientmod']:
         del sys.modules[name]
+    gc.collect()
+    gc.freeze()  # MMEngine collects garbage for each data set that it builds
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
