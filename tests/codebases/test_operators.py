@@ -439,8 +439,8 @@ def test_half_precision_is_computed_in_single_precision(case, dtype):
 def test_operators_under_autocast():
     draw = Draw(random.Random(0))
     draw.dtype = torch.float32
-    layer = mmcv.ops.ModulatedDeformConv2dPack(4, 6, 3, padding=1)
     torch.manual_seed(0)
+    layer = mmcv.ops.ModulatedDeformConv2dPack(4, 6, 3, padding=1)
     torch.nn.init.normal_(layer.conv_offset.weight)
     maps, regions = draw.normal(1, 4, 8, 8), draw.regions(5, 1, 8)
     with operators_of(OURS), torch.autocast('cpu', torch.bfloat16):
