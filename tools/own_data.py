@@ -99,7 +99,12 @@ def run(args: argparse.Namespace) -> bool:
     print_summary(args.data, data)
     if any(finding.level == 'error' for finding in data.findings):
         return report(data.findings)
-    data = divided = data.divide(args.val_share, args.seed, args.group_by_prefix)
+    try:
+        data = divided = data.divide(args.val_share, args.seed, args.group_by_prefix)
+    except UserError:
+        for finding in data.findings:  # they say where the images are that it misses
+            print(f'{finding.level}: {finding}')
+        raise
     plan = make_plan(data, args.model, args.backbone, args.gpus)
     with ExitStack() as stack:
         if args.config:

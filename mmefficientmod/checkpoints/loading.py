@@ -110,7 +110,7 @@ def read_pretrained(path: str, ema: bool = False) -> tuple[dict[str, Tensor], bo
         return pick_weights(read_checkpoint(path), path, ema)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}: download the authors' file (see the README) and name it with --cfg-options "
+            f"{error}: download the authors' file (docs/model-zoo.md has the names) and set it with --cfg-options "
             'model.backbone.init_cfg.checkpoint=PATH, or start without it (from random weights, with load_from or with '
             '--resume) with --cfg-options model.backbone.init_cfg=None'
         ) from None

@@ -290,10 +290,12 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
     trouble = Tally()
     for path in track(tree.files('.xml'), 'Pascal VOC'):
         stem = PurePosixPath(path).stem
-        listed = next((name for name in lists if stem in lists[name]), None)
+        listed = [name for name in lists if stem in lists[name]]
         if lists and not listed:
             continue
-        part = listed or role(path) or 'all'
+        if len(listed) > 1:
+            trouble.add('images are in several lists and stay in the first', f'{path}: {", ".join(listed)}')
+        part = listed[0] if listed else role(path) or 'all'
         builder = builders.setdefault(part, Builder(tree, f'Pascal VOC {part}'))
         try:
             if (tree.root / path).stat().st_size > TEXT_LIMIT:

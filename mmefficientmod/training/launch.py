@@ -21,7 +21,6 @@ from mmengine.config import Config
 
 from ..checkpoints.newest import Choice
 from ..codebases.config import (
-    CODEBASES,
     CONFIG_SUFFIXES,
     find_codebase,
     find_config,
@@ -47,6 +46,33 @@ STOPPED = {
 RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
+HELP = """\
+usage: python tools/{script}.py {operands} [OPTION ...]
+
+{work} with the script of MMDetection, MMSegmentation or MMPreTrain, after checks of the run and its data. The config's
+default_scope names the library. Its script takes the options; python tools/{script}.py CONFIG --help lists them.
+One option is added:
+
+  --no-data-checks  start without looking at the data (docs/data-checks.md)
+
+examples:
+{examples}"""
+HELP_OF = {
+    'train': dict(
+        operands='CONFIG',
+        work='Trains a config',
+        examples='  python tools/train.py CONFIG --cfg-options auto_scale_lr.enable=True\n'
+        '  python tools/train.py CONFIG --work-dir work_dirs/mine --resume',
+    ),
+    'test': dict(
+        operands='CONFIG CHECKPOINT',
+        work='Tests a checkpoint',
+        examples='  python tools/test.py CONFIG work_dirs/mine/epoch_12.pth\n'
+        '  python tools/test.py CONFIG CHECKPOINT --cfg-options test_dataloader.batch_size=4',
+    ),
+}
+
+
 def launch(script: str, argv: Sequence[str] | None = None) -> None:
     """Runs the training or testing script of the config's codebase in this process, with every argument passed on.
 
@@ -62,14 +88,7 @@ def launch(script: str, argv: Sequence[str] | None = None) -> None:
     argv = [arg for arg in given_argv if arg != NO_DATA_CHECKS]
     data = argv == given_argv
     if not argv or argv[0] in ('-h', '--help'):
-        operands = 'CONFIG CHECKPOINT' if script == 'test' else 'CONFIG'
-        print(
-            f'usage: python tools/{script}.py {operands} [ARGUMENT ...]\n\n'
-            f"Runs tools/{script}.py of the codebase that the config's default_scope names "
-            f'({", ".join(CODEBASES)}) with these very arguments.\n'
-            f'{NO_DATA_CHECKS} starts without a look at the data (docs/data-checks.md).\n'
-            f'Its own help: python tools/{script}.py CONFIG --help'
-        )
+        print(HELP.format(script=script, **HELP_OF[script]))
         raise SystemExit(0 if argv else 2)
     keep_freed_memory()
     with exit_in_one_line(STOPPED[script]):

@@ -13,6 +13,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, Registry
 
 from helpers import HEIGHT, WIDTH, make_batch
+from mmefficientmod.training.checks.levels import check_levels
+from mmefficientmod.utils import UserError
 
 ALL, LAST_THREE, LAST = (0, 1, 2, 3), (1, 2, 3), (3,)  # stages whose output a family reads
 
@@ -76,6 +78,7 @@ def test_stock_config_trains_and_predicts(family):
         swap_backbone(config.model, registry.MODELS, parts, out_indices)
         model = revert_sync_batchnorm(registry.MODELS.build(config.model))
         model.init_weights()
+        check_levels(model)
         batch = make_batch(registry.TRANSFORMS, pack, with_mask)
 
         MessageHub.get_current_instance().update_info('iter', 0)  # as the runner does, for YOLOX
@@ -100,3 +103,28 @@ def test_stock_config_trains_and_predicts(family):
             assert found.bboxes.shape == (len(found), 4)
             assert found.bboxes.isfinite().all() and found.scores.isfinite().all()
             assert not with_mask or found.masks.shape == (len(found), HEIGHT, WIDTH)
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize(
+    ('family', 'out_indices', 'said'),
+    [
+        ('rtmdet', ALL, 'bbox_head reads levels of strides 8, 16, 32, and the neck gives strides 4, 8, 16, 32: set '),
+        ('yolox', ALL, 'bbox_head reads levels of strides 8, 16, 32, and the neck gives strides 4, 8, 16, 32: set '),
+        ('faster-rcnn', LAST_THREE, 'rpn_head reads levels of strides 4, 8, 16, 32, 64, and the neck gives strides 8'),
+        ('sparse-rcnn', LAST_THREE, 'bbox_roi_extractor reads levels of strides 4, 8, 16, 32, and the neck gives'),
+    ],
+)
+def test_levels_of_other_strides_than_the_head_reads_are_refused(family, out_indices, said):
+    """MMDetection trains on them without an error."""
+    codebase, path, parts, _ = STOCK_CONFIGS[family]
+    registry = import_module(f'{codebase}.registry')
+    config = Config.fromfile(Path(import_module(codebase).__file__).parent / '.mim/configs' / path)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        swap_backbone(config.model, registry.MODELS, parts, out_indices)
+        model = registry.MODELS.build(config.model).train()
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        with pytest.raises(UserError, match=said):
+            check_levels(model)
+    assert model.training and model.backbone.training
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())

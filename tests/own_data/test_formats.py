@@ -274,6 +274,18 @@ def test_a_wrong_line_of_yolo_is_named(line, says, yolo):
     assert any(says in each and path.stem in each and '1 ' in each for each in found), found
 
 
+def test_an_image_in_two_lists_of_voc_is_told(voc):
+    pytest.importorskip('supervision')
+    lists = voc / 'ImageSets/Main'
+    lists.mkdir(parents=True, exist_ok=True)
+    stems = [path.stem for path in sorted((voc / 'Annotations').iterdir())]
+    (lists / 'train.txt').write_text('\n'.join(stems))
+    (lists / 'val.txt').write_text(stems[0])
+    data = recognise(voc)
+    assert list(data.parts) == ['train'] and len(data.parts['train']) == len(stems)
+    assert any('1 images are in several lists' in each.message for each in data.findings)
+
+
 def test_an_entity_in_an_xml_is_not_resolved(voc):
     pytest.importorskip('supervision')
     path = sorted((voc / 'Annotations').iterdir())[0]

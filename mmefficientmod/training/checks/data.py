@@ -24,6 +24,7 @@ from ...data.inspect import describe_failure, inspect_built, inspect_config, ins
 from ...data.sources import find_sources
 from ...utils import UserError, replace_file
 from ...version import __version__
+from .levels import check_levels
 from .loaders import check_single_images
 from .schedule import find_misfits
 
@@ -91,6 +92,7 @@ class WatchedLoaders:
             report([describe_failure(place, problem)], self.say)
         if part == 'train':
             check_single_images(loader, self.runner.model)
+            check_levels(self.runner.model)
             for line in find_misfits(self.config, len(loader)):
                 self.say(line)
         if not self.data:

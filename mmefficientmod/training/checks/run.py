@@ -146,6 +146,11 @@ def check_neck(place: str, model: Mapping, channels: list[int]) -> None:
     neck = model.get('neck')
     if isinstance(neck, Sequence) and neck:
         neck = neck[0]
+    if isinstance(neck, Mapping) and not neck.get('type'):
+        raise UserError(
+            f'{place}.neck has no type, so the model that is changed has no neck: leave out neck=..., and set '
+            f'in_channels={channels} in the heads, such as {place}.decode_head'
+        )
     if not isinstance(neck, Mapping) or type_name(neck) not in NECKS or not is_known(neck, ('mmdet', 'mmseg')):
         return
     taken, needed = neck.get('in_channels'), NECKS[type_name(neck)](channels)
@@ -207,8 +212,8 @@ def check_pretrained(place: str, node: Mapping) -> None:
             continue
         if not osp.isfile(osp.expanduser(path)):
             raise UserError(
-                f'checkpoint {path} does not exist: download it (see the README) and set it with --cfg-options '
-                f'{option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
+                f'checkpoint {path} does not exist: download it (docs/model-zoo.md has the names) and set it with '
+                f'--cfg-options {option}=PATH, or start from random weights with --cfg-options {place}.init_cfg=None'
             )
         ours = is_efficientmod(node) or is_classifier(node)
         if ours and is_deploy_form(find_weights(read_checkpoint(path, mmap=True, check=False), path)):
