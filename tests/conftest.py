@@ -94,6 +94,14 @@ def libraries_frozen():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope='module')
+def nothing_kept_by_name():
+    """What fixtures of a file, or of several, left in MMEngine by name, such as its scope, is gone for the next."""
+    yield
+    for cls in _managers():
+        cls._instance_dict = OrderedDict()
+
+
 @pytest.fixture(autouse=True, scope='session')
 def short_timings():
     """An export measures each of its forms for a moment; no test looks at how long they take."""

@@ -75,6 +75,7 @@ def test_a_file_of_someone_else_is_left(lite):
     assert file.read_text() == 'nms = None\n'
 
 
+@pytest.mark.slow
 def test_a_compiled_module_that_does_not_fit_is_named(lite):
     file = lite / f'mmcv/_ext{EXTENSION_SUFFIXES[0]}'
     file.write_bytes(b'not a library')

@@ -81,6 +81,7 @@ def test_a_backbone_in_use_is_left_alone(arguments, work_dir):
         assert mine is not None
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(arguments, start_training, tmp_path):
     """Not even data loading processes, which would hold the lock for some seconds."""
     more = ['--workers', '1', '--backbones', 'resnet-18', '--work-dir', str(tmp_path)]

@@ -384,7 +384,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+@pytest.mark.parametrize('format', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('kind', CHANGES)
 def test_a_description_that_was_changed_after_the_export_is_refused(kind, format, exported, tmp_path):
     """Each change alone is a right description, of another model."""

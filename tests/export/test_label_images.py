@@ -74,6 +74,7 @@ def test_labels_are_read_as_the_data_set_reads_them(reduces, labelled, tmp_path)
     assert np.array_equal(reader.read(label), wanted)
 
 
+@pytest.mark.slow
 def test_the_tool_names_the_fastest_file_within_a_loss(labelled, tmp_path, capsys):
     config, checkpoint, images, labels = labelled
     arguments = ['--format', 'onnx', '--precision', 'fp32', 'fp16-weights', '--check', images[0].parent]

@@ -57,6 +57,7 @@ def test_measures_every_backbone(case, device):
     assert results[1].speed_up_over_baseline == 1
 
 
+@pytest.mark.slow
 def test_modes_are_compared_with_their_like(device):
     """Without a compiler behind it: what is compiled is compared with the compiled reference alone."""
     cases = [Case('backbone', (64, 64), mode=mode) for mode in IN_TORCH]

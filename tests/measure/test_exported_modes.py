@@ -73,6 +73,7 @@ def test_files_compute_what_eager_computes(measure):
 
 
 @pytest.mark.export
+@pytest.mark.slow
 def test_modes_in_bfloat16_stand_next_to_those_in_float32(measure):
     if formats.precision_problem('openvino-bf16'):
         pytest.skip('this CPU has no instructions for bfloat16')

@@ -38,6 +38,7 @@ def test_a_machine_without_a_gpu_is_told_in_one_line():
         gpu.main([])
 
 
+@pytest.mark.slow
 def test_what_is_written(tmp_path, capsys):
     """On a CPU, at small sizes: the files, and that what does not fit into the time is named."""
     settings = [

@@ -64,6 +64,7 @@ def test_resumed_in_the_middle_of_an_epoch(training, tmp_path):
 
 
 @pytest.mark.both_stacks
+@pytest.mark.slow
 def test_without_a_seed_in_the_config(training, tmp_path):
     """The seed is drawn at the first start; a resumed run goes on with it."""
     run, _ = training('segmentation', 0)

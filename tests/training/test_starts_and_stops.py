@@ -239,6 +239,7 @@ def test_what_cannot_be_resumed_is_refused(settings, said, stopped, tmp_path):
 # --- validations ---
 
 
+@pytest.mark.slow
 def test_a_validation_that_was_done_is_not_repeated_even_with_other_hooks(stopped, tmp_path):
     """The moving average is exchanged with the weights around a validation; a replayed one does so too."""
     run, _, work_dir = stopped
