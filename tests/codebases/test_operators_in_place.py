@@ -66,6 +66,7 @@ def test_install_status_uninstall(lite):
     assert 'nothing to remove' in run(*COMMAND, '--uninstall', path=lite)
 
 
+@pytest.mark.slow
 def test_a_file_of_someone_else_is_left(lite):
     file = lite / 'mmcv/_ext.py'
     file.write_text('nms = None\n')
@@ -99,6 +100,7 @@ def test_a_compiled_module_that_does_not_fit_is_named(lite):
         ("raise RuntimeError('operator torchvision::nms does not exist')", 'operator torchvision::nms does not exist'),
     ],
 )
+@pytest.mark.slow
 def test_a_torchvision_that_does_not_fit_is_named(lite, torchvision, message):
     (lite / 'torchvision.py').write_text(torchvision)
     for command in ((*COMMAND, '--status'), ('-c', f'import mmefficientmod; {NMS}')):

@@ -142,6 +142,7 @@ def test_detector_with_and_without_padding(size, exported):
 
 @pytest.mark.ops
 @pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
+@pytest.mark.slow
 def test_one_stage_detectors(kind, exported):
     model, folder = exported(kind, sizes=((96, 128),))
     described = read_description(folder)

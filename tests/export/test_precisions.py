@@ -131,7 +131,7 @@ def test_a_compiled_file_in_bf16(bf16_cpu, exported):
     assert one.dtype == np.float32 and 1e-4 < difference(one, other) < 0.1
 
 
-@pytest.mark.parametrize('opset', [18, 21])
+@pytest.mark.parametrize('opset', [18, pytest.param(21, marks=pytest.mark.slow)])
 def test_onnx_of_another_opset(opset, exported):
     import onnx
 

@@ -36,8 +36,10 @@ HALF = 'fp16' if digit_version(torch.__version__) >= digit_version('2.4') else '
         Case('backbone', (64, 64)),
         Case('segmentor', (64, 64), 2, 'bf16'),
         Case('classifier', (64, 64), 2, mode='deploy'),
-        pytest.param(Case('detector', (64, 70)), marks=pytest.mark.ops),
-        pytest.param(Case('detector', (64, 70), mode='compiled'), marks=(pytest.mark.ops, pytest.mark.slow)),
+        *(
+            pytest.param(Case('detector', (64, 70), mode=mode), marks=(pytest.mark.ops, pytest.mark.slow))
+            for mode in ('eager', 'compiled')
+        ),
         Case('training', (64, 64), 2),
     ],
     ids=str,

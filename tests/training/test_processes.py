@@ -208,6 +208,7 @@ def test_the_death_of_one_process_ends_the_job(root, tmp_path):
         assert not Path(f'/proc/{pid}').exists()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_backend_has_to_be_gloo(root, tmp_path):
     code, output = train(root, tmp_path, options=())
     line = 'error: this machine has no GPU: add --cfg-options env_cfg.dist_cfg.backend=gloo'
