@@ -112,9 +112,11 @@ def test_the_readme_sums_the_speed_up_over_the_reference():
         assert f'{gains.min()[mode]:.2f}x to {gains.max()[mode]:.2f}x' in said
     exported = gains.min()[['onnx', 'openvino']].min() - 1, gains.max()[['onnx', 'openvino']].max() - 1
     assert f'{100 * exported[0]:.0f} to {100 * exported[1]:.0f} %' in said
+    found = draw_plots.measured(draw_plots.PRECISIONS)
     times = found[found['name'].map(draw_plots.is_ours)].pivot(index='name', columns='mode', values='median_ms')
-    shares = times['openvino-bf16'] / times['openvino']
-    assert f'{shares.min():.2f} to {shares.max():.2f} of its float32 time' in said
+    for mode, sentence in (('openvino-bf16', '{} of its float32 time'), ('openvino-int8', 'in INT8 {}')):
+        shares = times[mode] / times['openvino']
+        assert sentence.format(f'{shares.min():.2f} to {shares.max():.2f}') in said
 
 
 def test_ablations():
