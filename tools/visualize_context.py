@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import os
 import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == '__main__':  # Ctrl-C during the imports below ends the process without a traceback
@@ -14,22 +14,18 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
 
 import cv2
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
-from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import LocalVisBackend, Visualizer
 from torch import Tensor, nn
 
-from mmefficientmod.checkpoints.reading import read_checkpoint
-from mmefficientmod.checkpoints.weights import COPY, pick_weights
-from mmefficientmod.codebases.building import build_quietly, check_device
-from mmefficientmod.codebases.config import find_codebase, find_config, find_test_pipeline, load_config, parse_options
+from mmefficientmod.codebases.building import check_device
+from mmefficientmod.codebases.config import find_test_pipeline, parse_options
 from mmefficientmod.data.canvas import label_tile, sheet
-from mmefficientmod.data.files import is_image
+from mmefficientmod.export.images import find_images
+from mmefficientmod.export.source import Source, read_source
 from mmefficientmod.models.context import context_maps, context_rows, find_backbone, product_rows
-from mmefficientmod.training.checks.run import check_weights
 from mmefficientmod.utils import (
     HelpFormatter,
     UserError,
@@ -73,51 +69,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image, or the images of a folder in order.
-
-    Raises:
-        UserError: If there is none.
-    """
-    found = sorted(file for file in path.glob('*') if is_image(file.name)) if path.is_dir() else [path]
-    if not found:
-        raise UserError(f'{path} holds no image')
-    if not found[0].is_file():
-        raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))
-    return found
-
-
-def load_model(args: argparse.Namespace, config: Config, device: torch.device) -> nn.Module:
-    """The config's model in evaluation mode, with the weights of the checkpoint or of its ``init_cfg``.
+def load_source(args: argparse.Namespace) -> Source:
+    """The config's model with the backbone of the checkpoint or of its ``init_cfg``.
 
     Raises:
         UserError: If it cannot be built, if the weights do not fit, or if it has no EfficientMod.
     """
-    if not args.checkpoint:
-        model = build(args.config, config)
-        model.init_weights()
-    else:
-        weights, is_average = pick_weights(read_checkpoint(args.checkpoint), args.checkpoint, args.ema)
-        check_weights(args.checkpoint, weights, config, training=False)
-        for part in (config.model, config.model.backbone):
-            if isinstance(part, Mapping):  # else the model says what it needs
-                part.pop('init_cfg', None)
-        model = build(args.config, config)
-        load_state_dict(model, weights, logger='current')
-        print(f'{args.checkpoint}: {COPY[is_average]}')
+    options = parse_options(args.cfg_options)
+    source = read_source(args.config, args.checkpoint, 'backbone', options, for_export=False, ema=args.ema)
     try:
-        find_backbone(model)
+        find_backbone(source.model)
     except ValueError as error:
         raise UserError(f'{args.config}: {error}') from None
-    return model.to(device).eval()
-
-
-def build(path: str, config: Config) -> nn.Module:
-    """The model of the config at a path; any error is about the config."""
-    try:
-        return build_quietly(config.model, config.get('default_scope'))
-    except Exception as error:
-        raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
+    return source
 
 
 def make_visualizer(path: str, config: Config, out: Path) -> Visualizer:
@@ -155,9 +119,12 @@ def read_image(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.ndar
 
 
 def name_images(images: Sequence[Path]) -> dict[Path, str]:
-    """Image -> name of its sheets: that of the file, with the suffix if two names differ only in it."""
-    stems = Counter(path.stem for path in images)
-    return {path: path.stem if stems[path.stem] == 1 else path.name for path in images}
+    """Image -> name of its sheets: that of the file, with its subfolder, and the suffix if names differ only in it."""
+    root = os.path.commonpath([path.parent for path in images])
+    names = {path: path.relative_to(root).as_posix().replace('/', '_') for path in images}
+    stems = {path: os.path.splitext(name)[0] for path, name in names.items()}
+    counts = Counter(stems.values())
+    return {path: stem if counts[stem] == 1 else names[path] for path, stem in stems.items()}
 
 
 def draw(path: Path, name: str, pipeline: Compose, model: nn.Module, visualizer: Visualizer, single: bool) -> None:
@@ -191,13 +158,11 @@ def add_image(visualizer: Visualizer, name: str, image: np.ndarray) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    images, device = find_images(args.images), check_device(args.device)
+    images, device = find_images([str(args.images)], 'images'), check_device(args.device)
     check_output_folder(args.out_dir, '--out-dir')
-    config = load_config(find_config(args.config), parse_options(args.cfg_options))
-    codebase = find_codebase(config, args.config)
-    importlib.import_module(f'{codebase}.datasets')
-    with DefaultScope.overwrite_default_scope(codebase):
-        model = load_model(args, config, device)
+    source = load_source(args)
+    model, config = source.model.to(device), source.config
+    with DefaultScope.overwrite_default_scope(source.codebase):
         pipeline = make_pipeline(args.config, config)
         visualizer = make_visualizer(args.config, config, args.out_dir)
         for path, name in name_images(images).items():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .. import __version__
 from ..measure.tables import describe_machine, markdown_table
 from ..utils import render_page, replace_file
-from ..version import __version__
 from .plots import Point, plot_accuracy, plot_curves, save_figure
 from .table import Comparison
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from ..utils import quiet
-from .channels_first import channels_first
 from .formats import MADE_FROM, Job, file_name, one_line, write_onnx, write_openvino, write_pt2
 from .precisions import InBf16, halve_weights, write_half_weights
 from .quantize import quantize
@@ -44,3 +46,13 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
         else:
             write_onnx(job, path)
     return path
+
+
+def channels_first(form: nn.Module) -> nn.Module:
+    """A copy of a form in which every EfficientMod in the deploy form has channels first."""
+    form = copy.deepcopy(form)
+    for module in list(form.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, 'to_channels_first'):
+                setattr(module, name, child.to_channels_first())
+    return form.eval()

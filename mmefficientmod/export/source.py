@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,16 @@ from torch import nn
 from ..checkpoints.loading import load_weights, load_whole
 from ..checkpoints.names import BACKBONE_PREFIX
 from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.weights import check_values, find_weights, is_deploy_form
+from ..checkpoints.weights import check_values, is_deploy_form, pick_weights
 from ..codebases.building import build_quietly
-from ..codebases.config import find_classes, find_codebase, find_config, load_config
+from ..codebases.config import (
+    find_classes,
+    find_codebase,
+    find_config,
+    find_test_pipeline,
+    innermost_dataset,
+    load_config,
+)
 from ..codebases.nodes import is_efficientmod, type_name
 from ..codebases.packages import check_mmcv_ops
 from ..utils import UserError, describe_error, quiet
@@ -46,6 +54,10 @@ class Source:
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         return int(getattr(head, 'num_classes', len(self.classes)))
 
+    def test_data(self) -> tuple[str, Mapping, Sequence[Mapping]]:
+        """Where the config has its innermost data set for tests, its settings and its pipeline."""
+        return (*innermost_dataset(self.config, 'test'), find_test_pipeline(self.config))
+
     def fit_names(self) -> None:
         """Numbers the classes beyond those with names; more names than classes are those of other data."""
         missing = self.num_classes - len(self.classes)
@@ -58,21 +70,24 @@ class Source:
 
 def read_source(
     config_name: str,
-    checkpoint: str,
+    checkpoint: str | None,
     part: str = 'model',
     options: dict | None = None,
     for_export: bool = True,
     max_per_img: int | None = None,
+    ema: bool = False,
 ) -> Source:
     """Builds the model of a config and loads a checkpoint: all of it, or for the backbone only all of that.
 
     Args:
         config_name (str): A config of MMDetection, MMSegmentation or MMPreTrain: a path, or a name of an installed one.
-        checkpoint (str): Of that model; for ``part='backbone'``, of the backbone only as well.
+        checkpoint (str, optional): Of that model; for ``part='backbone'``, of the backbone only as well. None starts
+            from the files of ``init_cfg``, as a training does.
         part (str): ``'model'`` or ``'backbone'``. Defaults to the model.
         options (dict, optional): Changes of the config, by dotted name.
         for_export (bool): Refuse models that cannot be exported at all. Defaults to True.
         max_per_img (int, optional): The most detections in an image. Defaults to the config's number.
+        ema (bool): Take the moving average of the weights. Defaults to False.
 
     Raises:
         UserError, FileNotFoundError: With one line, for what cannot work.
@@ -87,15 +102,28 @@ def read_source(
         _check_exportable(settings, path)
     if max_per_img:
         detection_settings(settings.setdefault('test_cfg', ConfigDict()))['max_per_img'] = max_per_img
+    if checkpoint is None:
+        content: dict = {}
+        model = _build(settings, codebase, path)
+        model.init_weights()
+    else:
+        model, content = _build_trained(settings, codebase, path, checkpoint, part, ema)
+    source = Source(model.eval(), config, codebase, *find_classes(content, config))
+    if part == 'model':
+        source.fit_names()
+    return source
+
+
+def _build_trained(
+    settings: ConfigDict, codebase: str, path: str, checkpoint: str, part: str, ema: bool
+) -> tuple[nn.Module, dict]:
+    """The model with the weights of a checkpoint, and the content of that file."""
+    _drop_start(settings)
     content = read_checkpoint(checkpoint)
-    weights = find_weights(content, checkpoint)
-    try:
-        check_values({name: value for name, value in weights.items() if value.is_floating_point()})
-    except UserError as error:
-        raise UserError(f'{checkpoint}: {error}') from None
+    weights, is_average = _find_finite(content, checkpoint, ema)
+    is_prefixed = any(name.startswith(BACKBONE_PREFIX) for name in weights)
     # The authors' ImageNet files are whole classifiers by other names, which the classifier knows.
-    whole = any(name.startswith(BACKBONE_PREFIX) for name in weights) or (codebase == 'mmpretrain' and part == 'model')
-    if not whole and part == 'model' and 'backbone' in settings:
+    if part == 'model' and 'backbone' in settings and not (is_prefixed or codebase == 'mmpretrain'):
         raise UserError(
             f'{checkpoint} holds a backbone only: --part backbone of tools/export.py exports it; the '
             f'{type_name(settings)} of {path} needs a checkpoint of its own training'
@@ -104,34 +132,52 @@ def read_source(
     is_ours = isinstance(backbone, ConfigDict) and is_efficientmod(backbone)
     if is_ours and is_deploy_form(weights):
         backbone['deploy'] = True
-    try:
-        with quiet():
-            model = build_quietly(settings, codebase)
-    except Exception as error:  # whatever the parts of a model raise about their settings
-        raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
-    if part == 'backbone':
-        weights = _backbone_weights(weights) if whole else weights
-        (load_weights if is_ours else load_whole)(model.backbone, weights, checkpoint)
-    else:
-        load_whole(model, weights, checkpoint)
-    source = Source(model.eval(), config, codebase, *find_classes(content, config))
+    model = _build(settings, codebase, path)
     if part == 'model':
-        source.fit_names()
-    return source
+        load_whole(model, weights, checkpoint)
+        return model, content
+    weights = _backbone_weights(weights) if is_prefixed else weights
+    if is_ours:
+        load_weights(model.backbone, weights, checkpoint, is_average)
+    else:
+        load_whole(model.backbone, weights, checkpoint)
+    return model, content
 
 
 def _model_settings(config: Config, path: str) -> ConfigDict:
-    """The model's settings without files to start from."""
+    """The model's settings."""
     settings = config.get('model')
     if not isinstance(settings, ConfigDict) or 'type' not in settings:
         raise UserError(f'{path} has no model: give the config that the checkpoint was trained with')
     if config.get('data_preprocessor'):  # MMPreTrain's configs have it next to the model
         settings.setdefault('data_preprocessor', config.data_preprocessor)
+    return settings
+
+
+def _drop_start(settings: ConfigDict) -> None:
+    """Removes the files that a training would start from."""
     settings.pop('init_cfg', None)
     settings.pop('pretrained', None)
     if isinstance(settings.get('backbone'), ConfigDict):
         settings.backbone.init_cfg = None
-    return settings
+
+
+def _find_finite(content: dict, path: str, ema: bool) -> tuple[dict[str, torch.Tensor], bool]:
+    """The weights of a checkpoint, and whether they are a moving average; raises UserError for NaN and the like."""
+    weights, is_average = pick_weights(content, path, ema)
+    try:
+        check_values({name: value for name, value in weights.items() if value.is_floating_point()})
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
+    return weights, is_average
+
+
+def _build(settings: ConfigDict, codebase: str, path: str) -> nn.Module:
+    try:
+        with quiet():
+            return build_quietly(settings, codebase)
+    except Exception as error:  # whatever the parts of a model raise about their settings
+        raise UserError(f'{path}: its model cannot be built ({describe_error(error)})') from error
 
 
 def detection_settings(test_cfg: dict) -> dict:

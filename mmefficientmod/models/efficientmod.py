@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoints.loading import fit_some, fit_weights, is_from_mmengine, load_pretrained, rename_weights
 from ..registry import MODELS
 from ..utils import enumerate_names
+from .channels_first import ChannelsFirst
 from .deploy import fold_blocks
 from .layers import AttentionBlock, ModulationBlock, PatchEmbed, ToNCHW
 
@@ -248,6 +249,13 @@ class EfficientMod(BaseModule):
         fold_blocks(self.stages)
         self.deploy = True
         self._freeze_stages()
+
+    def to_channels_first(self) -> nn.Module:
+        """The deploy form with channels first, of which INT8 files are made; it shares the weights.
+
+        A subclass, which may compute something else, and the training form return themselves.
+        """
+        return ChannelsFirst(self) if type(self) is EfficientMod and self.deploy else self
 
     def train(self, mode: bool = True) -> EfficientMod:
         """Sets training mode; frozen stages stay in evaluation mode."""

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from ..codebases.config import find_test_pipeline, innermost_dataset
-from ..codebases.nodes import type_name
 from ..export.images import find_files, read_image
 from ..export.results import Segmentation
 from ..utils import UserError, describe_error, quiet, read_json
@@ -126,8 +124,8 @@ class LabelReader:
         from mmengine.registry import DefaultScope
         from mmseg.registry import DATASETS, TRANSFORMS
 
-        place, settings = innermost_dataset(source.config, 'test')
-        steps = [dict(step) for step in find_test_pipeline(source.config) if 'LoadAnnotations' in type_name(step)]
+        place, settings, pipeline = source.test_data()
+        steps = [dict(step) for step in pipeline if 'LoadAnnotations' in str(step['type'])]
         try:
             with DefaultScope.overwrite_default_scope('mmseg'), quiet(), warnings.catch_warnings():
                 warnings.simplefilter('ignore')

@@ -151,7 +151,7 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
     other = str(REPO / 'configs/segmentation/fpn_resnet-18_8xb4-40k_ade20k-512x512.py')
     for argv, message in (
         ([tmp_path / 'nowhere.jpg', config], 'nowhere.jpg does not exist'),
-        ([tmp_path / 'empty', config], 'empty holds no image'),
+        ([tmp_path / 'empty', config], 'empty: no image is there'),
         ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is not an image that OpenCV reads'),
         ([picture, 'no-config.py'], 'config no-config.py does not exist'),
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
@@ -165,8 +165,8 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
 
 
 def test_images_whose_names_differ_only_in_the_suffix_keep_it():
-    named = load_tool('visualize_context').name_images([Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png')])
-    assert list(named.values()) == ['a.jpg', 'a.png', 'b']
+    paths = [Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png'), Path('x/y/b.png')]
+    assert list(load_tool('visualize_context').name_images(paths).values()) == ['a.jpg', 'a.png', 'b', 'y_b']
 
 
 def test_a_model_without_efficientmod_is_refused():

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from helpers import randomised
-from mmefficientmod.export.channels_first import ChannelsFirst, channels_first
 from mmefficientmod.export.check import level_difference
-from mmefficientmod.export.files import write_file
+from mmefficientmod.export.files import channels_first, write_file
 from mmefficientmod.export.formats import INPUT, Job
 from mmefficientmod.export.quantize import has_int8_instructions
 from mmefficientmod.models import EfficientMod
+from mmefficientmod.models.channels_first import ChannelsFirst
 
 ARCH = dict(
     embed_dims=(8, 16, 24, 32),

@@ -6,28 +6,17 @@ transposition lies between the layers.
 
 from __future__ import annotations
 
-import copy
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import EfficientMod
-from ..models.deploy import EPS, DeployAttentionBlock, DeployModulationBlock
-from ..models.layers import PatchEmbed
+from .deploy import EPS, DeployAttentionBlock, DeployModulationBlock
+from .layers import PatchEmbed
 
-
-def channels_first(form: nn.Module) -> nn.Module:
-    """A copy of an exportable form in which every EfficientMod in the deploy form has channels first.
-
-    Others, such as the user's subclasses, stay as they are.
-    """
-    form = copy.deepcopy(form)
-    for module in list(form.modules()):
-        for name, child in module.named_children():
-            if type(child) is EfficientMod and child.deploy:
-                setattr(module, name, ChannelsFirst(child))
-    return form.eval()
+if TYPE_CHECKING:
+    from .efficientmod import EfficientMod
 
 
 class ChannelsFirst(nn.Module):
