@@ -80,7 +80,7 @@ SEGMENTATION, DETECTION = TASKS = (
     Task(
         name='detection',
         title='Mask R-CNN',
-        config=CONFIGS / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        config=CONFIGS / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py',
         minutes=5,
         quick={'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2},
         metrics={

@@ -12,7 +12,7 @@ from helpers import REPO
 from mmefficientmod.data.findings import Finding
 from mmefficientmod.data.inspect import inspect_all
 
-DETECTION = REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py'
+DETECTION = REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py'
 SEGMENTATION = REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
 NAMES = ('ball', 'box', 'plaything', 'flower', 'tent', 'fan')
 SPLITS = ('train', 'val', 'test')

@@ -20,7 +20,7 @@ from mmefficientmod.checkpoints.reading import read_checkpoint
 TRAIN = REPO / 'tools/train.py'
 TASKS = {
     'detection': (
-        'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        'mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py',
         'epoch_4.pth',
         ('train_cfg.max_epochs=4', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'),
     ),

@@ -15,7 +15,7 @@ from interpreter import run_python
 from mmefficientmod.codebases.packages import find_shipped
 from scenes import make_dataset
 
-DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 SEGMENTATION = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
 SHORT = [*LOADERS, 'train_dataloader.batch_size=2', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
 BOXES_ALONE = ['model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None', 'test_evaluator.metric=bbox']

@@ -16,7 +16,7 @@ from helpers import REPO
 pytestmark = pytest.mark.libraries
 COMMAND = ('-m', 'mmefficientmod.codebases.operators')
 NMS = 'import mmcv.ops, torch; print(mmcv.ops.nms(torch.rand(3, 4), torch.rand(3), 0.5)[1].dtype)'
-DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTION = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 
 
 @pytest.fixture

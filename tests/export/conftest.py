@@ -42,7 +42,7 @@ CLASSIFIER = dict(
 MODELS = {
     'classifier': (str(REPO / 'configs/classification/efficientmod-xxs_8xb256_in1k.py'), CLASSIFIER),
     'segmentor': (str(DEMO / 'fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'), SEGMENTOR),
-    'detector': (str(DEMO / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py'), DETECTOR),
+    'detector': (str(DEMO / 'mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py'), DETECTOR),
     'retinanet': ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', ONE_STAGE),
     'fcos': ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', ONE_STAGE),
 }

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from helpers import REPO, build_model, classifier_config, randomised
 from scenes import make_scene
 
-DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
 
 

@@ -16,7 +16,7 @@ from mmefficientmod.predict.annotations import read_ids
 from mmefficientmod.predict.sources import find_sources
 from mmefficientmod.utils import UserError
 
-DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 CLASSES = list('abcdef')
 CATEGORIES = [dict(id=number, name=name) for number, name in zip((90, 7, 12, 3, 44, 21), CLASSES)]
 main = load_tool('predict').main

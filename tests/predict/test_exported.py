@@ -22,7 +22,7 @@ from mmefficientmod.export.model import ExportedModel
 from mmefficientmod.export.results import Window, detections, merge_windows
 from mmefficientmod.utils import UserError
 
-DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
 ALONE = """
 import importlib.util, runpy, sys

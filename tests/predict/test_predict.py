@@ -17,7 +17,7 @@ from helpers import REPO, ended, load_tool, refused
 from mmefficientmod.models.conversion import convert_checkpoint
 from scenes import make_scene
 
-DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py')
+DETECTOR = str(REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py')
 SEGMENTOR = str(REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py')
 main = load_tool('predict').main
 

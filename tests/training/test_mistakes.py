@@ -17,7 +17,7 @@ from mmefficientmod.models import EfficientMod
 from mmefficientmod.training.launch import launch
 from scenes import make_dataset
 
-DETECTION = REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py'
+DETECTION = REPO / 'demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py'
 SEGMENTATION = REPO / 'demo/configs/fpn_efficientmod-xxs_1xb8-200_demo-192x256.py'
 LOADER = ('num_workers=0', 'persistent_workers=False')
 SCRATCH = 'model.backbone.init_cfg=None'

@@ -21,7 +21,7 @@ from scenes import make_dataset
 TASKS = {
     'detection': dict(
         package=('mmdet', 'onedl-mmdetection'),
-        config='demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-10e_demo.py',
+        config='demo/configs/mask-rcnn_efficientmod-xxs_fpn_1xb8-8e_demo.py',
         options=['model.backbone.init_cfg=None', 'train_dataloader.batch_size=1', 'train_cfg.val_interval=1'],
         short='train_cfg.max_epochs=1',
         long='train_cfg.max_epochs=2',
