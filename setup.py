@@ -19,8 +19,8 @@ try:
     from wheel.wheelfile import WheelFile
 except ImportError:
     raise SystemExit(
-        'error: mmefficientmod is built by setuptools>=64, but setuptools '
-        f'{setuptools.__version__} is installed: pip install "setuptools>=70.1,<82" wheel'
+        'error: mmefficientmod is built with wheel and setuptools 70.1 or newer, and one of them is missing '
+        f'(setuptools is {setuptools.__version__}): pip install "setuptools>=70.1,<80.9" wheel'
     ) from None
 
 ROOT = Path(__file__).resolve().parent

@@ -137,6 +137,8 @@ def find_config(name: str) -> str:
     """
     if not name.strip():
         raise UserError('the config is an empty text: name a config file')
+    if osp.isdir(name):
+        raise UserError(f'{name} is a folder: the first argument is the path of a config file')
     path = name if osp.isfile(name) else find_installed_config(name)
     if path is None:
         raise UserError(f'config {name} does not exist: the first argument is the path of a config file')

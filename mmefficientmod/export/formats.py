@@ -142,7 +142,7 @@ def require(packages: tuple[str, ...], what: str) -> None:
         except ImportError:
             missing.append(name)
     if missing:
-        raise UserError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all by {EXTRA})')
+        raise UserError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all with {EXTRA})')
 
 
 @contextmanager
