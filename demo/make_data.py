@@ -17,6 +17,7 @@ from mmefficientmod.utils import (
     parse_path,
     parse_positive,
     parse_whole,
+    run_tool,
 )
 from scenes import make_dataset
 
@@ -57,4 +58,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

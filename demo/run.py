@@ -32,7 +32,15 @@ from rich.table import Table
 
 from mmefficientmod.compare.runs import Job, run_jobs
 from mmefficientmod.compare.workdir import Run, find_runs
-from mmefficientmod.utils import HelpFormatter, UserError, check_output_folder, exit_in_one_line, parse_path, quiet_logs
+from mmefficientmod.utils import (
+    HelpFormatter,
+    UserError,
+    check_output_folder,
+    exit_in_one_line,
+    parse_path,
+    quiet_logs,
+    run_tool,
+)
 from scenes import make_dataset
 
 REPO = Path(__file__).resolve().parents[1]
@@ -254,4 +262,4 @@ def draw_sheet(path: Path, checkpoints: dict[Task, Path]) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

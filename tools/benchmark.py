@@ -36,6 +36,7 @@ from mmefficientmod.utils import (
     parse_text,
     parse_whole,
     replace_file,
+    run_tool,
 )
 from mmefficientmod.zoo.backbones import normalise, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
@@ -343,4 +344,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -29,6 +29,7 @@ from mmefficientmod.utils import (
     parse_size,
     parse_text,
     parse_whole,
+    run_tool,
 )
 from mmefficientmod.zoo.backbones import Backbone, select_backbones
 from mmefficientmod.zoo.tasks import TASKS
@@ -314,4 +315,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -9,7 +9,7 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmefficientmod.models.conversion import convert_checkpoint, publish
-from mmefficientmod.utils import HelpFormatter, exit_in_one_line, parse_text
+from mmefficientmod.utils import HelpFormatter, exit_in_one_line, parse_text, run_tool
 
 EPILOG = """\
 examples:
@@ -54,4 +54,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

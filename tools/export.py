@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from mmefficientmod.utils import (
     parse_positive,
     parse_text,
     parse_whole,
+    run_tool,
 )
 
 if TYPE_CHECKING:
@@ -149,8 +151,10 @@ def main(argv: list[str] | None = None) -> None:
     with exit_in_one_line('error: stopped; nothing was left'):
         try:
             description = write_folder(args, out)
-        except OSError as error:  # a full disk names no file
-            raise UserError(f'{error.filename or out}: {error.strerror or error}') from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename:
+                raise
+            raise UserError(f'{out}: {error.strerror}') from error  # a full disk names no file
     files = ', '.join(dict.fromkeys(name for names in description.files.values() for name in names))
     print(f'{out}: {files}, export.json')
 
@@ -233,4 +237,4 @@ class ListModels(ListFormats):
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

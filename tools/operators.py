@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmefficientmod.codebases.operators.__main__ import main
+from mmefficientmod.utils import run_tool
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -35,6 +35,7 @@ from mmefficientmod.utils import (
     parse_text,
     parse_whole,
     replace_file,
+    run_tool,
 )
 
 MOST_LISTED = 100  # classes
@@ -238,4 +239,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -25,6 +25,7 @@ from mmefficientmod.utils import (
     parse_positive,
     parse_share,
     parse_text,
+    run_tool,
 )
 
 EXAMPLES = """examples:
@@ -133,4 +134,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -34,6 +34,7 @@ from mmefficientmod.utils import (
     exit_in_one_line,
     parse_path,
     parse_text,
+    run_tool,
 )
 
 EPILOG = """\
@@ -178,4 +179,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

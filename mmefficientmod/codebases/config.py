@@ -141,7 +141,7 @@ def find_config(name: str) -> str:
         raise UserError(f'{name} is a folder: the first argument is the path of a config file')
     path = name if osp.isfile(name) else find_installed_config(name)
     if path is None:
-        raise UserError(f'config {name} does not exist: the first argument is the path of a config file')
+        raise UserError(f'config {name} does not exist: give the path of a config, or the name of one of this package')
     if not path.endswith(CONFIG_SUFFIXES):
         raise UserError(f'{name} is not a config: its name ends in none of {", ".join(CONFIG_SUFFIXES)}')
     return path

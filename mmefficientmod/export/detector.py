@@ -197,6 +197,8 @@ def check_supported(model: nn.Module) -> None:
             if layer.pool_mode != 'avg':
                 raise UserError(f'RoIAlign with pool_mode={layer.pool_mode!r} cannot be exported: it must be avg')
     check_nms('test_cfg.rpn', model.test_cfg.rpn)
+    if model.test_cfg.rpn.get('max_per_img', 0) <= 0:
+        raise UserError('test_cfg.rpn.max_per_img must be a number above 0')
     check_nms('test_cfg.rcnn', model.test_cfg.rcnn, soft=True)
     if model.rpn_head.cls_out_channels != 1 or not model.rpn_head.use_sigmoid_cls:
         raise UserError('an RPN with softmax cannot be exported')

@@ -28,6 +28,7 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
     path = folder / file_name(name)
     if path.exists():
         return path
+    job = replace(job, metadata=dict(job.metadata, file=path.name))
     origin = MADE_FROM.get(name)
     source = write_file(origin, job, folder) if origin else path
     kind, _, precision = name.partition('-')
@@ -42,7 +43,7 @@ def write_file(name: str, job: Job, folder: Path) -> Path:
             quantize(source, path, job.calibration, job.feeds)
             source.unlink()
         elif precision == 'fp16-weights':
-            write_half_weights(source, path)
+            write_half_weights(source, path, job.metadata)
         else:
             write_onnx(job, path)
     return path

@@ -36,7 +36,7 @@ from .check import (
 from .description import Description
 from .environment import time_passes
 from .files import write_file
-from .formats import INPUT, SIZE_INPUT, Job, file_name, open_file, usable_cpus
+from .formats import INPUT, SIZE_INPUT, Job, file_name, one_line, open_file, usable_cpus
 from .inputs import Size, round_up
 from .library import LibraryModel
 from .model import ExportedModel
@@ -178,8 +178,9 @@ class Work:
         checks: list[dict] = []
         decided = []
         for sample in self.samples:
+            with one_line(f'{self.source.codebase} itself cannot predict with these settings, on {sample.name}'):
+                result = library_result(self.source.model, description.task, sample)
             found = self.run_form(feeds(description, sample))
-            result = library_result(self.source.model, description.task, sample)
             made = self._compare(result, found, sample)
             if not all(check['passed'] for check in made) and self._is_near_tie(sample, found):
                 continue

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Tuple
 import numpy as np
 
 from ..utils import UserError, describe_error
-from .description import Description, read_description
+from .description import FILE, Description, read_description
 
 if TYPE_CHECKING:
     from torch import nn
@@ -284,11 +284,19 @@ class Session:
 
     def _open(self, path: Path) -> Any:
         if path not in self._runners:
-            description, i = self.description, self.paths.index(path)
-            check = partial(description.check_file, path, description.sizes[i] if description.sizes else None)
-            needed = needed_version(self.format, description)
-            self._runners[path] = open_file(path, self.format, description.outputs, self._threads, needed, check)
+            needed, check = needed_version(self.format, self.description), partial(self._check, path)
+            self._runners[path] = open_file(path, self.format, self.description.outputs, self._threads, needed, check)
         return self._runners[path]
+
+    def _check(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Raises UserError for a file that was not exported as what ``export.json`` says."""
+        sizes, file = self.description.sizes, file_name(self.format)
+        self.description.check_file(path, sizes[self.paths.index(path)] if sizes else None, metadata)
+        if metadata.get('file', file) != file:
+            raise UserError(
+                f'{path.with_name(FILE)}: files.{self.format} names {path.name}, which was exported as '
+                f'{metadata["file"]}: restore it, or export again'
+            )
 
     def run(self, image: np.ndarray, image_size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """One pass of the file for the size of the input.

@@ -20,7 +20,7 @@ from ..codebases.config import find_test_pipeline
 from ..codebases.nodes import type_name
 from ..utils import UserError, describe_error, quiet
 from .inputs import Size
-from .pipeline import NO_IMAGE_STEP, natural_sizes, read_steps
+from .pipeline import LOADERS, NO_IMAGE_STEP, check_loading, natural_sizes, read_steps
 from .results import Classification, Detections, Result, Segmentation, cut_mask
 from .source import Source, detection_settings
 
@@ -169,11 +169,12 @@ def inference_config(config: Config, codebase: str) -> Config:
     """What an inferencer reads of a config: the test pipeline with its types by name, without annotations."""
     pipeline = [copy.deepcopy(dict(step)) for step in find_test_pipeline(config)]
     pipeline = [step for step in pipeline if not NO_IMAGE_STEP.fullmatch(type_name(step)) or 'Pack' in type_name(step)]
-    if not any(type_name(step) == 'LoadImageFromFile' for step in pipeline):
+    loaders = [step for step in pipeline if type_name(step) in LOADERS]
+    if not loaders:
         pipeline.insert(0, dict(type='LoadImageFromFile'))
-    for step in pipeline:
-        if type_name(step) == 'LoadImageFromFile':  # which the inferencers look for by this name
-            step['type'] = 'LoadImageFromFile'
+    for step in loaders:
+        check_loading(type_name(step), step)
+        step['type'] = 'LoadImageFromFile'  # which the inferencers look for by this name
     return Config(
         dict(
             default_scope=codebase,

@@ -17,7 +17,8 @@ from .inputs import Size, frame_size, round_up
 
 PACKAGES = ('mmcv', 'mmdet', 'mmpretrain', 'mmseg')  # whose transforms are known
 # Steps that read annotations or pack the sample do nothing to an image that is predicted on.
-NO_IMAGE_STEP = re.compile(r'Load\w*Annotations?|Pack\w+|LoadImageFromNDArray')
+NO_IMAGE_STEP = re.compile(r'Load\w*Annotations?|Pack\w+')
+LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
 
 
 def read_steps(config: Config, scope: str) -> list[Step]:
@@ -53,18 +54,28 @@ def _read_step(settings: Mapping) -> list[Step]:
     cls = type(transform)
     if cls.__module__.partition('.')[0] in PACKAGES and cls.__name__ in READERS:
         return READERS[cls.__name__](transform)
-    raise refuse(cls.__name__, 'is not known')
+    known = ', '.join(name for name in READERS if not name.startswith(('Load', 'Inferencer')))
+    raise refuse(cls.__name__, f'is not known. Known are {known}')
 
 
 def refuse(name: str, reason: str) -> UserError:
     """The error for a step that cannot be a part of an exported model."""
-    known = ', '.join(name for name in READERS if not name.startswith(('Load', 'Inferencer')))
-    return UserError(f'the step {name} of the test pipeline cannot be exported: it {reason}. Known are {known}')
+    return UserError(f'the step {name} of the test pipeline cannot be exported: it {reason}')
+
+
+def check_loading(name: str, settings: Mapping) -> None:
+    """Raises UserError for a step that reads images otherwise than :func:`.images.read_image`."""
+    for key, known in (('color_type', ('color',)), ('imdecode_backend', ('cv2', 'pillow', None))):
+        found = settings.get(key, known[0])
+        if found not in known:
+            raise UserError(
+                f'the step {name} of the test pipeline has {key}={found!r}: predictions are made of upright images in '
+                f'colour, which {key}={known[0]!r} reads'
+            )
 
 
 def _load(step: Any) -> list[Step]:
-    if step.color_type not in ('color', 'color_ignore_orientation'):
-        raise refuse('LoadImageFromFile', f'reads images as color_type={step.color_type!r}; models take three channels')
+    check_loading(type(step).__name__, vars(step))
     return [ToFloat()] if step.to_float32 else []
 
 
@@ -137,7 +148,7 @@ def _flip(step: Any) -> list[Step]:
 
 
 READERS: dict[str, Callable[[Any], list[Step]]] = {
-    'LoadImageFromFile': _load,
+    **dict.fromkeys(LOADERS, _load),
     'InferencerLoader': lambda step: _load(step.from_file),
     'Resize': _scale,
     'FixScaleResize': _scale,

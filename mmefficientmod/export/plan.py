@@ -144,9 +144,14 @@ def plan(source: Source, options: ExportOptions) -> Description:
 def input_padding(preprocessor: nn.Module) -> tuple[int, list[int] | None]:
     """The multiples and the least height and width to which a model pads its input in a test."""
     test_cfg = getattr(preprocessor, 'test_cfg', None) or {}  # MMSegmentation's
-    size = test_cfg.get('size')
+    size = _two_sides(test_cfg, 'size')
+    if test_cfg.get('size') and (size is None or test_cfg.get('size_divisor')):
+        raise UserError(
+            'data_preprocessor.test_cfg has either size, a height and a width, or size_divisor, but it is '
+            f'{dict(test_cfg)}'
+        )
     divisor = test_cfg.get('size_divisor') or getattr(preprocessor, 'pad_size_divisor', 1)
-    return int(divisor or 1), size and [int(value) for value in size]
+    return int(divisor or 1), size
 
 
 def padding_values(preprocessor: nn.Module) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class _Autocast(nn.Module):
         return found.float() if isinstance(found, Tensor) else tuple(level.float() for level in found)
 
 
-def write_half_weights(source: Path, target: Path) -> None:
+def write_half_weights(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     """Writes an ONNX file whose weights of products and convolutions are float16; it computes in float32.
 
     Constants such as anchors, whose coordinates float16 would round, are left as they are.
@@ -73,6 +74,7 @@ def write_half_weights(source: Path, target: Path) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+    onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(target))
 
 

@@ -118,9 +118,9 @@ def clip(boxes: Tensor, image_size: Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(bound)
 
 
-def check_nms(place: str, cfg: Mapping[str, Any], soft: bool = False) -> None:
+def check_nms(place: str, cfg: Mapping[str, Any] | None, soft: bool = False) -> None:
     """Raises UserError for another NMS than the plain one or, where the number of boxes is bounded, Soft-NMS."""
-    nms = cfg.get('nms') or {}
+    nms = (cfg or {}).get('nms') or {}
     known = {'type', 'iou_threshold', 'split_thr', 'class_agnostic'}
     kinds = ['nms']
     if soft:

@@ -18,7 +18,7 @@ from .errors import UserError, describe_error, enumerate_names, first_line
 from .files import IMAGE_SUFFIXES, check_output_folder, read_json, render_page, replace_file
 from .logs import quiet, quiet_logs
 from .memory import keep_freed_memory
-from .signals import SIGNALS, Stopped, exit_in_one_line, handle_signals
+from .signals import SIGNALS, Stopped, exit_in_one_line, handle_signals, run_tool
 
 __all__ = [
     'IMAGE_SUFFIXES',
@@ -47,4 +47,5 @@ __all__ = [
     'read_json',
     'render_page',
     'replace_file',
+    'run_tool',
 ]

@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f'{path} ' + ('is not a regular file' if path.exists() else 'does not exist'))
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not a JSON file that can be read ({describe_error(error)})') from None
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,26 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+def run_tool(main: Callable[[], Any]) -> None:
+    """Calls the function of a command line, without MMEngine's warnings of setuptools.
+
+    Where the program has ended that reads the output, as ``head`` does, the tool ends quietly, with the exit code that
+    shells give for SIGPIPE.
+
+    Args:
+        main (Callable): Prints to the standard output.
+    """
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+    try:
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+        raise SystemExit(128 + 13) from None
 
 
 @contextlib.contextmanager
@@ -50,6 +71,8 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
         raise SystemExit(getattr(error, 'exit_code', 128 + signal.SIGINT)) from None
     except UserError as error:
         raise SystemExit(f'error: {error}') from None
+    except BrokenPipeError:  # see run_tool
+        raise
     except OSError as error:
         where = f'{error.filename}: ' if error.filename else ''
         raise SystemExit(f'error: {where}{error.strerror or first_line(error)}') from None

@@ -110,7 +110,7 @@ def test_the_command_ends_with_one_line_and_without_traceback():
     assert done.returncode == 1
     assert (
         done.stderr.strip().splitlines()[-1]
-        == 'error: config no/such.py does not exist: the first argument is the path of a config file'
+        == 'error: config no/such.py does not exist: give the path of a config, or the name of one of this package'
     )
     assert 'Traceback' not in done.stderr
 
