@@ -110,21 +110,21 @@ def dataset_meta(config: Config) -> Mapping:
         _, dataset = innermost_dataset(config, 'test')
     except UserError:
         return {}
-    kind = find_dataset_class(dataset, config.get('default_scope'))
+    kind = find_class(dataset, config.get('default_scope'))
     found = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     return {**found, 'classes': class_names(dataset) or found.get('classes')}
 
 
-def find_dataset_class(settings: Mapping, scope: str | None) -> type | None:
-    """The class that the settings of a data set name, None where no registry has it."""
+def find_class(settings: Mapping, scope: str | None, registry: str = 'DATASETS') -> Any:
+    """The class that the settings of a data set name, or of another part, None where no registry has it."""
     kind = settings.get('type')
     if not isinstance(kind, str):  # a config in pure Python names the class itself
         return kind if isinstance(kind, type) else None
-    from mmengine.registry import DATASETS
+    from mmengine import registry as registries
 
     try:
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            return registry.get(kind)
+        with getattr(registries, registry).switch_scope_and_registry(scope) as found:
+            return found.get(kind)
     except ImportError:
         return None
 

@@ -74,10 +74,10 @@ def write_tuple(names: Iterable[str]) -> str:
     return f'({", ".join(shown)}{"," if len(shown) == 1 else ""})'
 
 
-def nearest_name(name: str, names: Collection[Any]) -> str | None:
+def nearest_name(name: str, names: Collection[Any], likeness: float = 0.75) -> str | None:
     """The name that was probably meant: alike but for case, spaces and a letter or two; None without one."""
     plain = {_plain(each): str(each) for each in names}
-    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.75)
+    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=likeness)
     return plain[found[0]] if found else None
 
 

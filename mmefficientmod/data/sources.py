@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..codebases.config import class_names, find_dataset_class
+from ..codebases.config import class_names, find_class
 from ..codebases.nodes import KNOWN_PACKAGES, find_datasets, find_dicts, is_local, type_name
 from .findings import Finding, error, repeated
 
@@ -104,7 +104,7 @@ def find_sources(config: Config, part: str) -> Iterator[Source]:
     place = f'{part}_dataloader'
     for where, settings in find_datasets(config.get(place), place):
         if where != place:
-            yield Source(where, part, settings, find_dataset_class(settings, config.get('default_scope')))
+            yield Source(where, part, settings, find_class(settings, config.get('default_scope')))
 
 
 def check_names(source: Source) -> Finding | None:

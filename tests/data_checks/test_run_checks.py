@@ -23,6 +23,7 @@ from interpreter import run_python
 from mmefficientmod.training.checks.data import MEMORY, WatchedLoaders
 from mmefficientmod.training.checks.loaders import check_single_images, fit_workers
 from mmefficientmod.training.checks.schedule import check_best, find_misfits
+from mmefficientmod.training.checks.settings import check_settings
 from mmefficientmod.training.launch import launch
 from mmefficientmod.utils import UserError
 
@@ -233,6 +234,36 @@ def test_save_best(evaluator, key, message):
             check_best(config)
 
 
+@pytest.mark.ops
+@pytest.mark.parametrize(
+    ('place', 'owner', 'meant'),
+    [
+        ('optim_wraper', 'MMEngine', 'optim_wrapper'),
+        ('default_hooks.checkpoints', 'default_hooks', 'checkpoint'),
+        ('default_hooks.checkpoint.save_bst', 'SafeCheckpointHook', 'save_best'),
+        ('param_scheduler.0.ends', 'LinearLR', 'end'),
+        ('train_cfg.max_epoch', 'EpochBasedTrainLoop', 'max_epochs'),
+        ('optim_wrapper.optimizer.learning_rate', 'AdamW', None),
+        ('optim_wrapper.paramwise_cfg.norm_decay_mul', 'DefaultOptimWrapperConstructor', 'norm_decay_mult'),
+        ('train_dataloader.batchsize', 'DataLoader', 'batch_size'),
+        ('train_dataloader.dataset.ann_files', 'CocoDataset', 'ann_file'),
+        ('train_dataloader.dataset.filter_cfg.filter_empty_gts', 'CocoDataset', 'filter_empty_gt'),
+        ('train_dataloader.dataset.pipeline.2.keep_ration', 'Resize', 'keep_ratio'),
+        ('test_evaluator.metrics', 'CocoMetric', 'metric'),
+        ('model.roi_head.bbox_head.num_clases', 'ConvFCBBoxHead', 'num_classes'),
+    ],
+)
+def test_a_misspelt_setting(place, owner, meant):
+    check_settings(load(DETECTION), training=True)
+    hint = f"is '{meant}' meant" if meant else 'it has .* lr'
+    with pytest.raises(UserError, match=rf'^{place} is not a setting of {owner}: {hint}'):
+        check_settings(load(DETECTION, **{place: 1}), training=True)
+
+
+def test_a_test_reads_no_settings_of_the_training():
+    check_settings(load(SEGMENTATION, train_cfg__max_iter=1), training=False)
+
+
 def schedule(*schedulers, **loop):
     return list(find_misfits(Config(dict(train_cfg=loop, param_scheduler=list(schedulers))), 10))
 
@@ -262,3 +293,4 @@ def test_schedules_of_other_lengths():
 def test_the_demo_and_the_shipped_recipes_fit():
     for path in (SEGMENTATION, DETECTION, *sorted((REPO / 'configs').glob('*/*efficientmod-s_*.py'))):
         assert not list(find_misfits(load(path), 1000)), path
+        check_settings(load(path), training=True)

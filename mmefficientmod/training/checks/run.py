@@ -28,6 +28,7 @@ from ...codebases.nodes import (
 from ...utils import UserError, first_line
 from .classifier import find_head_problem, find_teacher_problem
 from .schedule import check_best, check_metrics
+from .settings import check_settings
 
 # Class of a neck -> its in_channels for the channels of the backbone's levels. Necks with other rules are not judged.
 LEVEL_NECKS = ('FPN', 'PAFPN', 'FPN_DropBlock', 'ChannelMapper', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'MultiLevelNeck')
@@ -80,6 +81,7 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
         UserError, FileNotFoundError: With one line, for what cannot work.
     """
     training = script == 'train'
+    check_settings(config, training)
     check_metrics(config, PARTS[script][-1])
     try_backbones(config, training)
     start = config.get('load_from')
