@@ -29,7 +29,7 @@ from .sources import Source
 
 MOST_BYTES = 50 * 2**20  # of a file that is read as a whole: COCO's own training file takes ten seconds
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
-IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
+IMAGE_KEYS = ('id', 'height', 'width')
 WITHOUT_MASKS = (
     'add masks, or train a detector of boxes with model.roi_head.mask_head=None, '
     'model.roi_head.mask_roi_extractor=None, with_mask=False in each LoadAnnotations and metric=bbox in the evaluators'
@@ -88,13 +88,14 @@ def read_categories(path: str) -> list | None:
 
 
 def is_coco(source: Source) -> bool:
-    """Whether a data set is read by MMDetection's own reader of COCO's format."""
+    """Whether a data set is read by MMDetection's own reader of COCO's format, or of LVIS's, which is alike."""
     if not source.is_known or not source.is_a('mmdet', 'CocoDataset'):
         return False
-    from mmdet.datasets import CocoDataset
+    from mmdet.datasets import CocoDataset, LVISV05Dataset, LVISV1Dataset
 
     own = ('load_data_list', 'parse_data_info', 'COCOAPI')
-    return all(getattr(source.kind, name) is getattr(CocoDataset, name) for name in own)
+    readers = (CocoDataset, LVISV05Dataset, LVISV1Dataset)
+    return any(all(getattr(source.kind, name) is getattr(reader, name) for name in own) for reader in readers)
 
 
 def check_file(source: Source) -> Iterator[Finding]:
@@ -131,7 +132,7 @@ def check_content(source: Source, path: str, content: dict) -> Iterator[Finding]
         return
     checks = (
         check_categories(place, path, content['categories']),
-        check_images(place, path, content['images']),
+        check_images(place, path, content['images'], name_key(source)),
         check_classes(source, path, content['categories']),
         check_annotations(source, path, content),
     )
@@ -157,15 +158,20 @@ def is_nested(value: Any) -> bool:
     return isinstance(value, (list, dict))
 
 
-def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
+def name_key(source: Source) -> str:
+    """The key of an image from which its file name is taken."""
+    return 'coco_url' if source.is_a('mmdet', 'LVISV1Dataset') else 'file_name'
+
+
+def check_images(place: str, path: str, images: Sequence, named: str) -> Iterator[Finding]:
     """Keys of the images, ids that are there twice, sizes that are none."""
     tally = Tally()
     for number, image in enumerate(images):
         if not isinstance(image, Mapping):
             tally.add('are not objects in braces', number)
             continue
-        label = f'image {image.get("file_name", number)}'
-        for key in IMAGE_KEYS:
+        label = f'image {image.get(named, number)}'
+        for key in (*IMAGE_KEYS, named):
             if image.get(key) is None:
                 tally.add(f'have no "{key}"', label)
         if is_nested(image.get('id')):
@@ -173,8 +179,8 @@ def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
         for key in ('height', 'width'):
             if image.get(key) is not None and not (is_number(image[key]) and image[key] > 0):
                 tally.add(f'have a "{key}" that is not a number above 0', f'{label}: {image[key]!r}')
-        if not isinstance(image.get('file_name', ''), str):
-            tally.add('have a "file_name" that is not a text', label)
+        if not isinstance(image.get(named, ''), str):
+            tally.add(f'have a "{named}" that is not a text', label)
     if tally:
         yield from tally.errors(place, len(images), f'images of {path}')
         return
@@ -185,7 +191,7 @@ def check_images(place: str, path: str, images: Sequence) -> Iterator[Finding]:
             f'{path} gives the id {twice[0]!r} to several images, {len(twice)} such ids in all: MMDetection keeps one '
             'image of each; number the images, and set image_id of the annotations',
         )
-    names = repeated(image['file_name'] for image in images)
+    names = repeated(image[named] for image in images)
     if names:
         yield warning(place, f'{len(names)} of {len(images)} file names are in {path} more than once, as {names[0]}')
 
@@ -244,6 +250,8 @@ def _describe_missing(path: str, missing: Sequence[str], names: Sequence[str]) -
 
 def library_order(source: Source, categories: Sequence[Mapping]) -> list[str] | None:
     """The names of the classes in the order in which MMDetection itself numbers a file's categories."""
+    if source.is_a('mmdet', 'LVISV05Dataset'):  # takes all categories, whatever the classes are
+        return [str(category['name']) for category in categories]
     api = source.kind.COCOAPI()
     api.dataset = dict(categories=list(categories))
     ids = api.get_cat_ids(cat_names=source.classes)

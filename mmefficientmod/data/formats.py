@@ -174,10 +174,11 @@ def _is_coco(content: Any) -> bool:
 
 def _read_coco_part(tree: Tree, file: str, content: Mapping) -> tuple[Boxes, list[Finding]]:
     """One file, with the folder of its images; file names of another computer are corrected in a copy."""
-    nameless = [i for i, image in enumerate(content['images']) if not isinstance(image.get('file_name'), str)]
+    names = [image.get('file_name', image.get('coco_url')) for image in content['images']]  # LVIS has addresses
+    nameless = [i for i, name in enumerate(names) if not isinstance(name, str)]
     if nameless:
         raise UserError(f'{tree.root / file}: {len(nameless)} images have no file_name, as image {nameless[0]}')
-    names = [image['file_name'] for image in content['images']]
+    names = [name.partition('://')[2].partition('/')[2] or name for name in names]
     root = _image_root(tree, file, names)
     corrected = [_correct(tree, root, name) for name in names]
     # A link that leads outside is the user's own and told by scan; a path is whoever's who wrote the file.
@@ -188,17 +189,15 @@ def _read_coco_part(tree: Tree, file: str, content: Mapping) -> tuple[Boxes, lis
     findings = []
     if outside:
         raise UserError(f'{tree.root / file} names {len(outside)} images outside of {tree.root}, as {outside[0]}')
-    changed = [name for name, other in zip(names, corrected) if name != other]
-    images = content['images']
+    images, annotations = content['images'], content['annotations']
+    changed = [name for image, name, other in zip(images, names, corrected) if image.get('file_name') != other]
     if changed:
-        findings.append(
-            warning(
-                file, f'{len(changed)} file names are those of another computer, as {changed[0]!r}: the copy has others'
-            )
-        )
+        message = f'{len(changed)} file names are not those of this computer, as {changed[0]!r}: the copy has others'
+        findings.append(warning(file, message))
         images = [{**image, 'file_name': name} for image, name in zip(images, corrected)]
-    own = None if changed else tree.root / file
-    return Boxes(tree.root / root, images, content['annotations'], content['categories'], own), findings
+        annotations = [{'iscrowd': 0, **each} for each in annotations]  # LVIS has no crowds
+    path = None if changed else tree.root / file
+    return Boxes(tree.root / root, images, annotations, content['categories'], path), findings
 
 
 def _image_root(tree: Tree, file: str, names: Sequence[str]) -> str:

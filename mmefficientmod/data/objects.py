@@ -52,7 +52,7 @@ def find_lost_images(
         first = full[0]
         yield warning(
             place,
-            f'{len(full)} of {total} images of {path} hold objects and are left out, as {first["file_name"]} of '
+            f'{len(full)} of {total} images of {path} hold objects and are left out, as image {first["id"]!r} of '
             f'{first["width"]} x {first["height"]} pixels: lower filter_cfg.min_size, which is {size}',
         )
     empty = [image for image in lost if image['id'] not in with_objects]
@@ -60,7 +60,7 @@ def find_lost_images(
         yield warning(
             place,
             f'{len(empty)} of {total} images of {path} hold no object of the classes and are left out, as '
-            f'{empty[0]["file_name"]}: set filter_cfg.filter_empty_gt=False to learn from them as background',
+            f'image {empty[0]["id"]!r}: set filter_cfg.filter_empty_gt=False to learn from them as background',
         )
 
 

@@ -381,6 +381,31 @@ def test_more_keys_than_needed_are_right(root):
     assert not look(load(DETECTION))
 
 
+@pytest.mark.parametrize(
+    ('classes', 'lacking', 'message'),
+    [
+        (NAMES, None, None),
+        (NAMES[::-1], None, 'MMDetection numbers the categories in the order of'),
+        (NAMES[:2], None, 'set metainfo=dict.classes=.*fan'),
+        (NAMES, 'coco_url', '1 of 20 images .* have no "coco_url"'),
+    ],
+)
+def test_lvis(root, classes, lacking, message):
+    """Images have an address in place of a name, objects no iscrowd, and the classes are always all categories."""
+
+    def change(content):
+        for each in content['images']:
+            each['coco_url'] = f'http://images.cocodataset.org/train2017/{each.pop("file_name")}'
+        content['images'][0].pop(lacking, None)
+        for each in content['annotations']:
+            each.pop('iscrowd')
+
+    change_json(root, change, ('train',))
+    config = with_classes(classes, train_dataloader__dataset__type='LVISV1Dataset')
+    found = [line for line in errors(inspect_config(config, ('train',))) if not line.startswith('model')]
+    assert bool(found) == bool(message) and all(re.search(message, line) for line in found[:1]), found
+
+
 def test_images_that_are_missing(root):
     names = sorted((root / 'coco/train2017').iterdir())
     names[0].rename(names[0].with_suffix('.png'))

@@ -203,15 +203,23 @@ def test_a_split_is_the_same_for_a_seed_and_keeps_groups_together(tmp_path):
         split(part.take([0]), 0.2, 0)
 
 
-def test_names_of_another_computer_are_corrected_in_a_copy(coco, tmp_path):
+@pytest.mark.parametrize(
+    'rename',
+    [
+        lambda image: image.update(file_name='C:\\Users\\me\\' + image['file_name']),
+        lambda image: image.update(coco_url=f'http://images.cocodataset.org/val2017/{image.pop("file_name")}'),
+    ],
+    ids=['Windows', 'LVIS'],
+)
+def test_names_of_another_computer_are_corrected_in_a_copy(rename, coco, tmp_path):
     shutil.copytree(coco, tmp_path / 'data')
     path = tmp_path / 'data/annotations/instances_val2017.json'
     content = json.loads(path.read_text())
     for image in content['images']:
-        image['file_name'] = 'C:\\Users\\me\\' + image['file_name']
+        rename(image)
     path.write_text(json.dumps(content))
     data = recognise(tmp_path / 'data')
-    assert any('4 file names are those of another computer' in each.message for each in data.findings)
+    assert any('4 file names are not those of this computer' in each.message for each in data.findings)
     (tmp_path / 'new').mkdir()
     part = data.write(tmp_path / 'new').parts['val']
     assert part.file == tmp_path / 'new/val.json'
