@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from mmengine.logging import MMLogger, print_log
 
+from helpers import REPO
 from mmefficientmod import utils
 from mmefficientmod.codebases.config import parse_options
 from mmefficientmod.utils import UserError, check_output_folder, exit_in_one_line, quiet, read_json
@@ -37,6 +40,37 @@ def test_errors_end_in_one_line(error, code, capsys):
 def test_programming_errors_keep_their_traceback():
     with pytest.raises(KeyError), exit_in_one_line():
         {}['key']
+
+
+NOT_READ = 'from mmefficientmod.utils import run_tool; import os; read, write = os.pipe(); os.close(read); '
+
+
+@pytest.mark.parametrize('buffered', [True, False], ids=['buffered', 'unbuffered'])
+@pytest.mark.parametrize(
+    ('command', 'output', 'code', 'said'),
+    [
+        (('tools/export.py', '--list'), 'closed', 141, ''),
+        (('demo/make_data.py', 'OUT', '--images', '1', '--val-images', '1'), 'closed', 141, ''),
+        (('demo/make_data.py', 'setup.py'), 'closed', 1, 'error: OUT setup.py cannot be written: '),
+        (('tools/export.py', '--formats'), '/dev/full', 1, 'error: No space left on device'),
+        (('-c', f'{NOT_READ}run_tool(lambda: os.write(write, b"x"))'), os.devnull, 1, 'error: Broken pipe'),
+    ],
+)
+def test_a_tool_whose_output_is_not_taken(command, output, code, said, buffered, tmp_path):
+    """As in ``tools/export.py --list | head -1``, and on a full disk; another pipe is an error."""
+    if output == 'closed':
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open(output, os.O_WRONLY)
+    command = [str(tmp_path / 'out') if word == 'OUT' else word for word in command]
+    env = dict(os.environ, PYTHONPATH=str(REPO), PYTHONUNBUFFERED='' if buffered else '1')
+    done = subprocess.run(
+        [sys.executable, *command], cwd=REPO, env=env, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert done.returncode == code
+    assert done.stderr.startswith(said) and done.stderr.count('\n') == bool(said)
 
 
 @pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])

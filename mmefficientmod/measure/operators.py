@@ -24,7 +24,7 @@ from ..codebases.building import build_quietly
 from ..codebases.config import find_config, load_config
 from ..codebases.operators import EXTENSION, our_spec
 from ..codebases.packages import find_package
-from ..utils import HelpFormatter, UserError, exit_in_one_line, parse_positive, parse_size, parse_text
+from ..utils import HelpFormatter, UserError, exit_in_one_line, parse_positive, parse_size, parse_text, run_tool
 from .machine import time_once
 
 MASK_RCNN = 'mask-rcnn_efficientmod-s_fpn_8xb4-1x_coco'
@@ -124,4 +124,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import UserError, first_line
+
+STDOUT = 1  # its number
 
 
 class Stopped(KeyboardInterrupt):
@@ -23,23 +26,30 @@ class Stopped(KeyboardInterrupt):
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Calls the function of a command line, without MMEngine's warnings of setuptools.
-
-    Where the program has ended that reads the output, as ``head`` does, the tool ends quietly, with the exit code that
-    shells give for SIGPIPE.
+    """Calls the function of a command line as :func:`exit_in_one_line` says, without MMEngine's warnings of setuptools.
 
     Args:
         main (Callable): Prints to the standard output.
     """
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     try:
+        with exit_in_one_line():
+            try:
+                main()
+            except SystemExit as end:
+                if end.code:
+                    raise
+            _flush()
+    finally:
         try:
-            main()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
-        raise SystemExit(128 + 13) from None
+            _flush()
+        except OSError:  # Python would try once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+
+
+def _flush() -> None:
+    if sys.stdout:  # None where it was closed before the start
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager
@@ -47,8 +57,8 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
     """Ends a tool with one line and an exit code where bad input, the system or a signal ends it.
 
     The exit code is 1 for a :class:`UserError`, an error of the system or too little memory. Ctrl-C, SIGTERM and SIGHUP
-    raise a KeyboardInterrupt in the work, and give 128 plus their number, as shells do. Programming errors keep their
-    traceback.
+    raise a KeyboardInterrupt in the work, and give 128 plus their number, as shells do. So does, without a line, a
+    program that reads the output and ends first, as ``head`` does. Programming errors keep their traceback.
 
     Args:
         stopped (str): The line after a signal. Defaults to ``'stopped'``.
@@ -71,9 +81,9 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
         raise SystemExit(getattr(error, 'exit_code', 128 + signal.SIGINT)) from None
     except UserError as error:
         raise SystemExit(f'error: {error}') from None
-    except BrokenPipeError:  # see run_tool
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            raise SystemExit(128 + signal.SIGPIPE) from None
         where = f'{error.filename}: ' if error.filename else ''
         raise SystemExit(f'error: {where}{error.strerror or first_line(error)}') from None
     except MemoryError as error:
@@ -83,6 +93,15 @@ def exit_in_one_line(stopped: str = 'stopped') -> Iterator[None]:
             raise
         print(stopped, file=sys.stderr)  # a library made an error of its own of the interrupt, as MMEngine does
         raise SystemExit(128 + signals[0]) from None
+
+
+def _is_unread() -> bool:
+    """Whether the program that reads the standard output has ended."""
+    if not hasattr(select, 'poll'):  # on Windows
+        return False
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]  # not on Windows

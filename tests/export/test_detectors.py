@@ -187,19 +187,25 @@ def test_classes_of_the_user(trained_detector):
 
 
 @pytest.mark.parametrize(
-    ('test_cfg', 'message'),
+    ('name', 'test_cfg', 'message'),
     [
-        (dict(nms=dict(type='nms_match', iou_threshold=0.5)), 'its type must be nms or soft_nms'),
-        (dict(nms=dict(type='nms', iou_threshold=0.5, max_num=10)), 'without other settings'),
-        (dict(nms=None), 'with iou_threshold'),
-        (dict(min_bbox_size=4), 'min_bbox_size'),
-        (dict(nms_pre=-1), 'nms_pre'),
-        (dict(max_per_img=-1), 'max_per_img'),
+        ('RTMDet', dict(nms=dict(type='nms_match', iou_threshold=0.5)), 'its type must be nms or soft_nms'),
+        ('RTMDet', dict(nms=dict(type='nms', iou_threshold=0.5, max_num=10)), 'without other settings'),
+        ('RTMDet', dict(nms=None), 'with iou_threshold'),
+        ('RTMDet', dict(min_bbox_size=4), 'min_bbox_size'),
+        ('RTMDet', dict(nms_pre=-1), 'nms_pre'),
+        ('RTMDet', dict(max_per_img=-1), 'max_per_img'),
+        (
+            'Faster R-CNN',
+            dict(rpn=dict(nms=dict(iou_threshold=0.5), max_per_img=0)),
+            'rpn.max_per_img must be a number',
+        ),
+        ('Faster R-CNN', dict(rpn=None), 'test_cfg.rpn.nms={} cannot be exported'),
     ],
 )
-def test_settings_that_are_rejected(test_cfg, message, trained_detector):
+def test_settings_that_are_rejected(name, test_cfg, message, trained_detector):
     with pytest.raises(UserError, match=message):
-        make_form(changed(trained_detector('RTMDet'), **test_cfg), 'detection', (96, 128))
+        make_form(changed(trained_detector(name), **test_cfg), 'detection', (96, 128))
 
 
 def test_objects_that_the_file_did_not_look_at_are_reported(trained_detector, monkeypatch):

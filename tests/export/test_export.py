@@ -416,3 +416,15 @@ def test_files_of_two_exports_that_are_mixed_up_are_refused(exported, tmp_path):
     shutil.copy(other / 'model.onnx', mixed)
     with pytest.raises(UserError, match='exported with'):
         Session(mixed, 'onnx')
+
+
+def test_a_file_under_the_name_of_another_is_refused(exported, tmp_path):
+    _, folder = exported('segmentor', formats=('onnx',), precisions=('fp32', 'fp16-weights'))
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / 'export.json').read_text())
+    assert Session(copy, 'onnx-fp16-weights')
+    content['files']['onnx'] = content['files']['onnx-fp16-weights']
+    (copy / 'export.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'files\.onnx names model-fp16-weights\.onnx, which was exported as'):
+        Session(copy, 'onnx')

@@ -135,6 +135,9 @@ def test_an_image_in_float_is_resized_without_rounding():
             'the step RandomFlip of the test pipeline cannot be exported: it depends on',
         ),
         (dict(type='RandomCrop', crop_size=(64, 64)), 'the step RandomCrop'),
+        (dict(type='LoadImageFromFile', color_type='grayscale'), "has color_type='grayscale': predictions are made of"),
+        (dict(type='mmdet.LoadImageFromNDArray', color_type='unchanged'), 'LoadImageFromNDArray of the test pipeline'),
+        (dict(type='LoadImageFromFile', imdecode_backend='tifffile'), "has imdecode_backend='tifffile'"),
         (dict(type='CenterCrop', crop_size=64, auto_pad=True), 'auto_pad=True'),
         (
             dict(type='Resize', scale=64, backend='pillow', interpolation='area'),

@@ -354,6 +354,12 @@ def test_near_ties_are_no_difference(trained, tmp_path):
             'mask_thr must be a number from 0 to 1',
         ),
         ('detector', 'model = dict(test_cfg=dict(rcnn=dict(score_thr=1.5)))', 'score_thr must be a number from 0 to 1'),
+        (
+            'segmentor',
+            'model = dict(data_preprocessor=dict(test_cfg=dict(size=(64, 64), size_divisor=32)))',
+            'either size, a height and a width, or size_divisor',
+        ),
+        ('segmentor', 'model = dict(data_preprocessor=dict(test_cfg=dict(size=64)))', 'either size, a height'),
     ],
 )
 def test_settings_of_a_test_that_no_exported_model_follows_are_named(kind, text, message, trained, tmp_path):

@@ -12,7 +12,7 @@ import importlib.util
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from ...utils import HelpFormatter, UserError, exit_in_one_line, replace_file
+from ...utils import HelpFormatter, UserError, exit_in_one_line, replace_file, run_tool
 from ...version import MMCV_LITE, mmcv_distributions
 from . import EXTENSION
 from .common import torchvision_operators
@@ -132,4 +132,4 @@ def _is_ours(file: Path) -> bool:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)
