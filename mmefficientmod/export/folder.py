@@ -36,7 +36,7 @@ from .check import (
 from .description import Description
 from .environment import time_passes
 from .files import write_file
-from .formats import INPUT, SIZE_INPUT, Job, file_name, one_line, open_file, usable_cpus
+from .formats import INPUT, SIZE_INPUT, Job, file_name, one_line, open_file, usable_cpus, weights_name
 from .inputs import Size, round_up
 from .library import LibraryModel
 from .model import ExportedModel
@@ -101,7 +101,7 @@ def share_onnx_weights(description: Description, draft: Path) -> None:
     """Lets the ONNX files of several sizes share their weights, and opens each again."""
     for name, files in description.files.items():
         if name.partition('-')[0] == 'onnx' and len(files) > 1:
-            share_weights([draft / file for file in files], draft / f'{Path(file_name(name)).stem}-weights.data')
+            share_weights([draft / file for file in files], draft / weights_name(name))
             for file in files:
                 open_file(draft / file, name, description.outputs)
 

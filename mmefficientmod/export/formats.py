@@ -96,6 +96,9 @@ MADE_FROM = {  # what a file is made from
 }
 BF16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 EXTRA = 'pip install "mmefficientmod[export]"'
+# What runtimes say where the file is not at fault.
+LACKS_MEMORY = re.compile('MemoryError|bad_alloc|[Aa]llocate|failed to map segment')
+LACKS_PARTS = re.compile('is not registered|Cannot load library|cannot open shared object')
 
 
 def file_name(name: str) -> str:
@@ -134,20 +137,30 @@ def _has_bf16(kind: str) -> bool:
 
 
 def require(packages: tuple[str, ...], what: str) -> None:
-    """Raises UserError, with the pip command, where a package is missing."""
+    """Raises UserError, with the pip command, where a package is missing or lacks a part."""
     missing = []
     for name in packages:
         try:
             importlib.import_module(name)
-        except ImportError:
+        except (ImportError, OSError) as error:
+            if importlib.util.find_spec(name):
+                raise UserError(
+                    f'{what} needs {name}, which is installed, but cannot be imported ({describe_error(error)}): '
+                    f'install what it lacks, or it again with pip install --force-reinstall {name}'
+                ) from error
             missing.append(name)
     if missing:
         raise UserError(f'{what} needs {", ".join(missing)}: pip install {" ".join(missing)} (or all with {EXTRA})')
 
 
 @contextmanager
-def one_line(problem: str) -> Iterator[None]:
-    """Turns what exporters and runtimes raise, which may be anything, into an UserError: ``problem`` and why."""
+def one_line(problem: str, advise: Callable[[str], str] | None = None) -> Iterator[None]:
+    """Turns what exporters and runtimes raise, which may be anything, into an UserError: ``problem`` and why.
+
+    Args:
+        problem (str): What failed.
+        advise (Callable, optional): What to do about it, given the reason.
+    """
     try:
         yield
     except (UserError, OSError):
@@ -156,7 +169,8 @@ def one_line(problem: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__:  # what is raised in the end says in which step, not why
             cause = cause.__cause__
-        raise UserError(f'{problem} ({describe_error(cause)})') from error
+        reason = describe_error(cause)
+        raise UserError(f'{problem}{f": {advise(reason)}" if advise else ""} ({reason})') from error
 
 
 @dataclass(frozen=True)
@@ -374,13 +388,18 @@ def open_file(
 
     Raises:
         UserError: If the runtime is missing or refuses the file, or this CPU lacks the precision.
+        OSError: If the file cannot be read.
     """
     kind, _, precision = format.partition('-')
     runtime = FORMATS[kind].runtime
     require((runtime,), f'running {path.name}')
-    if problem := precision_problem(format):
-        raise UserError(f'{format} cannot be used: {problem}')
-    with one_line(f'{path} cannot be opened: {_advice(runtime, needed)}'):
+    for part in _parts(path, format):
+        with part.open('rb') as file:
+            if not file.read(1):
+                raise UserError(f'{part} is empty: copy the whole folder again, or export again')
+    with one_line(f'{path} cannot be opened', partial(_advice, runtime, needed)):
+        if problem := precision_problem(format):
+            raise UserError(f'{format} cannot be used: {problem}')
         if kind == 'onnx':
             run, metadata = _open_onnx(path, outputs, threads)
         elif kind == 'openvino':
@@ -391,9 +410,26 @@ def open_file(
         return run
 
 
-def _advice(runtime: str, needed: str | None) -> str:
-    """What to do about a file that a runtime refuses."""
+def weights_name(name: str) -> str:
+    """The name of the file in which the ONNX files of several sizes have their weights."""
+    return f'{Path(file_name(name)).stem}-weights.data'
+
+
+def _parts(path: Path, format: str) -> list[Path]:
+    """A model file and the one with its weights, if there is one."""
+    if path.suffix == '.xml':
+        return [path, path.with_suffix('.bin')]
+    weights = path.with_name(weights_name(format))
+    return [path, weights] if path.suffix == '.onnx' and weights.exists() else [path]
+
+
+def _advice(runtime: str, needed: str | None, reason: str) -> str:
+    """What to do about a file that a runtime refuses for a reason."""
     installed = importlib.import_module(runtime).__version__
+    if LACKS_MEMORY.search(reason):
+        return 'there is too little memory for it'
+    if LACKS_PARTS.search(reason):
+        return f'{runtime} {installed} lacks a part: pip install --force-reinstall {runtime}'
     if needed and _numbers(installed) < _numbers(needed):
         return f'it needs {runtime}>={needed}, and {installed} is installed'
     return 'export again'
@@ -409,6 +445,7 @@ def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Opened:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
+    options.log_severity_level = 4  # it raises its errors as well
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     metadata = session.get_modelmeta().custom_metadata_map
     return lambda feeds: dict(zip(outputs, session.run(outputs, feeds))), metadata

@@ -15,8 +15,11 @@ def first_line(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line, with its type."""
-    return f'{type(error).__name__}: {first_line(error)}'
+    """An error in one line, with its type: the first line, or the last where OpenVINO first says where in its code."""
+    line = first_line(error)
+    if line.startswith('Exception from '):
+        line = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+    return f'{type(error).__name__}: {line}'
 
 
 def enumerate_names(names: Iterable, most: int = 6) -> str:

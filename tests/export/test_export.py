@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmefficientmod.export import check
+from mmefficientmod.export import check, formats
 from mmefficientmod.export.check import Sample, compare, library_result
 from mmefficientmod.export.description import Resize, read_description
 from mmefficientmod.export.files import write_file
@@ -416,6 +416,58 @@ def test_files_of_two_exports_that_are_mixed_up_are_refused(exported, tmp_path):
     shutil.copy(other / 'model.onnx', mixed)
     with pytest.raises(UserError, match='exported with'):
         Session(mixed, 'onnx')
+
+
+@pytest.mark.parametrize(
+    ('format', 'name', 'content', 'error', 'message'),
+    [
+        ('onnx', 'model.onnx', b'', UserError, r'model\.onnx is empty: copy the whole folder again'),
+        ('onnx', 'model.onnx', b'<html>', UserError, r'model\.onnx cannot be opened: export again \(InvalidProtobuf'),
+        ('openvino', 'model.bin', b'', UserError, r'model\.bin is empty'),
+        (
+            'openvino',
+            'model.bin',
+            b'cut',
+            UserError,
+            r'model\.xml cannot .*: export again \(.*Incorrect weights in bin file',
+        ),
+        ('openvino', 'model.bin', None, FileNotFoundError, r'model\.bin'),
+    ],
+)
+def test_a_file_that_cannot_be_opened_says_why(format, name, content, error, message, exported, tmp_path):
+    _, folder = exported('segmentor', formats=('onnx', 'openvino'))
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        Session(copy, format)
+
+
+@pytest.mark.parametrize(
+    ('reason', 'advice'),
+    [  # as the runtimes say it
+        ('Fail: [ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:std::bad_alloc', 'too little memory'),
+        ('RuntimeError: Can not create file mapping for 8, err=Cannot allocate memory', 'too little memory'),
+        (
+            'RuntimeError: Cannot load library "l.so": l.so: failed to map segment from shared object',
+            'too little memory',
+        ),
+        ('RuntimeError: Device with "CPU" name is not registered in the OpenVINO Runtime', 'lacks a part: pip install'),
+    ],
+)
+def test_what_is_no_fault_of_the_file_does_not_ask_for_another(reason, advice):
+    assert advice in formats._advice('openvino', None, reason)
+
+
+def test_a_runtime_that_is_installed_and_cannot_be_imported_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / 'halfway.py').write_text('import ctypes\nctypes.CDLL("libnone.so.1")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match=r'needs halfway, which is installed, but .*\(OSError: libnone\.so\.1: cannot open'
+    ):
+        formats.require(('halfway',), 'running a file')
 
 
 def test_a_file_under_the_name_of_another_is_refused(exported, tmp_path):

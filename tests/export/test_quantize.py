@@ -60,7 +60,8 @@ def test_what_the_exporters_and_runtimes_raise_is_one_line(kind, tmp_path):
     with pytest.raises(UserError, match=f'{kind}-int8: this model cannot be written') as written:
         write_file(f'{kind}-int8', job, tmp_path)
     path = tmp_path / FORMATS[kind].file
-    path.write_bytes(b'no model')
+    for part in (path, path.with_suffix('.bin')):
+        part.write_bytes(b'no model')
     with pytest.raises(UserError, match='cannot be opened') as opened:
         open_file(path, kind, [])
     assert '\n' not in f'{written.value}{opened.value}'
