@@ -79,8 +79,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--cfg-options', nargs='+', type=parse_text, default=[], metavar='KEY=VALUE', help='changes of CONFIG'
     )
     args = parser.parse_args(argv)
-    if args.score_thr is None:
-        args.score_thr = 0.0 if args.annotations else 0.3
     args.exported = is_exported(args.paths[-1])
     operands = 1 if args.exported else 2
     args.inputs, args.model = args.paths[:-operands], args.paths[-operands:]
@@ -96,6 +94,22 @@ def is_exported(path: str) -> bool:
 
 
 def load(args: argparse.Namespace) -> Model:
+    """The model that predicts.
+
+    Raises:
+        UserError: If it cannot be used, or an option is for another kind of model.
+    """
+    model = _load(args)
+    for option, value in (('--score-thr', args.score_thr), ('--max-per-img', args.max_per_img)):
+        if value is not None and model.task != 'detection':
+            raise UserError(f'{option} chooses among objects, but the model is for {model.task}: leave it out')
+    return model
+
+
+def _load(args: argparse.Namespace) -> Model:
+    score_thr = args.score_thr
+    if score_thr is None:
+        score_thr = 0.0 if args.annotations else 0.3
     if args.exported:
         from mmefficientmod.export.model import ExportedModel
 
@@ -103,7 +117,7 @@ def load(args: argparse.Namespace) -> Model:
             raise UserError(f'--device {args.device}: exported files run on the CPU here; leave the option out')
         if args.cfg_options:
             raise UserError('--cfg-options changes a config: an exported folder has none; give it to tools/export.py')
-        return ExportedModel.open(Path(args.model[0]), args.score_thr, args.format, args.max_per_img)
+        return ExportedModel.open(Path(args.model[0]), score_thr, args.format, args.max_per_img)
     if args.format:
         raise UserError('--format chooses among exported files: give EXPORTED_FOLDER instead of CONFIG CHECKPOINT')
     try:
@@ -115,7 +129,7 @@ def load(args: argparse.Namespace) -> Model:
     config, checkpoint = args.model
     options = parse_options(args.cfg_options)
     source = read_source(config, checkpoint, 'model', options, for_export=False, max_per_img=args.max_per_img)
-    return LibraryModel(source, args.device, args.score_thr)
+    return LibraryModel(source, args.device, score_thr)
 
 
 def main(argv: list[str] | None = None) -> None:

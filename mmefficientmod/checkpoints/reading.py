@@ -80,7 +80,8 @@ def _fetch(path: str) -> Iterator[str]:
     if '://' not in path:
         local_path = osp.expanduser(path)  # as MMEngine does
         if not isfile(local_path):
-            raise FileNotFoundError(f'checkpoint {path} does not exist')
+            problem = 'is a folder: name a file in it' if osp.isdir(local_path) else 'does not exist'
+            raise FileNotFoundError(f'checkpoint {path} {problem}')
         yield local_path
         return
     with contextlib.ExitStack() as stack:

@@ -56,11 +56,11 @@ def find_test_pipeline(config: Config) -> Sequence[Mapping]:
             pipeline = None
         pipeline = pipeline or (config.get('test_pipeline') if split == 'test' else None)
         if pipeline:
-            strange = [step for step in pipeline if not isinstance(step, Mapping) or not step.get('type')]
-            if isinstance(pipeline, (str, Mapping)) or strange:
-                raise UserError(
-                    f'the test pipeline of the config is not a list of dict(type=...), as {strange[:1]} shows'
-                )
+            steps = pipeline if isinstance(pipeline, (list, tuple)) else [pipeline]
+            strange = [step for step in steps if not isinstance(step, Mapping) or not step.get('type')]
+            if steps is not pipeline or strange:
+                shown = (strange or steps)[0]
+                raise UserError(f'the test pipeline of the config is not a list of dict(type=...), as {shown!r} shows')
             return pipeline
     raise UserError('the config has no test_dataloader.dataset.pipeline: it says how images are prepared')
 

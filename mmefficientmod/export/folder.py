@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -302,6 +303,8 @@ class Work:
         if failed:
             first = failed[0]
             advice = '; made-up images can mislead: try photographs with --check' if self.is_generated else ''
+            if math.isinf(first['figure']):
+                advice = '; its results or those of the model itself are NaN or infinite'
             raise UserError(
                 f'{first["form"]} does not agree: {first["name"]} is {first["figure"]:.3g}, above '
                 f'{first["limit"]:.3g}, on {first["sample"]}{advice}; no file was left'

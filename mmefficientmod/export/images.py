@@ -59,7 +59,8 @@ def find_files(text: str, suffixes: Collection[str] = IMAGE_SUFFIXES, results: P
     else:
         files = sorted({file for file in _matches(text) if _is_wanted(file)})
         if not files and not set(text) & set('*?['):
-            raise UserError(f'{text} does not exist: give an image, a folder or a pattern')
+            problem = 'is not a regular file' if os.path.lexists(path) else 'does not exist'
+            raise UserError(f'{text} {problem}: give an image, a folder or a pattern')
     found = Found()
     for file in files:
         if file.suffix.lower() in suffixes:
@@ -94,7 +95,8 @@ def _matches(pattern: str) -> Iterator[Path]:
 
 
 def _is_wanted(path: Path) -> bool:
-    return path.is_file() and not _is_hidden(path)
+    """Whether it is a file, or a link that leads nowhere, which is to be named when it is read."""
+    return (path.is_file() or not path.exists()) and not _is_hidden(path)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -86,7 +86,7 @@ def read_source(
         part (str): ``'model'`` or ``'backbone'``. Defaults to the model.
         options (dict, optional): Changes of the config, by dotted name.
         for_export (bool): Refuse models that cannot be exported at all. Defaults to True.
-        max_per_img (int, optional): The most detections in an image. Defaults to the config's number.
+        max_per_img (int, optional): The most detections of a detector in an image. Defaults to the config's number.
         ema (bool): Take the moving average of the weights. Defaults to False.
 
     Raises:
@@ -100,7 +100,7 @@ def read_source(
     settings = _model_settings(config, path)
     if for_export:
         _check_exportable(settings, path)
-    if max_per_img:
+    if max_per_img and codebase == 'mmdet':
         detection_settings(settings.setdefault('test_cfg', ConfigDict()))['max_per_img'] = max_per_img
     if checkpoint is None:
         content: dict = {}

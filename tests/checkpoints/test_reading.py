@@ -129,6 +129,8 @@ def test_the_home_folder_is_known(tmp_path, monkeypatch):
     assert read_checkpoint('~/w.pth') == dict(weight=torch.ones(1))
     with pytest.raises(FileNotFoundError, match=r'checkpoint ~/none\.pth does not exist'):
         read_checkpoint('~/none.pth')
+    with pytest.raises(FileNotFoundError, match=r'checkpoint ~/ is a folder: name a file in it'):
+        read_checkpoint('~/')
 
 
 @pytest.mark.parametrize(

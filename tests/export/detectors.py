@@ -317,6 +317,8 @@ def train(model: dict, scenes: Path, folder: Path, iterations: int = 4) -> tuple
     scope = settings.default_scope
     torch.manual_seed(0)
     network = randomised(build_quietly(settings.model, scope)).train()
+    if hasattr(network, 'level_embed'):  # which MMDetection's constructors leave as the memory was, NaN at times
+        torch.nn.init.normal_(network.level_embed)
     with DefaultScope.overwrite_default_scope(scope):
         batches = Runner.build_dataloader(settings.train_dataloader, seed=0)
     optimiser = OptimWrapper(torch.optim.AdamW(network.parameters(), 1e-4))

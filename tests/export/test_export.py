@@ -241,6 +241,9 @@ def test_a_failed_check_leaves_nothing(trained, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='does not agree'):
         export(source, ExportOptions(tmp_path / 'new' / 'out', part='backbone', log=lines.append))
     assert [line for line in lines if 'FAILED' in line]
+    source.model.data_preprocessor.std.zero_()
+    with pytest.raises(UserError, match=r'is inf, .*its results or those of the model itself are NaN'):
+        export(source, ExportOptions(tmp_path / 'new' / 'out', part='backbone', log=lines.append))
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 

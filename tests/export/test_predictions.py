@@ -348,6 +348,7 @@ def test_near_ties_are_no_difference(trained, tmp_path):
             r'slide.crop\[0\]',
         ),
         ('segmentor', 'model = dict(test_cfg=None)', 'it is None'),
+        ('segmentor', 'test_dataloader = dict(dataset=dict(pipeline=3))', 'is not a list of dict.*as 3 shows'),
         (
             'detector',
             'model = dict(test_cfg=dict(rcnn=dict(mask_thr_binary=-1)))',

@@ -198,9 +198,11 @@ def test_a_video_becomes_a_video(detector, tmp_path):
             '--device gpu is not the name of a device: give cpu',
         ),
         (['{pictures}', SEGMENTOR, '{segmentor}', '--format', 'onnx'], '--format chooses among exported files'),
+        (['{pictures}', SEGMENTOR, '{segmentor}', '--score-thr', '0.5'], '--score-thr chooses among objects, but the'),
+        (['{pictures}', SEGMENTOR, '{segmentor}', '--max-per-img', '5'], '--max-per-img chooses among objects'),
         (['{pictures}', '{pictures}'], 'is not an exported folder'),
     ],
-    ids=['input', 'config', 'checkpoint', 'fit', 'device', 'format', 'folder'],
+    ids=['input', 'config', 'checkpoint', 'fit', 'device', 'format', 'score', 'most', 'folder'],
 )
 def test_what_cannot_work_is_one_line(args, message, segmentor, pictures, tmp_path):
     if args[-1] == '{pictures}':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import struct
 import threading
 from pathlib import Path
@@ -38,6 +39,8 @@ def test_folders_files_and_patterns(folder):
     assert names(folder / '*', out=out) == ['a.PNG', 'b.jpg']
     assert names(folder / '**/*.mp4', folder / 'b.jpg', out=out) == ['sub/c.mp4', 'b.jpg']
     assert names(folder / 'b.jpg', folder, out=out) == ['b.jpg', 'a.PNG', 'sub/c.mp4']
+    (folder / 'z.jpg').symlink_to('nowhere.jpg')
+    assert names(folder, out=out)[-1] == 'z.jpg'  # which cannot be read, and is named then
 
 
 def test_a_relative_folder(folder, monkeypatch):
@@ -70,11 +73,13 @@ def test_no_result_is_written_over_an_input(folder, monkeypatch, tmp_path):
         ('none.jpg', 'none.jpg does not exist: give an image'),
         ('*.bmp', r'\*.bmp holds no image or video: known are'),
         ('.git', 'holds no image or video'),
+        ('pipe.jpg', 'pipe.jpg is not a regular file: give an image'),
         ('out/images/b.jpg', 'lies in .*out, where the results go: choose another folder with --out'),
     ],
 )
 def test_what_is_not_there_is_refused(what, message, folder):
     (folder / '.git/d.jpg').unlink()
+    os.mkfifo(folder / 'pipe.jpg')
     with pytest.raises(UserError, match=message):
         names(folder / what, out=folder / 'out')
 
