@@ -81,7 +81,8 @@ def check_run(script: str, config: Config, compared: str | None = None) -> None:
         UserError, FileNotFoundError: With one line, for what cannot work.
     """
     training = script == 'train'
-    check_settings(config, training)
+    for line in check_settings(config, training):
+        print(f'warning: {line}')
     check_metrics(config, PARTS[script][-1])
     try_backbones(config, training)
     start = config.get('load_from')

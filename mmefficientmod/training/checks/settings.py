@@ -39,18 +39,29 @@ READ_BY_TESTS = re.compile('model|default_hooks|custom_hooks|test_')
 SURE = 0.88  # likeness of a name to one that is read, from which it counts as misspelt where others are allowed
 
 
-def check_settings(config: Config, training: bool) -> None:
-    """Raises UserError for the first setting that nothing reads, with the name that was probably meant.
+def check_settings(config: Config, training: bool) -> list[str]:
+    """Finds settings that nothing reads, with the names that were probably meant.
 
     Args:
         config (Config): Of a training or a test.
         training (bool): Whether it is a training; a test reads less.
+
+    Returns:
+        list[str]: A warning for each name at the top of a config, where variables stand as well.
+
+    Raises:
+        UserError: For the first setting of a class that does not have it.
     """
+    warnings = []
     for place, name, names, owner in _find_unknown(config):
-        if training or READ_BY_TESTS.match(place):
+        if training or READ_BY_TESTS.match(place or name):
             nearest = nearest_name(name, names)
             hint = f'is {nearest!r} meant?' if nearest else f'it has {enumerate_names(sorted(names), 20)}'
-            raise UserError(f'{place}{name} is not a setting of {owner}: {hint}')
+            line = f'{place}{name} is not a setting of {owner}: {hint}'
+            if place:
+                raise UserError(line)
+            warnings.append(line)
+    return warnings
 
 
 def _find_unknown(config: Config) -> Iterator[tuple[str, str, Collection[str], str]]:
