@@ -53,6 +53,7 @@ NOT_READ = 'from mmefficientmod.utils import run_tool; import os; read, write = 
         (('demo/make_data.py', 'OUT', '--images', '1', '--val-images', '1'), 'closed', 141, ''),
         (('demo/make_data.py', 'setup.py'), 'closed', 1, 'error: OUT setup.py cannot be written: '),
         (('tools/export.py', '--formats'), '/dev/full', 1, 'error: No space left on device'),
+        (('-c', 'from mmefficientmod.utils import run_tool; run_tool(lambda: print(chr(0xDCFF)))'), os.devnull, 0, ''),
         (('-c', f'{NOT_READ}run_tool(lambda: os.write(write, b"x"))'), os.devnull, 1, 'error: Broken pipe'),
     ],
 )

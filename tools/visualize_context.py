@@ -24,6 +24,7 @@ from mmefficientmod.codebases.building import check_device
 from mmefficientmod.codebases.config import find_test_pipeline, parse_options
 from mmefficientmod.data.canvas import label_tile, sheet
 from mmefficientmod.export.images import find_images
+from mmefficientmod.export.images import read_image as read_pixels
 from mmefficientmod.export.source import Source, read_source
 from mmefficientmod.models.context import context_maps, context_rows, find_backbone, product_rows
 from mmefficientmod.utils import (
@@ -109,8 +110,10 @@ def read_image(path: Path, pipeline: Compose, model: nn.Module) -> tuple[np.ndar
     Raises:
         UserError: If it cannot be read or prepared.
     """
-    if cv2.imread(str(path)) is None:
-        raise UserError(f'{path} is not an image that OpenCV reads')
+    try:
+        read_pixels(path)
+    except UserError as error:
+        raise UserError(f'{path} {error}') from None
     try:
         sample = pipeline(dict(img_path=str(path), img_id=0, reduce_zero_label=False, seg_fields=[]))
         image = np.ascontiguousarray(sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
@@ -123,6 +126,8 @@ def name_images(images: Sequence[Path]) -> dict[Path, str]:
     """Image -> name of its sheets: that of the file, with its subfolder, and the suffix if names differ only in it."""
     root = os.path.commonpath([path.parent for path in images])
     names = {path: path.relative_to(root).as_posix().replace('/', '_') for path in images}
+    # OpenCV cannot write names that are not UTF-8.
+    names = {path: name.encode(errors='backslashreplace').decode() for path, name in names.items()}
     stems = {path: os.path.splitext(name)[0] for path, name in names.items()}
     counts = Counter(stems.values())
     return {path: stem if counts[stem] == 1 else names[path] for path, stem in stems.items()}

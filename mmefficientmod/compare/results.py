@@ -186,7 +186,8 @@ def _read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         folders = find_runs(path)
         if not folders:
-            problems.append(f'{path} ' + ('holds no work directory of MMEngine' if path.is_dir() else 'does not exist'))
+            reason = 'does not exist' if not path.exists() else 'is not a folder'
+            problems.append(f'{path} {"holds no work directory of MMEngine" if path.is_dir() else reason}')
         for folder in folders:
             try:
                 runs[folder.resolve()] = Run(folder.resolve())

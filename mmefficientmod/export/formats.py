@@ -443,6 +443,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Opened:
     import onnxruntime
 
+    if str(path) != str(path).encode(errors='replace').decode():
+        raise UserError(f'{path}: ONNX Runtime opens paths in UTF-8 only: rename the folder')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
     options.log_severity_level = 4  # it raises its errors as well

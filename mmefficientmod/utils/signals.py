@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -32,6 +33,8 @@ def run_tool(main: Callable[[], Any]) -> None:
         main (Callable): Prints to the standard output.
     """
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of files are any bytes
     try:
         with exit_in_one_line():
             try:

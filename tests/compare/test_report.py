@@ -98,6 +98,7 @@ def test_report_of_results_that_do_not_belong_together(work_dir, tmp_path):
 
 def test_report_without_results(work_dir, tmp_path):
     assert refused(COMPARE, 'report', tmp_path / 'none') == f'error: {tmp_path / "none"} does not exist'
+    assert refused(COMPARE, 'report', __file__) == f'error: {__file__} is not a folder'
     assert refused(COMPARE, 'report', tmp_path) == f'error: {tmp_path} holds no work directory of MMEngine'
     begun = tmp_path / 'work' / 'resnet-18' / 'train' / '20260101_000000' / 'vis_data'
     begun.mkdir(parents=True)

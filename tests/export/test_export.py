@@ -448,6 +448,15 @@ def test_a_file_that_cannot_be_opened_says_why(format, name, content, error, mes
         Session(copy, format)
 
 
+def test_a_folder_whose_name_is_not_utf8(exported, tmp_path):
+    _, folder = exported('segmentor', formats=('onnx', 'openvino'))
+    copy = tmp_path / 'copy\udcff'
+    shutil.copytree(folder, copy)
+    assert Session(copy, 'openvino').run(picture(1, 64, 96).image)
+    with pytest.raises(UserError, match='opens paths in UTF-8 only: rename the folder'):
+        Session(copy, 'onnx')
+
+
 @pytest.mark.parametrize(
     ('reason', 'advice'),
     [  # as the runtimes say it

@@ -152,7 +152,7 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
     for argv, message in (
         ([tmp_path / 'nowhere.jpg', config], 'nowhere.jpg does not exist'),
         ([tmp_path / 'empty', config], 'empty: no image is there'),
-        ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is not an image that OpenCV reads'),
+        ([tmp_path / 'text.jpg', config, *NO_WEIGHTS], 'text.jpg is damaged, or no image that OpenCV reads'),
         ([picture, 'no-config.py'], 'config no-config.py does not exist'),
         ([picture, config, tmp_path / 'no.pth'], 'no.pth does not exist'),
         ([picture, config, '--device', 'abacus'], '--device abacus is not the name of a device'),
@@ -165,8 +165,9 @@ def test_bad_input_is_refused_in_one_line(picture, tmp_path):
 
 
 def test_images_whose_names_differ_only_in_the_suffix_keep_it():
-    paths = [Path('x/a.jpg'), Path('x/a.png'), Path('x/b.png'), Path('x/y/b.png')]
-    assert list(load_tool('visualize_context').name_images(paths).values()) == ['a.jpg', 'a.png', 'b', 'y_b']
+    paths = [Path(f'x/{name}') for name in ('a.jpg', 'a.png', 'b.png', 'y/b.png', '\udcff.png')]
+    names = load_tool('visualize_context').name_images(paths)
+    assert list(names.values()) == ['a.jpg', 'a.png', 'b', 'y_b', r'\udcff']  # OpenCV writes names in UTF-8 only
 
 
 def test_a_model_without_efficientmod_is_refused():
