@@ -280,8 +280,7 @@ class Work:
 
     def _keep(self, folder: Path, name: str, draft: Path) -> None:
         """Moves a file, and the one with its weights, into place; with several sizes, the size is in its name."""
-        several = len(self.description.sizes) > 1 and self.size
-        mark = f'-{self.size[0]}x{self.size[1]}' if several and self.size else ''
+        mark = f'-{self.size[0]}x{self.size[1]}' if self.size and len(self.description.sizes) > 1 else ''
         path = folder / file_name(name)
         for part in (path, path.with_suffix('.bin')):
             if part.exists():

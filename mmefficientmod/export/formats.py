@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Tuple
 
 import numpy as np
 
-from ..utils import UserError, describe_error
+from ..utils import UserError, describe_error, is_utf8
 from .description import FILE, Description, read_description
 
 if TYPE_CHECKING:
@@ -443,7 +443,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _open_onnx(path: Path, outputs: list[str], threads: int | None) -> Opened:
     import onnxruntime
 
-    if str(path) != str(path).encode(errors='replace').decode():
+    if not is_utf8(path):
         raise UserError(f'{path}: ONNX Runtime opens paths in UTF-8 only: rename the folder')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()

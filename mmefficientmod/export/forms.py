@@ -14,6 +14,12 @@ from .pooling import replace_pools
 from .supported import matches, of_form
 
 
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether a model's preprocessor turns BGR into RGB; its mean and deviation are in RGB then."""
+    names = ('_channel_conversion', 'channel_conversion', 'to_rgb')  # of MMDetection, MMSegmentation, MMPreTrain
+    return any(getattr(preprocessor, name, False) for name in names)
+
+
 class Preprocess(nn.Module):
     """Pixels to what the network sees: BGR to RGB where the model wants it, minus the mean, over the deviation.
 
@@ -28,9 +34,7 @@ class Preprocess(nn.Module):
 
     def __init__(self, preprocessor: nn.Module) -> None:
         super().__init__()
-        # The names of MMDetection, MMSegmentation and MMPreTrain for the swap; mean and std are in RGB then.
-        names = ('_channel_conversion', 'channel_conversion', 'to_rgb')
-        self.swap = any(getattr(preprocessor, name, False) for name in names)
+        self.swap = swaps_channels(preprocessor)
         normalises = getattr(preprocessor, '_enable_normalize', False)
         mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
         for name, value in (('mean', mean), ('std', std)):

@@ -13,7 +13,7 @@ from ..utils import UserError, check_output_folder
 from .description import Description, Input, Slide
 from .environment import read_cpu, vector_extensions, versions
 from .formats import FORMATS, INPUT, OPSET, PRECISIONS, SIZE_INPUT, precision_problem, require
-from .forms import BackboneForm, ClassifierForm, SegmentorForm
+from .forms import BackboneForm, ClassifierForm, SegmentorForm, check_segmentor, swaps_channels
 from .inputs import Size
 from .pipeline import natural_sizes, read_steps
 from .quantize import PACKAGES
@@ -160,10 +160,8 @@ def padding_values(preprocessor: nn.Module) -> list[float]:
     if not getattr(preprocessor, '_enable_normalize', False):
         return [value] * 3
     found = [round(float(each), 6) for each in (preprocessor.mean + value * preprocessor.std).flatten()]
-    # The names of MMDetection, MMSegmentation and MMPreTrain for the swap; mean and std are in RGB then.
-    swaps = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
     found = found if len(found) == 3 else [value] * 3  # the form refuses other numbers of channels
-    return found[::-1] if swaps else found
+    return found[::-1] if swaps_channels(preprocessor) else found
 
 
 def read_slide(model: nn.Module) -> Slide | None:
@@ -246,7 +244,6 @@ def make_form(source: Source, task: str, size: Size | None) -> nn.Module:
     if task == 'backbone':
         return BackboneForm(source.model).eval()
     if task == 'segmentation':
-        from .forms import check_segmentor
         from .mask_transformer import MaskSegmentorForm
 
         check_segmentor(source.model)

@@ -117,11 +117,10 @@ def detections(
     rows = np.flatnonzero((scores >= score_thr) & (scores > 0))  # rows that are not used have score 0
     boxes = outputs['boxes'][rows] / np.array(prepared.scale * 2, np.float32)
     masks = None
+    threshold = 0.5 if mask_thr is None else mask_thr
     if 'masks' in outputs:
-        threshold = 0.5 if mask_thr is None else mask_thr
         masks = [paste_mask(mask, box, *size, threshold) for mask, box in zip(outputs['masks'][rows], boxes)]
     elif 'image_masks' in outputs:
-        threshold = 0.5 if mask_thr is None else mask_thr
         inner = prepared.image.shape[1], prepared.image.shape[2]
         masks = [
             cut_mask(image_chances(logits, inner, prepared.scale, size)[2] > threshold)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..export.images import find_files
-from ..utils import IMAGE_SUFFIXES, UserError
+from ..utils import IMAGE_SUFFIXES, UserError, is_utf8
 
 VIDEOS = ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
 KNOWN = IMAGE_SUFFIXES + VIDEOS
@@ -112,6 +112,8 @@ class Video:
         else:
             if not source.path.is_file() or not source.path.stat().st_size:
                 raise UserError('is empty' if source.path.is_file() else 'does not exist')
+            if not is_utf8(source.path):
+                raise UserError('has a name that is not UTF-8, which OpenCV cannot open: rename it')
             self._capture = cv2.VideoCapture(str(source.path))
         if not self._capture.isOpened():
             raise UserError('cannot be opened' if self.is_stream else 'is damaged, or no video that OpenCV reads')

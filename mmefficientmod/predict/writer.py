@@ -16,7 +16,7 @@ import numpy as np
 
 from ..data.canvas import drawable
 from ..export.results import Classification, Detections, Result, Segmentation, encode
-from ..utils import UserError, replace_file
+from ..utils import UserError, is_utf8, replace_file
 from .annotations import Ids
 from .drawing import draw, make_palette
 from .sources import Source
@@ -56,6 +56,8 @@ class Writer:
         draws: bool = True,
         ids: Ids | None = None,
     ) -> None:
+        if draws and not is_utf8(out) and any(source.is_video for source in sources):
+            raise UserError(f'{out} is not a name in UTF-8, under which OpenCV writes no video: choose another --out')
         self.out, self.sources, self.classes, self.draws = out, sources, list(classes), draws
         self.palette = make_palette(palette, len(self.classes))
         self.category_ids: list[Any] = ids.categories if ids else category_ids(self.classes)

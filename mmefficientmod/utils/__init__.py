@@ -15,7 +15,7 @@ from .arguments import (
     parse_whole,
 )
 from .errors import UserError, describe_error, enumerate_names, first_line
-from .files import IMAGE_SUFFIXES, check_output_folder, read_json, render_page, replace_file
+from .files import IMAGE_SUFFIXES, check_output_folder, is_utf8, read_json, render_page, replace_file
 from .logs import quiet, quiet_logs
 from .memory import keep_freed_memory
 from .signals import SIGNALS, Stopped, exit_in_one_line, handle_signals, run_tool
@@ -34,6 +34,7 @@ __all__ = [
     'first_line',
     'handle_signals',
     'is_complete_key',
+    'is_utf8',
     'keep_freed_memory',
     'parse_amount',
     'parse_path',

@@ -18,6 +18,11 @@ IMAGE_SUFFIXES = (
 )
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8; libraries in C++ do not take another, and OpenCV's end the process."""
+    return str(path) == str(path).encode(errors='replace').decode()
+
+
 def replace_file(path: Path, content: str | bytes | memoryview, durable: bool = True) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old content or the new one, never half of it.
 

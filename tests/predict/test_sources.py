@@ -178,7 +178,13 @@ def test_bad_videos_are_named(tmp_path):
     data = write_video(tmp_path / 'a.mp4', 5).read_bytes()
     (tmp_path / 'cut.mp4').write_bytes(data[: len(data) // 2])
     (tmp_path / 'empty.mp4').write_bytes(b'')
-    for name, message in (('cut.mp4', 'is damaged'), ('empty.mp4', 'is empty'), ('none.mp4', 'does not exist')):
+    (tmp_path / '\udcff.mp4').write_bytes(data)
+    for name, message in (
+        ('cut.mp4', 'is damaged'),
+        ('empty.mp4', 'is empty'),
+        ('none.mp4', 'does not exist'),
+        ('\udcff.mp4', 'has a name that is not UTF-8'),
+    ):
         with pytest.raises(UserError, match=message):
             list(open_video(tmp_path / name))
 
