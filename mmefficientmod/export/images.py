@@ -54,18 +54,19 @@ def find_files(text: str, suffixes: Collection[str] = IMAGE_SUFFIXES, results: P
     path = Path(text)
     if path.is_file():
         return Found([path])
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f'{text} is not a regular file: give an image, a folder or a pattern')
     if path.is_dir():
         files = sorted(file for each in _folders(path) for file in each.iterdir() if _is_wanted(file))
     else:
         files = sorted({file for file in _matches(text) if _is_wanted(file)})
         if not files and not set(text) & set('*?['):
-            problem = 'is not a regular file' if os.path.lexists(path) else 'does not exist'
-            raise UserError(f'{text} {problem}: give an image, a folder or a pattern')
+            raise UserError(f'{text} does not exist: give an image, a folder or a pattern')
     found = Found()
     for file in files:
         if file.suffix.lower() in suffixes:
             found.paths.append(file)
-        elif results is None or results not in file.resolve().parents:
+        elif results is None or results not in Path(os.path.realpath(file)).parents:
             found.left_out[file.suffix.lower()] += 1
     return found
 

@@ -85,7 +85,7 @@ def _plain(path: Path) -> Path:
 
 def _is_in(path: Path, folder: Path) -> bool:
     """Whether a path is a folder, which is resolved, or lies in it, wherever links lead."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # unlike resolve(), of links in a circle, too
     return path == folder or folder in path.parents
 
 
