@@ -70,6 +70,7 @@ FORMATS = (  # keys of `files`
     'onnx-int8',
     'openvino-int8',
 )
+SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml', 'pt2': '.pt2'}
 # What files repeat in their metadata, next to the parts of `input` and their size.
 ESSENTIAL = (
     *('task', 'part', 'num_classes', 'batch', 'size_input', 'outputs', 'score_thr', 'mask_thr', 'max_per_img'),
@@ -293,6 +294,10 @@ def _check_consistent(found: Description) -> None:
         raise UserError('files names no file')
     if uneven:
         raise UserError(f'files.{uneven} has to name one file for each of sizes ({expected})')
+    for key, names in found.files.items():
+        suffix = SUFFIXES[key.partition('-')[0]]
+        if not all(name.endswith(suffix) for name in names):
+            raise UserError(f'files.{key} must name {suffix} files, not {", ".join(names)}')
     if (found.batch is None) != found.dynamic:
         raise UserError('batch must be a number where sizes are fixed, and null where they are free')
     if found.classes and len(found.classes) != found.num_classes:

@@ -165,6 +165,7 @@ def test_each_missing_field_and_each_of_a_wrong_type_is_named(tmp_path):
         (dict(files={'onnx': ['C:a.onnx', 'a.onnx']}), 'must be the name of a file in this folder'),
         (dict(files={'onnx': ['a.onnx']}), 'files.onnx has to name one file for each of sizes (2)'),
         (dict(files={}), 'files names no file'),
+        (dict(files={'openvino': ['a.onnx', 'b.xml']}), 'files.openvino must name .xml files, not a.onnx, b.xml'),
         (dict(files={'onnx-bf16': ['a.onnx', 'b.onnx']}), 'a key of files must be one of onnx'),
         (dict(opset=16), 'opset must be a whole number from 17 to 21, not 16'),
         (dict(files={'tflite': ['a.onnx', 'a.onnx']}), 'a key of files must be one of onnx'),
