@@ -142,19 +142,16 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def write_prepared(data: OwnData, folder: Path) -> OwnData:
     """The data with the files that it lacks, in a folder that this tool may replace; no folder if it lacks none."""
-    existed, readme = folder.exists(), folder / README
-    if existed and any(folder.iterdir()) and not readme.is_file():
+    if all(part.is_complete for part in data.parts.values()):
+        return data
+    readme = folder / README
+    if folder.exists() and any(folder.iterdir()) and not readme.is_file():
         raise UserError(f'{folder} exists and was not written by this tool: choose another one with --prepared')
     check_output_folder(folder, '--prepared')
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(readme, NOTE.format(data.root))  # first: the next run may replace what an interrupted one left
     written = data.write(folder)
-    if any(path != readme for path in folder.iterdir()):
-        print(f'written: {folder}')
-    else:
-        readme.unlink()
-        if not existed:
-            folder.rmdir()
+    print(f'written: {folder}')
     return written
 
 

@@ -50,6 +50,11 @@ class Boxes:
             return noted  # type: ignore[return-value]
         return read_sizes([self.root / name for name in self.names()])
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether :meth:`write` adds nothing."""
+        return self.file is not None
+
     def objects(self) -> list[list[tuple[int, dict]]]:
         """The objects of each image, each with the number of its class; those of no category are left out."""
         numbers = {category['id']: i for i, category in enumerate(self.categories)}
@@ -69,7 +74,7 @@ class Boxes:
 
     def write(self, folder: Path, name: str) -> Boxes:
         """The same with a file for :meth:`settings`: its own, else ``NAME.json`` in the folder."""
-        if self.file:
+        if self.is_complete:
             return self
         content = dict(images=self.images, annotations=self.annotations, categories=self.categories)
         replace_file(folder / f'{name}.json', json.dumps(content))
@@ -106,6 +111,11 @@ class Masks:
     def is_converted(self) -> bool:
         """Whether :meth:`write` makes other label images."""
         return len(set(self.suffixes)) > 1 or not self.decoder.is_plain
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether :meth:`write` adds nothing."""
+        return not (self.is_converted or self.listed)
 
     def mask(self, index: int) -> Path:
         """The file with the class numbers of an image."""
@@ -180,6 +190,11 @@ class Labels:
         found = Counter(self.labels)
         return [found[label] for label in range(self.classes)]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether :meth:`write` adds nothing."""
+        return not self.listed
+
     def sizes(self) -> list[tuple[int, int]]:
         """Width and height in pixels of a sample of the images."""
         return read_sizes([self.root / name for name in self.files])
@@ -192,7 +207,7 @@ class Labels:
 
     def write(self, folder: Path, name: str) -> Labels:
         """The same with a list of files and labels, where the folders do not say it."""
-        if not self.listed:
+        if self.is_complete:
             return self
         lines = (f'{file} {label}\n' for file, label in zip(self.files, self.labels))
         replace_file(folder / f'{name}.txt', ''.join(lines))

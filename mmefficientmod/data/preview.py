@@ -43,6 +43,8 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
         OSError: If a file cannot be written.
     """
     (out / 'classes').mkdir(parents=True, exist_ok=True)
+    page = out / 'index.html'
+    page.unlink(missing_ok=True)  # it comes last: without it, the sheets are not complete
     views = [View(part) for part in data.parts.values()]
     palette = [tuple(color[::-1]) for color in data.palette]
     most = TILES if len(data.classes) <= MANY_CLASSES else COLUMNS
@@ -61,8 +63,8 @@ def draw_preview(data: OwnData, out: Path, findings: Sequence[Finding]) -> Path:
     counts = [part.counts() for part in data.parts.values()]
     template = Path(__file__).parent / 'templates' / 'preview.html'
     values = dict(data=data, findings=findings, counts=counts, counted=COUNTED[data.task], shown=shown)
-    replace_file(out / 'index.html', render_page(template, **values))
-    return out / 'index.html'
+    replace_file(page, render_page(template, **values))
+    return page
 
 
 class View:

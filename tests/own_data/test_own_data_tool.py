@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers import REPO
-from interpreter import run_python
 from own_images import NAMES, write_folders, write_masks
 
 
@@ -87,23 +85,21 @@ def test_outputs_that_cannot_be(coco, tmp_path, own_data):
     assert not (coco / 'out').exists()
 
 
-def test_a_full_disk_leaves_no_config(tmp_path):
-    root = write_folders(tmp_path / 'data', {f'class {i}': 30 for i in range(4)})
-    config = tmp_path / 'mine.py'
-    done = run_python(REPO / 'tools/own_data.py', root, '--config', config, file_size=600)
-    assert done.returncode == 1 and done.stderr.startswith('error: '), done.stderr
-    assert 'Traceback' not in done.stderr and not config.exists()
-
-
-def test_the_run_after_a_full_disk_replaces_what_it_left(tmp_path):
-    root = write_folders(tmp_path / 'data', {f'class {i}': 30 for i in range(4)})
-    command = (REPO / 'tools/own_data.py', root, '--config', tmp_path / 'mine.py', '--val-share', 0.8)
-    done = run_python(*command, file_size=1500)
-    assert done.returncode == 1 and 'val.txt' in done.stderr, done.stderr
-    assert (tmp_path / 'data_prepared/train.txt').is_file()
-    done = run_python(*command)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'data_prepared/val.txt').is_file()
+@pytest.mark.parametrize('draft', ['mine.py', 'out/classes/1.jpg', 'out/index.html', 'data_prepared/val.txt'])
+def test_a_full_disk(draft, tmp_path, own_data):
+    """What was there is left or gone, never half of it, and the next run makes it whole."""
+    root = write_folders(tmp_path / 'data', {'cat': 10, 'dog': 10})
+    config, page = tmp_path / 'mine.py', tmp_path / 'out/index.html'
+    options = (root, '--config', config, '--preview', page.parent, '--overwrite')
+    assert own_data(*options)[0] == 0
+    whole = config.read_text()
+    full = (tmp_path / draft).with_name(f'.{(tmp_path / draft).name}')
+    full.symlink_to('/dev/full')  # where the file is written before it takes its name
+    code, text = own_data(*options, '--seed', 1)
+    (line,) = [line for line in text.splitlines() if 'error: ' in line]
+    assert code == 1 and 'No space left on device' in line and 'Traceback' not in text
+    assert config.read_text() == whole and page.exists() != draft.startswith('out'), draft
+    assert own_data(*options)[0] == 0 and page.exists()
 
 
 def test_no_folder_where_nothing_is_added(coco, tmp_path, own_data):
