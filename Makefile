@@ -73,7 +73,7 @@ lint: .venv/lint/complete  ## check style, types, imports and English; needs onl
 	@touch $@
 
 docs: .venv/docs/complete  ## build the documentation as a site into build/site; needs none of the environment
-	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet  # the note that Material is kept until May 2027
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict  # the note that Material is kept until May 2027
 	@echo 'build/site/index.html'
 
 .venv/docs/complete: requirements/docs.txt

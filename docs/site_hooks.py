@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
@@ -27,15 +28,19 @@ def _page(path: str) -> str:
     return PAGES.get(path, f'files/{path}.md')
 
 
-def _links(markdown: str, folder: str) -> set[str]:
-    """What a text of ``folder`` links to, as paths below the repository."""
-    return {posixpath.normpath(posixpath.join(folder, target)) for target in LINK.findall(markdown)}
+def _links(markdown: str, folder: str, kept: Collection[str] = ()) -> set[str]:
+    """What a text of ``folder`` links to, as paths below the repository, without the targets ``kept``."""
+    return {
+        posixpath.normpath(posixpath.join(folder, target)) for target in LINK.findall(markdown) if target not in kept
+    }
 
 
-def _relinked(markdown: str, folder: str, page: str) -> str:
-    """A text of the repository's ``folder`` with its links as the site's ``page`` needs them."""
+def _relinked(markdown: str, folder: str, page: str, kept: Collection[str] = ()) -> str:
+    """A text of the repository's ``folder`` with its links as the site's ``page`` needs them, except those ``kept``."""
 
     def relink(match: re.Match) -> str:
+        if match[1] in kept:
+            return match[0]
         path = posixpath.normpath(posixpath.join(folder, match[1]))
         return f']({posixpath.relpath(_page(path), posixpath.dirname(page) or ".")}'
 
@@ -64,13 +69,17 @@ def _text(path: str) -> tuple[str, dict[str, bytes]]:
 
 def on_files(files, config):
     """Adds the pages of PAGES, a notebook's images, and a page for each other linked file outside of docs/."""
-    texts = {f'docs/{file.src_uri}': file.content_string for file in files.documentation_pages()}
+    linked = set()
+    for file in files.documentation_pages():
+        linked |= _links(file.content_string, posixpath.dirname(f'docs/{file.src_uri}'))
     for path, page in PAGES.items():
-        texts[path], images = _text(path)
-        files.append(File.generated(config, page, content=_relinked(texts[path], posixpath.dirname(path), page)))
+        text, images = _text(path)
+        folder = posixpath.dirname(path)
+        linked |= _links(text, folder, images)
+        content = _relinked(text, folder, page, images)
+        files.append(File.generated(config, page, content=content))
         for name, content in images.items():
             files.append(File.generated(config, name, content=content))
-    linked = {path for source, text in texts.items() for path in _links(text, posixpath.dirname(source))}
     for path in sorted(linked):
         if path.startswith('docs/') or path in PAGES:
             continue

@@ -40,7 +40,7 @@ from .start import choose_start
 
 NO_DATA_CHECKS = '--no-data-checks'
 STOPPED = {
-    'train': 'stopped before the first iteration: the same command starts again',
+    'train': 'stopped without saving: --resume continues from the last checkpoint, or starts again',
     'test': 'stopped: no metrics were written',
 }  # what a signal interrupts
 RANK_VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}

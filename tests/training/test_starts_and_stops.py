@@ -390,7 +390,10 @@ def test_interrupted_in_an_epoch_or_a_validation(moment, training, tmp_path):
 def test_interrupted_before_the_first_iteration(stopped, tmp_path):
     run, _, _ = stopped
     code, output = run.interrupt(tmp_path / 'new', 'System environment', signal.SIGTERM)
-    assert (code, last_line(output)) == (143, 'stopped before the first iteration: the same command starts again')
+    assert (code, last_line(output)) == (
+        143,
+        'stopped without saving: --resume continues from the last checkpoint, or starts again',
+    )
 
 
 POOLS = """
