@@ -18,6 +18,7 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
 
 from mmengine.config import Config
 
+from mmefficientmod.codebases.nodes import exists, pretrained_files, pretrained_parts
 from mmefficientmod.data.configs import MODELS, Plan, best_key, make_plan, write_config
 from mmefficientmod.data.files import spread
 from mmefficientmod.data.findings import Finding
@@ -225,6 +226,13 @@ def print_commands(args: argparse.Namespace, data: OwnData, plan: Plan) -> None:
     print(f'  {train}')
     print(f'  {tool}test{ending}{config} {best}')
     print(f'  {tool}predict{ending}{shlex.quote(str(images))} {config} {best} --out predictions')
+    for place, node in pretrained_parts(Config.fromfile(args.config)):
+        for _, path in pretrained_files(place, node):
+            if not exists(path):
+                print(
+                    f'The training starts from {path}, which is not here: download it (docs/model-zoo.md), or start '
+                    f'from random weights with --cfg-options {place}.init_cfg=None'
+                )
 
 
 def main(argv: list[str] | None = None) -> None:

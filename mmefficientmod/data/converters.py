@@ -280,6 +280,7 @@ def _is_orphan(tree: Tree, path: str, known: set[str]) -> bool:
 
 def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
     """Boxes of Pascal VOC's XML; difficult objects are ignored in training and evaluation, as MMDetection does."""
+    from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import parse
 
     library = load_library('Pascal VOC', 'pascal_voc')
@@ -302,7 +303,10 @@ def read_voc(tree: Tree, names: Sequence[str]) -> OwnData:
                 raise ValueError('is too large')
             root = parse(tree.root / path).getroot()
         except (ValueError, SyntaxError, OSError) as problem:
-            trouble.add('XML files cannot be read', f'{path}: {describe_error(problem)}')
+            reason = describe_error(problem)
+            if isinstance(problem, DefusedXmlException):
+                reason = 'it declares entities, which are not followed: remove them'
+            trouble.add('XML files cannot be read', f'{path}: {reason}')
             continue
         if root.tag != 'annotation':
             continue

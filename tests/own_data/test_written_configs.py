@@ -117,7 +117,10 @@ def test_the_tool_writes_a_config_from_anywhere(yolo, tmp_path, own_data, monkey
     monkeypatch.chdir(tmp_path)
     code, text = own_data(yolo, '--config', 'mine.py', '--gpus', '0', '--backbone', 'efficientmod-xxs')
     assert code == 0, text
-    train, test, predict = text.splitlines()[-3:]
+    train, test, predict, weights = text.splitlines()[-4:]
+    assert (
+        'checkpoints/efficientmod_xxs.pth, which is not here' in weights and 'model.backbone.init_cfg=None' in weights
+    )
     assert train.endswith('train.py mine.py') and 'work_dirs/mine/best_coco_bbox_mAP_*.pth' in test
     assert "'--annotations'" not in predict and str(yolo) in predict
     prepared = yolo.with_name(f'{yolo.name}_prepared')
