@@ -76,13 +76,12 @@ def write_tuple(names: Iterable[str]) -> str:
 
 def nearest_name(name: str, names: Collection[Any], likeness: float = 0.75) -> str | None:
     """The name that was probably meant: alike but for case, spaces and a letter or two; None without one."""
-    plain = {plain_name(each): str(each) for each in names}
-    found = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=likeness)
+    plain = {_plain(each): str(each) for each in names}
+    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=likeness)
     return plain[found[0]] if found else None
 
 
-def plain_name(name: Any) -> str:
-    """A name without case, spaces, hyphens and underscores."""
+def _plain(name: Any) -> str:
     return ''.join(str(name).casefold().replace('_', ' ').replace('-', ' ').split())
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from ..codebases.nodes import find_dicts, type_name
 from ..utils import enumerate_names
-from .findings import Finding, error, plain_name, warning, write_tuple
+from .findings import Finding, error, warning, write_tuple
 from .sources import Source
 
 BINARY_HEADS = ('STDCHead',)  # tell boundaries from the rest, whatever the classes are
@@ -50,7 +50,7 @@ def compare_classes(place: str, classes: Sequence[str], first_place: str, first:
 
 def compare_trained(place: str, classes: Sequence[str], path: str, trained: Sequence[str]) -> Iterator[Finding]:
     """Whether data have the classes that a checkpoint notes; other names at the same places may be another language."""
-    own, noted = (list(map(plain_name, names)) for names in (classes, trained))
+    own, noted = ([str(name).strip().casefold() for name in names] for names in (classes, trained))
     differing = [i for i, (one, other) in enumerate(zip(own, noted)) if one != other]
     if len(own) != len(noted):
         difference = f'it has {len(own)} classes, and {path} was trained on {len(noted)}'

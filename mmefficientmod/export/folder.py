@@ -198,6 +198,8 @@ class Work:
             )
         self.samples = decided
         self._note(checks)
+        if description.task == 'detection' and not any((found['scores'] > 0).any() for found in self.expected):
+            self.options.log('  nothing is detected, so no detection was compared: give photographs with --check')
 
     def _is_near_tie(self, sample: Sample, found: Mapping) -> bool:
         """Whether noise changes the form's own result as much: then no comparison says anything."""

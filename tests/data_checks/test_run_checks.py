@@ -147,6 +147,7 @@ CLASSES = ('ball', 'box', 'tent')
             ('box', 'ball', 'tent'),
             ["error: .*label 0 is 'ball', but .*epoch_1.pth was trained with 'box' there: set meta"],
         ),
+        (('b-all', 'box', 'tent'), ["warning: .*label 0 is 'ball', .* 'b-all' there"]),
         (('ball', 'box'), ['error: .*it has 3 classes, and .*epoch_1.pth was trained on 2: set metainfo=dict']),
         (('ball', 'box', 'Zelt'), [r"warning: .*label 2 is 'tent', .* 'Zelt' there \(1 of 3 names differ\)"]),
         (None, []),

@@ -335,6 +335,19 @@ def test_near_ties_are_no_difference(trained, tmp_path):
     assert not work._is_near_tie(photo, work.run_form(dict(image=photo.image, image_size=np.float32(photo.size))))
 
 
+@pytest.mark.parametrize(('score_thr', 'told'), [(0.0, False), (1.0, True)])
+def test_a_check_without_detections_is_told(score_thr, told, trained, tmp_path):
+    from mmefficientmod.export.folder import Work
+
+    source, log = read_source(*map(str, trained('detector'))), []
+    source.model.test_cfg.rcnn.score_thr = score_thr
+    options = ExportOptions(tmp_path / 'out', log=log.append)
+    description = plan(source, options)
+    sample = check.make_sample('photo', cv2.GaussianBlur(images()[0], (5, 5), 0), description)
+    Work(source, options, description, 0, [sample], check.ImageSamples([], description, '--int8')).check_form()
+    assert any('nothing is detected' in line for line in log) == told
+
+
 @pytest.mark.parametrize(
     ('kind', 'text', 'message'),
     [
