@@ -97,6 +97,7 @@ def complaint(script: str, args: list[str]) -> str:
         patch.setattr(sys, 'argv', [script, *args])
         try:
             runpy.run_path(str(REPO / script), run_name='__main__')
+            return ''  # has shown what was asked for
         except Parsed as parsed:
             options = vars(parsed.args[0])
             if str(options.get('config')).endswith('.py') and 'own_data' not in script:  # which writes that file
@@ -106,7 +107,7 @@ def complaint(script: str, args: list[str]) -> str:
                 )
             return ''
         except SystemExit as end:
-            if not end.code:  # has shown what was asked for
+            if not end.code:
                 return ''
             said.write(str(end.code))
     return f'{script} {shlex.join(args)}: {said.getvalue()}'

@@ -71,7 +71,7 @@ MISTAKES = {
     ),
     'a misspelt argument of the backbone': (
         *(SEGMENTATION, None, ['model.backbone.frozen_stage=1']),
-        r'model\.backbone: .*frozen_stage',
+        r"model\.backbone\.frozen_stage is not a setting of EfficientMod: is 'frozen_stages' meant",
     ),
     'out_indices of five stages': (
         *(DETECTION, None, ['model.backbone.out_indices=(0,1,2,3,4)']),
