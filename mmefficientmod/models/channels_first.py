@@ -6,7 +6,7 @@ transposition lies between the layers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from .deploy import EPS, DeployAttentionBlock, DeployModulationBlock
 from .layers import PatchEmbed
 
-if TYPE_CHECKING:
-    from .efficientmod import EfficientMod
-
 
 class ChannelsFirst(nn.Module):
     """What a deployed EfficientMod computes: images (B, 3, H, W), H and W of 32 or more -> its levels (B, C, h, w)."""
 
-    def __init__(self, backbone: EfficientMod) -> None:
+    def __init__(self, backbone: Any) -> None:  # an EfficientMod, which imports this module
         super().__init__()
         self.out_indices = backbone.out_indices
         self.stages = nn.ModuleList(
