@@ -18,7 +18,7 @@ if __name__ == '__main__':  # Ctrl-C during the imports below ends the process w
 
 from mmengine.config import Config
 
-from mmefficientmod.codebases.nodes import exists, pretrained_files, pretrained_parts
+from mmefficientmod.codebases.nodes import missing_pretrained
 from mmefficientmod.data.configs import MODELS, Plan, best_key, make_plan, write_config
 from mmefficientmod.data.files import spread
 from mmefficientmod.data.findings import Finding
@@ -116,14 +116,16 @@ def run(args: argparse.Namespace) -> bool:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             data = shorten(data).write(folder)
         text = write_config(data, plan, folder)
-        findings = [*data.findings, *inspect_text(text)]
+        config = Config.fromstring(text, '.py')
+        with redirect_stdout(io.StringIO()):  # pycocotools tells of its index
+            findings = [*data.findings, *inspect_all(config)]
         usable = report(findings)
         if args.preview:
             print(f'preview: {draw_preview(divided, args.preview, findings)}')
     if usable and args.config:
         args.config.parent.mkdir(parents=True, exist_ok=True)
         replace_file(args.config, text)
-        print_commands(args, data, plan)
+        print_commands(args, data, plan, config)
     return usable
 
 
@@ -165,15 +167,6 @@ def shorten(data: OwnData) -> OwnData:
     return replace(data, parts=parts)
 
 
-def inspect_text(text: str) -> list[Finding]:
-    """The findings of the checks that a training starts with, on a config that is not written yet."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'config.py')
-        path.write_text(text, encoding='utf-8')
-        with redirect_stdout(io.StringIO()):  # pycocotools tells of its index
-            return inspect_all(Config.fromfile(path))
-
-
 def print_summary(given: Path, data: OwnData) -> None:
     """What is there: the format, the parts, sizes, and the classes with their counts."""
     print(f'{given}: {data.format}, for {data.task}, {len(data.classes)} classes')
@@ -209,30 +202,28 @@ def report(findings: list[Finding]) -> bool:
     return not errors
 
 
-def print_commands(args: argparse.Namespace, data: OwnData, plan: Plan) -> None:
-    """The commands that train, test and predict."""
-    config = shlex.quote(str(args.config))
+def print_commands(args: argparse.Namespace, data: OwnData, plan: Plan, config: Config) -> None:
+    """The commands that train, test and predict, and the weights that are missing."""
+    file = shlex.quote(str(args.config))
     run_folder = f'work_dirs/{args.config.stem}'
     best = f'{shlex.quote(run_folder)}/best_{best_key(plan).replace("/", "_")}_*.pth'
     here = Path(sys.argv[0]).parent
     tool = 'mim run mmefficientmod ' if '.mim' in here.parts else f'python {shlex.quote(str(here))}/'
     ending = ' ' if '.mim' in here.parts else '.py '
-    train = f'{tool}train{ending}{config}'
+    train = f'{tool}train{ending}{file}'
     if plan.gpus > 1:
-        train = f'bash {shlex.quote(str(here))}/dist_train.sh {config} {plan.gpus}'
+        train = f'bash {shlex.quote(str(here))}/dist_train.sh {file} {plan.gpus}'
     part = data.parts['val']
     images = part.root / os.path.commonpath([os.path.dirname(name) for name in part.names()])
     print(f'{args.config}: {MODELS[plan.model].title} with {plan.backbone.name}, {plan.steps} iterations. Then:')
     print(f'  {train}')
-    print(f'  {tool}test{ending}{config} {best}')
-    print(f'  {tool}predict{ending}{shlex.quote(str(images))} {config} {best} --out predictions')
-    for place, node in pretrained_parts(Config.fromfile(args.config)):
-        for _, path in pretrained_files(place, node):
-            if not exists(path):
-                print(
-                    f'The training starts from {path}, which is not here: download it (docs/model-zoo.md), or start '
-                    f'from random weights with --cfg-options {place}.init_cfg=None'
-                )
+    print(f'  {tool}test{ending}{file} {best}')
+    print(f'  {tool}predict{ending}{shlex.quote(str(images))} {file} {best} --out predictions')
+    for place, _, path in missing_pretrained(config):
+        print(
+            f'The training starts from {path}, which is not here: download it (docs/model-zoo.md), or start from '
+            f'random weights with --cfg-options {place}.init_cfg=None'
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -59,6 +59,16 @@ def exists(path: str) -> bool:
     return '://' in path or osp.exists(osp.expanduser(path))
 
 
+def missing_pretrained(config: Config) -> list[tuple[str, ConfigDict, str]]:
+    """Each file that a part of this package is to start from and that is not there, after the part and its path."""
+    return [
+        (place, node, path)
+        for place, node in pretrained_parts(config)
+        for _, path in pretrained_files(place, node)
+        if not exists(path)
+    ]
+
+
 def is_local(node: Mapping) -> bool:
     return not any(part.get('backend_args') or part.get('file_client_args') for _, part in find_dicts(node))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Tuple
 import numpy as np
 
 from ..utils import UserError, describe_error, is_utf8
-from .description import FILE, Description, read_description
+from .description import FILE, SUFFIXES, Description, read_description
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,10 +53,14 @@ class Format:
     """A kind of file."""
 
     name: str
-    file: str  # its name in the folder
     packages: tuple[str, ...]  # import names, to write it
     runtime: str  # import name, to run it
     about: str  # what it takes
+
+    @property
+    def file(self) -> str:
+        """Its name in the folder."""
+        return f'model{SUFFIXES[self.name]}'
 
 
 FORMATS = {
@@ -64,21 +68,18 @@ FORMATS = {
     for item in (
         Format(
             'onnx',
-            'model.onnx',
             ('onnx', 'onnxscript', 'onnxruntime'),
             'onnxruntime',
             f'one ONNX file, opset {OPSET} or as --opset says, for ONNX Runtime and whatever reads ONNX',
         ),
         Format(
             'openvino',
-            'model.xml',
             ('onnx', 'onnxscript', 'openvino'),
             'openvino',
             "OpenVINO's model.xml and model.bin, made from the ONNX file",
         ),
         Format(
             'pt2',
-            'model.pt2',
             ('torch',),
             'torch',
             'compiled with AOTInductor for the CPU it is made on; needs a C++ compiler to make and torch to run',

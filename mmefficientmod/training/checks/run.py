@@ -20,6 +20,7 @@ from ...codebases.nodes import (
     is_classifier,
     is_efficientmod,
     is_known,
+    missing_pretrained,
     pretrained_files,
     pretrained_parts,
     refuse,
@@ -53,17 +54,12 @@ def drop_needless_pretrained(config: Config) -> list[str]:
     Returns:
         list[str]: One line for each file that is not needed.
     """
-    missing = [
-        (node, path)
-        for place, node in pretrained_parts(config)
-        for _, path in pretrained_files(place, node)
-        if not exists(path)
-    ]
+    missing = missing_pretrained(config)  # before any is removed: a part may name several
     start = config.get('load_from')
     if start is None or not exists(start):
         return []
     lines = []
-    for node, path in missing:
+    for _, node, path in missing:
         lines.append(f'{path} is missing and not needed: the weights come from {start}')
         node['init_cfg'] = None
     return lines
